@@ -1,0 +1,1 @@
+"""The engine: importable as a library. It never imports the command line and never prints."""
