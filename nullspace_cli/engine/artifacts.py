@@ -1,0 +1,192 @@
+"""The only writer of files: safetensors with provenance, PNG, JSON. Every file appears whole or not at all."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ArtifactError
+
+METADATA_KEY = "vitnull"
+"""safetensors orders several metadata keys at random; with this single one, equal content gives equal bytes."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artefact comes from: what it holds, of which weights, in which space, by which parameters.
+
+    `space` is "pixel" (values of [0, 1] images) or "normalized" (after mean and std). `parents` maps the name of each
+    artefact that this one was made from to its sha256.
+    """
+
+    kind: str
+    space: str
+    model: str
+    weights_sha256: str
+    seed: int | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        document = {"schema": f"vitnull/{self.kind}/1", **asdict(self)}
+        return json.dumps(document, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        document = json.loads(text)
+        if document.pop("schema", None) != f"vitnull/{document.get('kind')}/1":
+            raise ValueError("unknown schema")
+        return cls(**document)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Fail now rather than after the slow work: the folder is there and writable, and nothing would be lost.
+
+    Raises:
+        ArtifactError: `path` exists and `force` is not given, is a folder, or could not be written.
+    """
+    if path.is_dir():
+        raise ArtifactError(f"Cannot write {path}: it is a folder. Give the name of a file.")
+    if os.path.lexists(path) and not force:
+        raise ArtifactError(f"{path} exists already. Use --force to overwrite it, or another name.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise ArtifactError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ArtifactError(f"Cannot write into {folder}: {error.strerror or error}. Choose another folder.") from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create an output folder and its parents, if need be.
+
+    Raises:
+        ArtifactError: it cannot be created, or a file of that name is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"Cannot create the folder {path}: {error.strerror or error}.") from error
+    return path
+
+
+@contextmanager
+def _replacing(path: Path, force: bool) -> Iterator[Path]:
+    """A temporary name beside `path`; moved into place when the block ends well, removed when it does not."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the rest of the group
+        if force:
+            temporary.replace(path)
+        else:
+            # A hard link fails where a rename would silently overwrite what another process has just finished.
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, force: bool = False) -> Path:
+    """Call `write` on a temporary name and move the result to `path`.
+
+    Raises:
+        ArtifactError: the file exists (and `force` is not given), or the system would not write it.
+    """
+    check_output(path, force=force)
+    try:
+        with _replacing(path, force) as temporary:
+            write(temporary)
+    except FileExistsError as error:
+        raise ArtifactError(f"{path} was written by another process meanwhile; it was left as it is.") from error
+    except OSError as error:
+        raise ArtifactError(f"Cannot write {path}: {error.strerror or error}.") from error
+    return path
+
+
+def write_json(path: Path, document: Any, *, force: bool = False) -> Path:
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), force=force)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance, *, force: bool = False) -> Path:
+    """Write tensors and their provenance as safetensors."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(on_cpu, {METADATA_KEY: provenance.to_json()})
+    return write_file(path, lambda temporary: temporary.write_bytes(data), force=force)
+
+
+def read_provenance(path: Path, kind: str) -> Provenance:
+    """The provenance in an artefact's header; the tensors are not read.
+
+    Raises:
+        ArtifactError: there is no such file, it is damaged or not ours, or it holds something else than `kind`.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"There is no file {path}; expected a {kind} that vitnull wrote.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a readable safetensors file ({error}). Make it again.") from error
+    try:
+        provenance = Provenance.from_json(metadata[METADATA_KEY])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            f"{path} was not written by vitnull: it carries no provenance. Expected a {kind}."
+        ) from error
+    if provenance.kind != kind:
+        raise ArtifactError(f"{path} holds a {provenance.kind}; expected a {kind}.")
+    return provenance
+
+
+def read_tensors(path: Path, kind: str, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Provenance]:
+    """Read the named tensors of an artefact of ours; a name that the artefact lacks is left out of the answer.
+
+    Raises:
+        ArtifactError: as `read_provenance`.
+    """
+    provenance = read_provenance(path, kind)
+    with safe_open(path, framework="pt") as file:
+        present = set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names if name in present}
+    return tensors, provenance
+
+
+def require_weights(path: Path, provenance: Provenance, model: str, weights_sha256: str) -> None:
+    """Refuse an artefact that was made from other weights than those of the model it is used with."""
+    if provenance.weights_sha256 != weights_sha256:
+        raise ArtifactError(
+            f"{path} was made from other weights, {provenance.model} with sha256 {provenance.weights_sha256[:12]}; the "
+            f"model is {model} with sha256 {weights_sha256[:12]}. Make it again for this model."
+        )
+
+
+def hash_state(state: Mapping[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of a state dictionary, independent of device and key order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

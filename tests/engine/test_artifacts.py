@@ -1,0 +1,162 @@
+"""Files: whole or not at all, the same bytes for the same content, refused where they do not belong."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from nullspace_cli.engine import artifacts
+from nullspace_cli.engine.artifacts import Provenance
+from nullspace_cli.engine.errors import ArtifactError
+
+PROVENANCE = Provenance(
+    "basis", "pixel", "demo", "ab" * 32, seed=3, parameters={"rtol": 1e-7, "z": 1}, parents={"a": "b"}
+)
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(2, dtype=torch.float64)}
+
+
+def write_bytes(path: Path, data: bytes, **options: bool) -> Path:
+    return artifacts.write_file(path, lambda temporary: temporary.write_bytes(data), **options)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = artifacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
+    tensors, provenance = artifacts.read_tensors(path, "basis", ("a", "b", "absent"))
+    assert provenance == PROVENANCE
+    assert tensors.keys() == {"a", "b"}
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in tensors)
+
+
+def test_metadata_is_one_json_document(tmp_path: Path) -> None:
+    path = artifacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    assert list(metadata) == ["vitnull"]
+    document = json.loads(metadata["vitnull"])
+    assert document["schema"] == "vitnull/basis/1"
+    assert document["parameters"] == {"rtol": 1e-7, "z": 1}
+
+
+def test_same_content_same_bytes(tmp_path: Path) -> None:
+    first = artifacts.write_tensors(tmp_path / "1", TENSORS, PROVENANCE)
+    second = artifacts.write_tensors(tmp_path / "2", dict(reversed(TENSORS.items())), PROVENANCE)
+    assert first.read_bytes() == second.read_bytes()
+    assert artifacts.sha256_of(first) == artifacts.sha256_of(second)
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    path = write_bytes(tmp_path / "x", b"old")
+    with pytest.raises(ArtifactError, match=r"exists already.*--force"):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert write_bytes(path, b"new", force=True).read_bytes() == b"new"
+
+
+def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+
+    def slow(temporary: Path) -> None:
+        temporary.write_bytes(b"late")
+        path.write_bytes(b"first")
+
+    with pytest.raises(ArtifactError, match="another process"):
+        artifacts.write_file(path, slow)
+    assert path.read_bytes() == b"first"
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
+    write_bytes(tmp_path / "x", b"old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_bytes(b"half")
+        raise error
+
+    with pytest.raises(error):
+        artifacts.write_file(tmp_path / "x", fail, force=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_system_errors_are_put_into_words(tmp_path: Path) -> None:
+    def full(temporary: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ArtifactError, match="No space left on device"):
+        artifacts.write_file(tmp_path / "x", full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_is_checked_beforehand(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"folder .* does not exist"):
+        artifacts.check_output(tmp_path / "no" / "x", force=True)
+    with pytest.raises(ArtifactError, match="is a folder"):
+        artifacts.check_output(tmp_path, force=True)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ArtifactError, match="exists already"):
+        artifacts.check_output(tmp_path / "dangling", force=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="Cannot create the folder"):
+        artifacts.make_folder(tmp_path / "file" / "x")
+
+
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
+    mask = os.umask(0o027)
+    try:
+        path = write_bytes(tmp_path / "x", b"")
+    finally:
+        os.umask(mask)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(ArtifactError, match=r"no file .*expected a basis"):
+        artifacts.read_provenance(path, "basis")
+    for data in (b"", b"hello", struct.pack("<Q", 1 << 60), struct.pack("<Q", 10) + b"{}"):
+        path.write_bytes(data)
+        with pytest.raises(ArtifactError, match="not a readable safetensors"):
+            artifacts.read_provenance(path, "basis")
+    save_file(TENSORS, path)
+    with pytest.raises(ArtifactError, match="not written by vitnull"):
+        artifacts.read_provenance(path, "basis")
+    save_file(TENSORS, path, {"vitnull": "{}"})
+    with pytest.raises(ArtifactError, match="not written by vitnull"):
+        artifacts.read_provenance(path, "basis")
+    artifacts.write_tensors(path, TENSORS, Provenance("noise", "pixel", "demo", "00"), force=True)
+    with pytest.raises(ArtifactError, match="holds a noise; expected a basis"):
+        artifacts.read_tensors(path, "basis", ("a",))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    artifacts.require_weights(tmp_path, PROVENANCE, "demo", "ab" * 32)
+    with pytest.raises(ArtifactError, match="made from other weights"):
+        artifacts.require_weights(tmp_path, PROVENANCE, "demo", "cd" * 32)
+
+
+def test_json_takes_no_nan(tmp_path: Path) -> None:
+    artifacts.write_json(tmp_path / "x.json", {"a": 1})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    with pytest.raises(ValueError, match="Out of range float"):
+        artifacts.write_json(tmp_path / "y.json", {"a": float("nan")})
+
+
+def test_state_hash_sees_names_types_shapes_and_values() -> None:
+    state = {"a": torch.zeros(2, 3), "b": torch.ones(1, dtype=torch.int64)}
+    reference = artifacts.hash_state(state)
+    assert artifacts.hash_state(dict(reversed(state.items()))) == reference
+    assert artifacts.hash_state({**state, "a": torch.zeros(3, 2).mT}) == reference
+    others = [
+        {**state, "a": torch.zeros(3, 2)},
+        {**state, "a": torch.zeros(2, 3, dtype=torch.float16)},
+        {**state, "a": torch.full((2, 3), 1e-30)},
+        {"A": state["a"], "b": state["b"]},
+        {"a": state["a"]},
+    ]
+    assert len({reference, *map(artifacts.hash_state, others)}) == 6
