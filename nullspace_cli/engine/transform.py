@@ -1,0 +1,210 @@
+"""timm's eval transform (resize, crop, normalise): the same bits without importing timm."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ImageError, ModelError
+from nullspace_cli.engine.images import MAX_PIXELS
+
+INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+"""timm's names for PIL's resampling filters."""
+
+CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What becomes of one size of image, in pixels: resized, then cropped, or padded where it is smaller than the crop.
+
+    `source` and `resized` are (width, height) as in PIL, `crop` is (height, width) as in tensors. `top` and `left` are
+    the crop's corner on the resized image; a negative one counts the rows or columns of padding, of colour `fill`.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    top: int
+    left: int
+    crop: tuple[int, int]
+    fill: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """The eval transform that a timm data config describes; called on pixels it returns what the model is given.
+
+    `input_size` is (c, h, w), `mean` and `std` hold c numbers; images can be given where c is 3. `crop_mode` says how
+    the resize aims at 1 / `crop_pct` times the crop's size: "center"
+    covers it, "squash" gives up the aspect ratio to match it, "border" fits into it and pads with the mean colour.
+
+    Raises:
+        ModelError: a value is not one that timm's transform takes.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        if len(self.input_size) != 3 or min(self.input_size) < 1:
+            raise ModelError(f"The model's input_size is {self.input_size}; expected (channels, height, width).")
+        channels = self.input_size[0]
+        if not (len(self.mean) == len(self.std) == channels and all(map(math.isfinite, self.mean + self.std))):
+            raise ModelError(f"The model's mean {self.mean} and std {self.std} are not {channels} finite numbers each.")
+        if min(self.std) <= 0:
+            raise ModelError(f"The model's std {self.std} is not positive.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ModelError(f"Unknown interpolation {self.interpolation!r}; expected one of {INTERPOLATIONS}.")
+        if not 0 < self.crop_pct <= min(self.input_size[1:]):  # or nothing would be left of side / crop_pct
+            raise ModelError(f"The model's crop_pct is {self.crop_pct}; expected a fraction such as 0.875.")
+        if self.crop_mode not in CROP_MODES:
+            raise ModelError(f"Unknown crop_mode {self.crop_mode!r}; expected one of {CROP_MODES}.")
+
+    @classmethod
+    def from_data_config(cls, config: Mapping[str, Any]) -> Self:
+        """The transform of a data config as `timm.data.resolve_model_data_config` returns it.
+
+        Raises:
+            ModelError: a key is missing or unknown (it might change the transform), or its value makes no sense.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(config.keys() - known):
+            raise ModelError(f"The data config has {', '.join(unknown)}; expected only {', '.join(sorted(known))}.")
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value  # a config that has been through JSON
+            for key, value in config.items()
+            if value is not None  # None is timm's word for its default
+        }
+        if missing := sorted({"input_size", "mean", "std", "interpolation"} - settings.keys()):
+            raise ModelError(f"The data config lacks {', '.join(missing)}. Use timm's resolve_model_data_config.")
+        return cls(**settings)
+
+    def __call__(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> Float32[Tensor, "3 h w"]:
+        """The model's normalised input for an image, the very bits of timm's own transform.
+
+        Raises:
+            ImageError: the image is too elongated to be resized.
+        """
+        return self.normalize(self.input_pixels(pixels))
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Where an image's pixels go.
+
+        Raises:
+            ImageError: resized, an image that elongated would be empty or would not fit into memory; or the model does
+                not read RGB.
+        """
+        if self.input_size[0] != 3:
+            raise ImageError(f"The model reads {self.input_size[0]} channels, images have 3. Use an RGB model.")
+        resized = self._resized(width, height)
+        if min(resized) < 1 or math.prod(resized) > MAX_PIXELS:
+            raise ImageError(
+                f"An image of {width} x {height} is too elongated for this model: it would be resized to "
+                f"{resized[0]} x {resized[1]}. Crop it first."
+            )
+        crop = self.input_size[1:]
+        return Geometry(
+            source=(width, height),
+            resized=resized,
+            top=_centred(crop[0], resized[1]),
+            left=_centred(crop[1], resized[0]),
+            crop=crop,
+            fill=self._fill,
+        )
+
+    def resize(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h1 w1 3"]:
+        """The first step alone, with PIL's rounding to 8 bits after each of its two passes.
+
+        Raises:
+            ImageError: the image is too elongated to be resized.
+        """
+        height, width, _ = pixels.shape
+        resized = self.geometry(width, height).resized
+        return np.array(Image.fromarray(pixels).resize(resized, Image.Resampling[self.interpolation.upper()]))
+
+    def crop(self, pixels: UInt8[NDArray[Any], "h1 w1 3"]) -> UInt8[NDArray[Any], "h w 3"]:
+        """The second step alone: the centre of an image that has been resized, padded where it is too small."""
+        (height, width), (crop_height, crop_width) = pixels.shape[:2], self.input_size[1:]
+        rows, target_rows = overlap(_centred(crop_height, height), crop_height, height)
+        columns, target_columns = overlap(_centred(crop_width, width), crop_width, width)
+        cropped = np.full((crop_height, crop_width, 3), self._fill, dtype=np.uint8)
+        cropped[target_rows, target_columns] = pixels[rows, columns]
+        return cropped
+
+    def input_pixels(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h w 3"]:
+        """What the model sees of an image, as 8-bit pixels.
+
+        Raises:
+            ImageError: the image is too elongated to be resized.
+        """
+        return self.crop(self.resize(pixels))
+
+    def normalize(self, pixels: UInt8[NDArray[Any], "*batch h w 3"]) -> Float32[Tensor, "*batch 3 h w"]:
+        """(pixels / 255 - mean) / std, in torchvision's order of float32 operations."""
+        planes = np.moveaxis(pixels, -1, -3).copy()  # torch takes no negative strides and warns of read-only memory
+        return self.to_normalized(torch.from_numpy(planes).to(torch.float32).div(255))
+
+    def to_normalized(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+        """Images in [0, 1] to the model's normalised space: (x - mean) / std."""
+        return (images - per_channel(self.mean, images)) / per_channel(self.std, images)
+
+    def to_pixels(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+        """Normalised images back to [0, 1]: x std + mean."""
+        return images * per_channel(self.std, images) + per_channel(self.mean, images)
+
+    def delta_to_normalized(self, delta: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+        """A difference of images in [0, 1] as a difference of normalised images: the mean cancels."""
+        return delta / per_channel(self.std, delta)
+
+    def delta_to_pixels(self, delta: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+        """A difference of normalised images as a difference of images in [0, 1]: the mean cancels."""
+        return delta * per_channel(self.std, delta)
+
+    @property
+    def _fill(self) -> tuple[int, int, int]:
+        """The colour of the padding."""
+        if self.crop_mode != "border":
+            return (0, 0, 0)
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return (red, green, blue)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) after the resize. Each mode rounds in its own way, in timm as here."""
+        target_height, target_width = (math.floor(side / self.crop_pct) for side in self.input_size[1:])
+        if self.crop_mode == "squash":
+            return target_width, target_height
+        if self.crop_mode == "center" and target_width == target_height:
+            if width <= height:
+                return target_width, int(target_width * height / width)
+            return int(target_height * width / height), target_height
+        ratios = (height / target_height, width / target_width)
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return round(width / ratio), round(height / ratio)
+
+
+def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "3 1 1"]:
+    if not like.is_floating_point():
+        raise TypeError(f"expected images as floats in [0, 1], got {like.dtype}")  # whose means would all be 0
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+
+
+def _centred(crop: int, size: int) -> int:
+    """Where a centred crop begins; padding, when the crop is the larger, puts the odd pixel at the end."""
+    return -((crop - size) // 2) if crop > size else round((size - crop) / 2)
+
+
+def overlap(start: int, crop: int, size: int) -> tuple[slice, slice]:
+    """The part of an axis that a crop takes: as a slice of the axis, and as a slice of the crop."""
+    first, last = max(start, 0), min(start + crop, size)
+    return slice(first, last), slice(first - start, last - start)
