@@ -1,0 +1,142 @@
+"""Trains the two embedded demo models on images that `drawing.py` draws, and writes their safetensors files.
+
+    python -m nullspace_cli.demo.train vit --out nullspace_cli/demo/weights    # about an hour on 2 cores
+    python -m nullspace_cli.demo.train cnn --out nullspace_cli/demo/weights    # about a quarter of an hour
+
+Every image is drawn fresh: no image is seen twice, and none of the validation or test draws is ever seen. Training
+starts kind (large bright figures alone) and hardens to the demo's own data: a small ViT that meets the hard data first
+stays at chance for a long time.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from nullspace_cli.demo.drawing import CLASSES, draw
+from nullspace_cli.demo.models import DEMO_MODELS, DemoModel
+
+BATCH = 128
+
+
+class Drawn(Dataset[tuple[Tensor, int]]):
+    """`count` images of a split, whose hardness grows with the index when `curriculum` is set."""
+
+    def __init__(self, split: str, count: int, curriculum: bool = False) -> None:
+        self.split, self.count, self.curriculum = split, count, curriculum
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        # The hardest images come in over the first half of the run, kinder ones stay in the mix until the last third.
+        progress = index / self.count
+        hardest = min(1.0, 2 * progress)
+        kindest = max(0.0, 3 * progress - 2)
+        hardness = kindest + (hardest - kindest) * ((index * 0.6180339887498949) % 1) if self.curriculum else 1.0
+        pixels, label = draw(self.split, index, hardness=hardness)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), label
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    return pixels.float().div_(127.5).sub_(1.0)  # the demo models' mean and std are 0.5
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, split: str, count: int) -> float:
+    """Top-1 share on `count` images of the demo's own hardness."""
+    model.eval()
+    hits = sum(
+        int((model(normalise(pixels)).argmax(1) == labels).sum())
+        for pixels, labels in DataLoader(Drawn(split, count), batch_size=BATCH)
+    )
+    model.train()
+    return hits / count
+
+
+def low_frequency_patches(weight: Tensor) -> None:
+    """Start a patch projection [d, 3, r, r] at low frequencies, so that the first tokens see shapes, not noise."""
+    d, c, r, _ = weight.shape
+    coarse = torch.randn(d, c, r // 4, r // 4)
+    smooth = nn.functional.interpolate(coarse, size=(r, r), mode="bicubic", align_corners=False)
+    weight.copy_(smooth / smooth.flatten(1).norm(dim=1)[:, None, None, None])
+
+
+def build(spec: DemoModel) -> nn.Module:
+    torch.manual_seed(0)
+    model = timm.create_model(spec.architecture, pretrained=False, **spec.model_kwargs)
+    if hasattr(model, "patch_embed"):
+        with torch.no_grad():
+            low_frequency_patches(model.get_parameter("patch_embed.proj.weight"))
+    return model.to(memory_format=torch.channels_last)
+
+
+def train(name: str, images: int, out: Path) -> None:
+    spec = DEMO_MODELS[name]
+    model = build(spec)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True
+    )
+    steps = images // BATCH
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=spec.learning_rate
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.learning_rate, total_steps=steps, pct_start=0.05)
+    loader = DataLoader(
+        Drawn("train", steps * BATCH, curriculum=True), batch_size=BATCH, num_workers=1, prefetch_factor=4
+    )
+
+    start, loss_sum, hits = time.monotonic(), 0.0, 0
+    for step, (pixels, labels) in enumerate(loader, start=1):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(normalise(pixels).contiguous(memory_format=torch.channels_last)).float()
+        loss = nn.functional.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(model)
+        loss_sum, hits = loss_sum + loss.item(), hits + int((logits.argmax(1) == labels).sum())
+        if step % 100 == 0 or step == steps:
+            rate = step * BATCH / (time.monotonic() - start)
+            print(f"{step}/{steps} loss {loss_sum / 100:.3f} train {hits / BATCH:.1f}% {rate:.0f} images/s", end=" ")
+            print(f"val {accuracy(model, 'val', 300):.3f}", flush=True)
+            loss_sum, hits = 0.0, 0
+        if step % 500 == 0 or step == steps:
+            save(average.module, spec, out)
+    print(f"test {accuracy(average.module, 'test', 2000):.4f}")
+
+
+def save(model: nn.Module, spec: DemoModel, out: Path) -> None:
+    """Half precision: it costs no accuracy here and keeps the package small."""
+    out.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.half().contiguous() if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
+    metadata = {
+        "architecture": spec.architecture,
+        "model_kwargs": json.dumps(spec.model_kwargs),
+        "classes": json.dumps(CLASSES),
+    }
+    save_file(state, out / spec.weights, metadata)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Train an embedded demo model.")
+    parser.add_argument("name", choices=["vit", "cnn"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, help="images to draw and train on (default: the demo's own number)")
+    arguments = parser.parse_args()
+    key = {"vit": "demo", "cnn": "demo-cnn"}[arguments.name]
+    train(key, arguments.images or DEMO_MODELS[key].training_images, arguments.out)
