@@ -1,0 +1,220 @@
+"""The exact nullspace of a patch embedding (paper, section 3): rank, bases, projections, samples.
+
+A ViT's first layer cuts the image into patches and multiplies each, flattened to n = c * r_h * r_w numbers, by a matrix
+W [d, n]. Adding any v with W v = 0 to a patch leaves every token, and so the network's whole output, as it was.
+
+Spaces. W acts on *normalised* pixels (x - mean) / std. For a *difference* of pixels in [0, 1] the map is therefore
+A = W diag(1 / std): the mean, the bias and whatever norm follows play no part.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Space = Literal["pixel", "normalized"]
+
+
+@dataclass(frozen=True)
+class PatchMap:
+    """The linear map of a patch embedding.
+
+    Attributes:
+        weight: W as a convolution kernel [d, c, r_h, r_w], float64, acting on normalised pixels.
+        std: the model's per-channel standard deviation, c numbers in [0, 1] pixel units.
+        stored_eps: machine epsilon of the precision that the weights are stored in.
+    """
+
+    weight: Float[Tensor, "d c rh rw"]
+    std: tuple[float, ...]
+    stored_eps: float
+
+    @classmethod
+    def from_weight(cls, weight: Float[Tensor, "d c rh rw"], std: tuple[float, ...]) -> "PatchMap":
+        """Take a model's kernel as it is, noticing weights that were stored in half precision and widened since."""
+        kernel = weight.detach().cpu()
+        stored = next(
+            (low for low in (torch.bfloat16, torch.float16) if torch.equal(kernel.to(low).to(kernel.dtype), kernel)),
+            kernel.dtype,
+        )
+        return cls(kernel.double(), std, torch.finfo(stored).eps)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        return self.weight.shape[2], self.weight.shape[3]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def in_chans(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def patch_dim(self) -> int:
+        """n = c * r_h * r_w."""
+        return self.weight[0].numel()
+
+    def kernel(self, space: Space) -> Float[Tensor, "d c rh rw"]:
+        """The kernel that acts on differences in the given space: W, or W diag(1 / std)."""
+        if space == "normalized":
+            return self.weight
+        std = torch.tensor(self.std, dtype=self.weight.dtype)
+        return self.weight / std[:, None, None]
+
+    def matrix(self, space: Space) -> Float[Tensor, "d n"]:
+        return self.kernel(space).flatten(1)
+
+    def patchify(self, image: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch m n"]:
+        """Cut an image into m = (h // r_h) (w // r_w) patches, row by row; a remainder is left out, as in timm."""
+        rh, rw = self.patch_size
+        *batch, c, h, w = image.shape
+        gh, gw = h // rh, w // rw
+        blocks = image[..., : gh * rh, : gw * rw].reshape(*batch, c, gh, rh, gw, rw)
+        k = len(batch)
+        order = (*range(k), k + 1, k + 3, k, k + 2, k + 4)
+        return blocks.permute(order).reshape(*batch, gh * gw, c * rh * rw)
+
+    def unpatchify(
+        self, patches: Float[Tensor, "*batch m n"], onto: Float[Tensor, "*batch c h w"]
+    ) -> Float[Tensor, "*batch c h w"]:
+        """The inverse of `patchify`: a copy of `onto` whose whole patches are replaced."""
+        rh, rw = self.patch_size
+        *batch, c, h, w = onto.shape
+        gh, gw = h // rh, w // rw
+        k = len(batch)
+        blocks = patches.reshape(*batch, gh, gw, c, rh, rw).permute(*range(k), k + 2, k, k + 3, k + 1, k + 4)
+        image = onto.clone()
+        image[..., : gh * rh, : gw * rw] = blocks.reshape(*batch, c, gh * rh, gw * rw)
+        return image
+
+    def nullspace(self, space: Space = "pixel", rtol: float | None = None, *, per_channel: bool = False) -> "Nullspace":
+        """The nullspace {v : W v = 0}, jointly over the channels or channel by channel.
+
+        Per channel is the paper's rule (section 3.1, "d < r^2"): noise that touches one channel at a time. The joint
+        nullspace contains it and is larger.
+
+        Args:
+            space: the space that v lives in.
+            rtol: singular values at or below ``rtol * max`` count as zero. Default: the machine epsilon of the
+                *stored* weights (at least max(d, n) * 2.2e-16). A matrix that truly lacks rank, rounded to that
+                precision, shows singular values just below it: rounding adds a random matrix of spectral norm about
+                0.3 eps * rms(W) * (sqrt(n) + sqrt(d)), while the largest singular value is at least rms(W) * sqrt(n).
+        """
+        if rtol is None:
+            rtol = max(self.stored_eps, max(self.embed_dim, self.patch_dim) * torch.finfo(torch.float64).eps)
+        shape = (self.in_chans, *self.patch_size)
+        if not per_channel:
+            row_space, null, sigma = split_space(self.matrix(space), rtol)
+            return Nullspace(row_space.unflatten(1, shape), null.unflatten(1, shape), sigma, rtol, space)
+        parts = [split_space(channel.flatten(1), rtol) for channel in self.kernel(space).unbind(1)]
+        rows, nulls, sigmas = zip(*parts, strict=True)
+
+        def embedded(blocks: tuple[Tensor, ...]) -> Tensor:
+            return torch.block_diag(*blocks).unflatten(1, shape)
+
+        return Nullspace(embedded(rows), embedded(nulls), torch.stack(sigmas), rtol, space)
+
+    def nullity_per_channel(self, rtol: float) -> list[int]:
+        """The nullity of each channel's own matrix [d, r_h * r_w]; the std of one channel cannot change it."""
+        sizes = [(channel.flatten(1), channel[0].numel()) for channel in self.weight.unbind(1)]
+        return [size - int(count_rank(torch.linalg.svdvals(matrix), rtol)) for matrix, size in sizes]
+
+
+@dataclass(frozen=True)
+class Nullspace:
+    """A nullspace and its complement, as orthonormal rows in patch shape.
+
+    Attributes:
+        row_space: [rank, c, r_h, r_w], orthonormal, ordered by falling singular value.
+        basis: [nullity, c, r_h, r_w], orthonormal. Unique only up to a rotation: compare projectors, not vectors.
+        singular_values: [min(d, n)] descending, or [c, min(d, r_h * r_w)] where each channel was taken alone.
+        rtol: relative tolerance that divided the two.
+        space: the space that the vectors live in.
+    """
+
+    row_space: Float[Tensor, "rank c rh rw"]
+    basis: Float[Tensor, "nullity c rh rw"]
+    singular_values: Float[Tensor, "..."]
+    rtol: float
+    space: Space
+
+    @property
+    def rank(self) -> int:
+        return self.row_space.shape[0]
+
+    @property
+    def nullity(self) -> int:
+        return self.basis.shape[0]
+
+    def project(self, patches: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """The orthogonal projection onto the nullspace: v - R^T R v, by the row space R."""
+        rows = self.row_space.flatten(1).to(patches)
+        return patches - (patches @ rows.T) @ rows
+
+    def sample(self, grid: tuple[int, int], std: float, generator: torch.Generator) -> Float[Tensor, "c h w"]:
+        """Exact nullspace noise over a grid of patches (section 3.2): v = sum_i lambda_i b_i at every position.
+
+        The lambda_i are independent normals, scaled so that the pixels' root mean square is `std`, in units of `space`.
+        """
+        nullity, c, rh, rw = self.basis.shape
+        count = grid[0] * grid[1]
+        coefficients = torch.randn(count, nullity, generator=generator, dtype=self.basis.dtype)
+        patches = coefficients @ self.basis.flatten(1)
+        patches *= std * (c * rh * rw / nullity) ** 0.5
+        blocks = patches.reshape(*grid, c, rh, rw).permute(2, 0, 3, 1, 4)
+        return blocks.reshape(c, grid[0] * rh, grid[1] * rw)
+
+
+def count_rank(singular_values: Float[Tensor, " k"], rtol: float) -> int:
+    """How many singular values exceed ``rtol`` times the largest: the one home of the rank cut-off."""
+    return int((singular_values > rtol * singular_values.max()).sum())
+
+
+def split_space(
+    A: Float[Tensor, "d n"], rtol: float
+) -> tuple[Float[Tensor, "rank n"], Float[Tensor, "nullity n"], Float[Tensor, " k"]]:
+    """Orthonormal bases of the row space and of the nullspace of A, with its singular values.
+
+    ``scipy.linalg.null_space(A, rcond=rtol).T`` is an equivalent nullspace, by a full SVD of A. Here A^T = Q R by
+    Householder reflections first, so that only the small triangle R sees an SVD: R = U S V^T makes the leading columns
+    of Q U the row space, its trailing ones (where A lacks rank) and the rest of Q the nullspace.
+    """
+    d, n = A.shape
+    k = min(d, n)
+    packed, tau = torch.geqrf(A.mT)
+    U, sigma, _ = torch.linalg.svd(packed[:k].triu(), full_matrices=False)
+    rank = count_rank(sigma, rtol)
+    leading, complement = _apply_reflectors(packed[:, :k], tau, U)
+    null = torch.cat([leading[rank:], complement]) if rank < k else complement
+    return leading[:rank], null, sigma
+
+
+def _apply_reflectors(
+    packed: Float[Tensor, "n k"], tau: Float[Tensor, " k"], U: Float[Tensor, "k k"]
+) -> tuple[Float[Tensor, "k n"], Float[Tensor, "rest n"]]:
+    """As rows: Q [[U], [0]], and the last n - k columns of Q, for Q a product of reflectors packed by `torch.geqrf`.
+
+    In compact form Q = I - Y T Y^T with T^-1 = triu(Y^T Y, 1) + diag(1 / tau) (the "UT transform" of Joffrain et al.
+    2006): two matrix products in place of n - k columns' worth of reflections.
+    """
+    n, k = packed.shape
+    if bool((tau == 0).any()):  # a reflector that is the identity has no 1 / tau; LAPACK's own routine copes
+        Q = torch.linalg.householder_product(F.pad(packed, (0, n - k)), tau)
+        return (Q[:, :k] @ U).mT.contiguous(), Q[:, k:].mT.contiguous()
+    Y = packed.tril(-1)
+    Y.diagonal().fill_(1.0)
+    minus_T_inverse = -((Y.mT @ Y).triu(1) + torch.diag(1 / tau))
+
+    def minus_t_yt(rows_of_Y: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(minus_T_inverse, rows_of_Y.mT, upper=True)
+
+    leading = (minus_t_yt(Y[:k]) @ U).mT @ Y.mT
+    leading[:, :k] += U.mT
+    complement = minus_t_yt(Y[k:]).mT @ Y.mT
+    complement.diagonal(k).add_(1.0)  # the identity's last n - k columns
+    return leading, complement
