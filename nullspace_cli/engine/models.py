@@ -1,0 +1,363 @@
+"""Models: their names, weights and data configuration, and what they answer. The only place that knows timm."""
+
+import difflib
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nullspace_cli.demo.drawing import CLASSES
+from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
+from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.checkpoints import load_checkpoint
+from nullspace_cli.engine.errors import ModelError, UsageError
+from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.stem import Stem, find_stem
+from nullspace_cli.engine.transform import EvalTransform
+
+Amp = Literal["none", "bf16", "fp16"]
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, with which weights, where.
+
+    Attributes:
+        name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
+        checkpoint: a weights file (safetensors, pth, npz) to load instead of the published weights.
+        pretrained: False for random weights, drawn from `seed`.
+        kwargs: further arguments of `timm.create_model`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        amp: precision of forward passes under autocast.
+        batch_size: images in one forward pass.
+        offline: use cached weights only.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+    pretrained: bool = True
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    amp: Amp = "none"
+    batch_size: int = 32
+    offline: bool = False
+    seed: int = 0
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch: logits [b, k], None without a head, and the features [b, f] before the head."""
+
+    logits: Float[Tensor, "b k"] | None
+    features: Float[Tensor, "b f"]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A built model with its weights, ready to be asked.
+
+    Attributes:
+        name: full timm name with tag, or the hf-hub: / local-dir: name as it was given.
+        weights: where they came from: "pretrained", "embedded", "random" or the checkpoint's path.
+        weights_sha256: over the state dictionary (`artifacts.hash_state`).
+        transform: the model's evaluation transform, at the *built* model's input size.
+        labels: the name of each class, where known.
+    """
+
+    module: nn.Module
+    name: str
+    weights: str
+    weights_sha256: str
+    transform: EvalTransform
+    device: torch.device
+    amp: Amp
+    batch_size: int
+    labels: tuple[str, ...] | None
+
+    @torch.inference_mode()
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        """Logits and features of normalised images, `batch_size` at a time, as float32 on the CPU."""
+        parts = [self._forward(chunk) for chunk in images.split(self.batch_size)]
+        features = torch.cat([part.features for part in parts])
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Outputs(torch.cat(logits) if logits else None, features)
+
+    def _forward(self, images: Tensor) -> Outputs:
+        """One forward pass. The features are whatever reaches the classifier, or the output of a model without one."""
+        seen: list[Tensor] = []
+        head = self._classifier()
+        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if head else None
+        kind = AMP_TYPES.get(self.amp)
+        try:
+            with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+                answer = self.module(images.to(self.device, torch.float32))
+        finally:
+            if hook:
+                hook.remove()
+        features = (seen[0] if seen else answer).flatten(1).float().cpu()
+        return Outputs(answer.float().cpu() if head else None, features)
+
+    def _classifier(self) -> nn.Module | None:
+        """The layer that turns features into logits; the first one where a distilled model has two."""
+        if getattr(self.module, "num_classes", 0) == 0:
+            return None
+        head = self.module.get_classifier()  # type: ignore[operator]
+        head = head[0] if isinstance(head, tuple | list | nn.ModuleList) else head
+        return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
+
+    @property
+    def has_head(self) -> bool:
+        return getattr(self.module, "num_classes", 0) > 0
+
+    def label(self, index: int) -> str | None:
+        return self.labels[index] if self.labels and index < len(self.labels) else None
+
+    def stem(self) -> Stem:
+        """How the network reads the image.
+
+        Raises:
+            ModelError: the model does not accept an image of its own input size.
+        """
+        try:
+            return find_stem(self.module, self.transform.input_size)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            size = " x ".join(map(str, self.transform.input_size))
+            raise ModelError(f"{self.name} does not accept an image of {size}: {error}") from error
+
+    def patch_map(self, stem: Stem) -> PatchMap:
+        """The patch embedding's linear map, for a stem of kind "patch"."""
+        assert stem.weight is not None
+        return PatchMap.from_weight(stem.weight, self.transform.std)
+
+    def describe(self) -> dict[str, Any]:
+        """The keys about the model that every JSON document carries."""
+        return {
+            "model": self.name,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "data_config": asdict(self.transform),
+            "device": str(self.device),
+        }
+
+
+def resolve_device(name: str) -> torch.device:
+    """ "auto" is the first CUDA device if there is one, else the CPU; anything asked for by name must exist."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"Unknown device '{name}': expected auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"The device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here."
+        )
+    return device
+
+
+def load_model(request: ModelRequest) -> LoadedModel:
+    """Build a model, give it its weights and put it on its device, in evaluation mode.
+
+    Raises:
+        ModelError: the name is unknown, the weights could not be had or do not fit, or CUDA is missing. Random weights
+            are never substituted for weights that were asked for.
+    """
+    device = resolve_device(request.device)
+    if device.type == "cuda":
+        # TF32 rounds the patch embedding to ten bits: an exact nullspace would be off by a thousandth.
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    demo = DEMO_MODELS.get(request.name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's deprecations while importing and building
+        if demo:
+            arguments = {**demo.model_kwargs, **request.kwargs}
+            module, name = _create(replace(request, kwargs=arguments), demo.architecture), request.name
+            weights = _fill(module, request, WEIGHTS / demo.weights)
+            config = dict(demo.data_config)
+        else:
+            module, name, weights = _build(request)
+            config = _data_config(module)
+    module.eval().requires_grad_(False)
+    return LoadedModel(
+        module=module.to(device),
+        name=name,
+        weights=weights,
+        weights_sha256=hash_state(module.state_dict()),
+        transform=EvalTransform.from_data_config(config),
+        device=device,
+        amp=request.amp,
+        batch_size=request.batch_size,
+        labels=CLASSES if demo else _labels(module),
+    )
+
+
+def _build(request: ModelRequest) -> tuple[nn.Module, str, str]:
+    """A model by its timm, hub or folder name: the module, its full name, and where its weights came from."""
+    name = request.name
+    local = name.startswith("local-dir:")
+    published = request.pretrained and request.checkpoint is None
+    if not local:
+        _settle_network(request, needed=published or name.startswith("hf-hub:"))
+    if published and ":" not in name:
+        _require_published(name)
+    module = _create(request, name, pretrained=published)
+    cfg = getattr(module, "pretrained_cfg", None) or {}
+    if ":" not in name and cfg.get("architecture"):
+        name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
+    return module, name, "pretrained" if published else _fill(module, request)
+
+
+def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None) -> str:
+    """Load the weights file that was asked for, if any, into a freshly built module; say where its weights are from."""
+    file = request.checkpoint or (embedded if request.pretrained else None)
+    if file is None:
+        return "random"
+    load_checkpoint(module, file)
+    return str(request.checkpoint or "embedded")
+
+
+def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn.Module:
+    """`timm.create_model` with its many ways to fail put into words."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]), _quiet_hub():
+        torch.manual_seed(request.seed)
+        try:
+            module: nn.Module = timm.create_model(
+                name, pretrained=pretrained, cache_dir=os.environ.get("VITNULL_CACHE"), **request.kwargs
+            )
+        except TypeError as error:
+            raise ModelError(f"{name} does not take these model arguments: {error}. See --model-kwargs.") from error
+        except FileNotFoundError as error:
+            if name.startswith("local-dir:"):
+                raise ModelError(
+                    f"Cannot load {name}: {error}. Expected a folder with config.json and weights."
+                ) from error
+            raise _unfetched(name, error) from error
+        except OSError as error:
+            raise _unfetched(name, error) from error
+        except (RuntimeError, ValueError, AssertionError, KeyError) as error:
+            raise _unbuildable(name, error) from error
+        except Exception as error:
+            if type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3"):
+                raise _unfetched(name, error) from error
+            raise
+    return module
+
+
+def _unfetched(name: str, error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(
+        f"The weights of {name} could not be fetched, nor are they in the local cache ({reason}). Go online, or give "
+        f"the weights with --checkpoint FILE, use local-dir:PATH, or try the embedded models: demo, demo-cnn."
+    )
+
+
+def _unbuildable(name: str, error: Exception) -> ModelError:
+    import timm
+
+    text = str(error).strip() or type(error).__name__
+    base, _, tag = name.partition(".")
+    if ":" not in name and "/" not in name and not timm.is_model(base):
+        close = difflib.get_close_matches(base, [*timm.list_models(), *DEMO_MODELS], n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        return ModelError(
+            f"timm {timm.__version__} has no model '{name}'.{hint} Names: timm.list_models(), demo, demo-cnn."
+        )
+    if tag and "pretrained tag" in text:
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(base)]
+        return ModelError(f"{base} has no weights tagged '{tag}'. Its tags: {', '.join(tags) or 'none'}.")
+    return ModelError(f"{name} could not be built: {text}")
+
+
+def _require_published(name: str) -> None:
+    """Say so before building a large model whose weights nobody publishes; an unknown name is reported by `_create`."""
+    import timm
+
+    try:
+        cfg = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return
+    if cfg is not None and not cfg.has_weights:
+        raise ModelError(
+            f"timm publishes no weights for {name}. Give your own with --checkpoint FILE, or use --no-pretrained "
+            f"for random ones."
+        )
+
+
+def _settle_network(request: ModelRequest, *, needed: bool) -> None:
+    """Without a network, let the hub look into its cache alone: its own retries take the better part of a minute."""
+    from huggingface_hub import constants
+
+    if request.offline or (needed and not constants.HF_HUB_OFFLINE and not _reachable(constants.ENDPOINT)):
+        constants.HF_HUB_OFFLINE = True
+
+
+def _reachable(endpoint: str, timeout: float = 5.0) -> bool:
+    """Whether a connection to the hub opens; behind a proxy that is for the hub's own client to find out."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    url = urlsplit(endpoint)
+    try:
+        socket.create_connection(
+            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout
+        ).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Silence the hub's retry warnings: what matters of them is in the error that follows."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _data_config(module: nn.Module) -> dict[str, Any]:
+    """timm's data configuration, with the input size of the model as it was built, not as it was once trained."""
+    from timm.data import resolve_model_data_config
+
+    config: dict[str, Any] = resolve_model_data_config(module)
+    channels = getattr(module, "in_chans", config["input_size"][0])
+    built = getattr(getattr(module, "patch_embed", None), "img_size", None)
+    built = built or (getattr(module, "_traits", None) or {}).get("img_size")
+    size = built or config["input_size"][1:]
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    config["input_size"] = (int(channels), *size)
+    for name in ("mean", "std"):
+        values = tuple(config[name])
+        config[name] = values if len(values) == channels else (values * channels)[:channels]
+    return config
+
+
+def _labels(module: nn.Module) -> tuple[str, ...] | None:
+    """ImageNet's class names, where the model's pretraining says that its classes are ImageNet's."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    cfg = getattr(module, "pretrained_cfg", None) or {}
+    if getattr(module, "num_classes", 0) != cfg.get("num_classes"):
+        return None
+    subset = infer_imagenet_subset(module)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return tuple(info.index_to_description(index) for index in range(info.num_classes()))

@@ -1,0 +1,252 @@
+"""Models: names, weights from everywhere, answers, and every way in which that can fail."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from nullspace_cli.demo.drawing import CLASSES
+from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, resolve_device
+
+TINY = "vit_tiny_patch16_224"
+KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+
+
+def load(name: str = TINY, **changes: Any) -> LoadedModel:
+    if name == TINY:
+        changes["kwargs"] = {**KWARGS, **changes.get("kwargs", {})}
+    return load_model(ModelRequest(name, **changes))
+
+
+@pytest.fixture(scope="module")
+def trained() -> torch.nn.Module:
+    """A tiny ViT with weights that no seed of ours would give."""
+    torch.manual_seed(1234)
+    module: torch.nn.Module = timm.create_model(TINY, **KWARGS)
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(trained: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    state = trained.state_dict()
+    save_file(state, folder / "w.safetensors")
+    torch.save(state, folder / "w.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, folder / "wrapped.pth")
+    return folder
+
+
+@pytest.mark.parametrize("file", ["w.safetensors", "w.pth", "wrapped.pth"])
+def test_checkpoint_formats(file: str, folder: Path, trained: torch.nn.Module) -> None:
+    model = load(checkpoint=folder / file)
+    assert model.weights == str(folder / file)
+    assert model.weights_sha256 == hash_state(trained.state_dict())
+    assert model.name == "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    x = torch.randn(3, 3, 224, 224)
+    outputs = model(x)
+    assert outputs.logits is not None
+    torch.testing.assert_close(outputs.logits, trained(x))
+    torch.testing.assert_close(outputs.features, trained.forward_head(trained.forward_features(x), pre_logits=True))
+
+
+def test_batches_do_not_change_the_answer(folder: Path) -> None:
+    x = torch.randn(5, 3, 224, 224)
+    one, all_ = load(checkpoint=folder / "w.pth", batch_size=2)(x), load(checkpoint=folder / "w.pth")(x)
+    assert one.logits is not None
+    assert all_.logits is not None
+    torch.testing.assert_close(one.logits, all_.logits)
+
+
+def test_jax_weights(tmp_path: Path) -> None:
+    """A one-block ViT under the names of the JAX release."""
+    generator = np.random.default_rng(0)
+    shapes = {"embedding/kernel": (16, 16, 3, 48), "embedding/bias": (48,), "cls": (1, 1, 48),
+              "head/kernel": (48, 1000), "head/bias": (1000,), "Transformer/posembed_input/pos_embedding": (1, 197, 48),
+              "Transformer/encoder_norm/scale": (48,), "Transformer/encoder_norm/bias": (48,)}  # fmt: skip
+    block = "Transformer/encoderblock_0/"
+    for norm in ("LayerNorm_0", "LayerNorm_2"):
+        shapes |= {f"{block}{norm}/scale": (48,), f"{block}{norm}/bias": (48,)}
+    attention = f"{block}MultiHeadDotProductAttention_1/"
+    for part in ("query", "key", "value"):
+        shapes |= {f"{attention}{part}/kernel": (48, 3, 16), f"{attention}{part}/bias": (3, 16)}
+    shapes |= {f"{attention}out/kernel": (3, 16, 48), f"{attention}out/bias": (48,)}
+    for i, (a, b) in enumerate([(48, 192), (192, 48)]):
+        shapes |= {f"{block}MlpBlock_3/Dense_{i}/kernel": (a, b), f"{block}MlpBlock_3/Dense_{i}/bias": (b,)}
+    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    np.savez(tmp_path / "w.npz", **arrays)
+    model = load(checkpoint=tmp_path / "w.npz")
+    weight = model.module.get_parameter("patch_embed.proj.weight")
+    assert torch.equal(weight, torch.from_numpy(arrays["embedding/kernel"]).permute(3, 2, 0, 1))
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ModelError, match=r"other\.npz does not fit"):
+        load(checkpoint=tmp_path / "other.npz")
+
+
+def test_position_grid_and_head_are_adapted(folder: Path) -> None:
+    larger = load(checkpoint=folder / "w.pth", kwargs={"img_size": 256})
+    assert larger.transform.input_size == (3, 256, 256)
+    headless = load(checkpoint=folder / "w.pth", kwargs={"num_classes": 0})
+    assert headless(torch.zeros(1, 3, 224, 224)).logits is None
+    assert not headless.has_head
+
+
+class _Boom:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return Path.touch, (Path("executed"),)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no weights file"),
+        (b"", "not a readable weights file"),
+        (b"rubbish", "not a readable weights file"),
+        (pickle.dumps(_Boom()), r"not a readable weights file.*Nothing in it was executed"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_damaged_checkpoints(
+    content: bytes | None, message: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / f"w{suffix}"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=message):
+        load(checkpoint=file)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
+    save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"does not fit VisionTransformer: .* missing .*; 1 unknown \(x\)"):
+        load(checkpoint=tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="does not fit"):
+        load("resnet10t", checkpoint=folder / "w.pth")
+    with pytest.raises(ModelError, match=r"of another shape.*--model-kwargs"):
+        load(checkpoint=folder / "w.pth", kwargs={"num_classes": 7})
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ModelError, match=r"list\.pth"):
+        load(checkpoint=tmp_path / "list.pth")
+
+
+def test_local_folder(tmp_path: Path, trained: torch.nn.Module) -> None:
+    save_file(trained.state_dict(), tmp_path / "model.safetensors")
+    cfg = {"num_classes": 1000, "input_size": [3, 224, 224], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5],
+           "interpolation": "bilinear", "crop_pct": 0.9}  # fmt: skip
+    document = {"architecture": TINY, "num_classes": 1000, "model_args": KWARGS, "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    model = load_model(ModelRequest(f"local-dir:{tmp_path}"))
+    assert model.weights_sha256 == hash_state(trained.state_dict())
+    assert model.transform.mean == (0.1, 0.2, 0.3)
+    assert model.transform.interpolation == "bilinear"
+    with pytest.raises(ModelError, match=r"Cannot load local-dir:.*config\.json"):
+        load_model(ModelRequest(f"local-dir:{tmp_path / 'none'}"))
+
+
+def test_random_weights_follow_the_seed() -> None:
+    before = torch.random.get_rng_state()
+    models = [load(pretrained=False, seed=seed) for seed in (1, 1, 2)]
+    assert models[0].weights_sha256 == models[1].weights_sha256 != models[2].weights_sha256
+    assert models[0].weights == "random"
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("name", [TINY, "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"])
+def test_weights_that_cannot_be_fetched_are_an_error(name: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(ModelRequest(name))
+    for word in (name, "could not be fetched", "--checkpoint", "local-dir:", "demo"):
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_tiny_patch16_242", "no model 'vit_tiny_patch16_242'. Did you mean vit_tiny_patch16_224"),
+        ("xyzzy", "no model 'xyzzy'"),
+        ("vit_tiny_patch16_224.nope", "no weights tagged 'nope'. Its tags: augreg_in21k, augreg_in21k_ft_in1k"),
+        ("coatnet_0_224", "publishes no weights"),
+        ("org/name", "hf-hub:org/name"),
+        ("ftp:name", "Unknown model source"),
+    ],
+)
+def test_names_that_do_not_exist(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(ModelRequest(name))
+
+
+def test_arguments_that_do_not_fit() -> None:
+    with pytest.raises(ModelError, match="nonsense"):
+        load(pretrained=False, kwargs={"nonsense": 1})
+    with pytest.raises(ModelError, match="could not be built"):
+        load(pretrained=False, kwargs={"num_heads": 5})
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1, "img_size": 160}, (3, 160, 160)),
+        ("vit_tiny_patch16_224", {"depth": 1, "img_size": (160, 96)}, (3, 160, 96)),
+        ("vit_small_patch14_dinov2", {"depth": 1, "img_size": 224}, (3, 224, 224)),
+        ("vit_small_patch14_dinov2", {"depth": 1}, (3, 518, 518)),
+        ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, (1, 224, 224)),
+        ("resnet10t", {}, (3, 176, 176)),
+    ],
+)
+def test_input_size_is_that_of_the_built_model(name: str, kwargs: dict[str, Any], size: tuple[int, ...]) -> None:
+    model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs))
+    assert model.transform.input_size == size
+    assert model.stem().kind in ("patch", "overlapping")
+
+
+def test_labels() -> None:
+    assert load(pretrained=False).label(207) == "golden retriever"
+    assert load(pretrained=False, kwargs={"num_classes": 10}).label(3) is None
+    assert load_model(ModelRequest("demo")).label(3) == CLASSES[3]
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    for name in ("gpu", "mps", "cuda:x", ""):
+        with pytest.raises(UsageError, match="expected auto, cpu"):
+            resolve_device(name)
+    with pytest.raises(VitnullError, match="torch sees"):
+        resolve_device("cuda:99")
+
+
+@pytest.mark.parametrize("amp", ["bf16"])
+def test_amp_rounds_a_little(amp: Any, folder: Path) -> None:
+    x = torch.randn(2, 3, 224, 224)
+    exact, rounded = load(checkpoint=folder / "w.pth")(x), load(checkpoint=folder / "w.pth", amp=amp)(x)
+    assert exact.logits is not None
+    assert rounded.logits is not None
+    assert rounded.logits.dtype == torch.float32
+    assert not torch.equal(exact.logits, rounded.logits)
+    torch.testing.assert_close(exact.logits, rounded.logits, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-cnn"])
+def test_embedded_models_need_nothing(name: str) -> None:
+    model = load_model(ModelRequest(name))
+    outputs = model(torch.zeros(2, 3, 224, 224))
+    assert outputs.logits is not None
+    assert outputs.logits.shape == (2, 10)
+    assert (model.name, model.weights, model.has_head) == (name, "embedded", True)
+    assert load_model(ModelRequest(name, pretrained=False)).weights == "random"
+
+
+def test_distilled_head_gives_features() -> None:
+    model = load_model(ModelRequest("deit_tiny_distilled_patch16_224", pretrained=False, kwargs={"depth": 1}))
+    outputs = model(torch.rand(1, 3, 224, 224))
+    assert outputs.logits is not None
+    assert outputs.features.shape == (1, 192)
