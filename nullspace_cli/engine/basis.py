@@ -1,0 +1,217 @@
+"""The exact nullspace of a model's patch embedding: found, checked through the whole network, saved and read back."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
+from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space
+from nullspace_cli.engine.stem import Stem
+
+KIND = "basis"
+EXAMPLES = "vit_small_patch32_224, vit_tiny_patch16_224 or demo"
+
+
+class PatchBasis(NamedTuple):
+    """A patch embedding and its nullspace."""
+
+    patch_map: PatchMap
+    nullspace: Nullspace
+
+    def describe(self) -> dict[str, Any]:
+        """The keys of the JSON document that describe the nullspace."""
+        patch_map, nullspace = self
+        sigma = nullspace.singular_values
+        return {
+            "kind": "patch",
+            "in_chans": patch_map.in_chans,
+            "patch_size": list(patch_map.patch_size),
+            "patch_dim": patch_map.patch_dim,
+            "embed_dim": patch_map.embed_dim,
+            "rank": nullspace.rank,
+            "nullity": nullspace.nullity,
+            "rtol": nullspace.rtol,
+            "sigma_max": float(sigma.max()),
+            "sigma_min": float(sigma.min()),
+            "nullity_per_channel": patch_map.nullity_per_channel(nullspace.rtol),
+            "space": nullspace.space,
+        }
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the network itself says: exact null noise against random noise of equal norm.
+
+    Attributes:
+        passed: None where random noise moves nothing either, so that the check says nothing.
+        null_logit_mse, random_logit_mse: squared change summed over the outputs, mean over the probe images.
+        residual: largest ||A v|| over the basis vectors v, relative to the largest singular value of A.
+        outputs: "logits", or "features" for a model without a head.
+    """
+
+    passed: bool | None
+    null_logit_mse: float
+    random_logit_mse: float
+    residual: float
+    outputs: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_basis(
+    model: LoadedModel, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+) -> PatchBasis:
+    """The nullspace of the model's patch embedding.
+
+    Raises:
+        NoNullspaceError: the model does not start with one linear map of disjoint patches, or that map is injective.
+    """
+    stem = model.stem()
+    if stem.kind != "patch":
+        raise _no_patches(model, stem)
+    patch_map = model.patch_map(stem)
+    basis = PatchBasis(patch_map, patch_map.nullspace(space, rtol, per_channel=per_channel))
+    if basis.nullspace.nullity == 0:
+        raise _injective(model, basis, per_channel)
+    return basis
+
+
+def _no_patches(model: LoadedModel, stem: Stem) -> NoNullspaceError:
+    layers = "; ".join(stem.layers) or "no linear layer that reads the image"
+    reason = {
+        "overlapping": "reads the image through overlapping windows, so that no patch has a nullspace of its own",
+        "branches": "reads the image by several layers side by side: noise in the nullspace of one moves the others",
+        "unknown": "does not start with a linear map of disjoint patches",
+    }[stem.kind]
+    report = {
+        "kind": stem.kind,
+        "layers": list(stem.layers),
+        "in_chans": model.transform.input_size[0],
+        "patch_size": list(stem.window) if stem.window else None,
+        "stride": list(stem.stride) if stem.stride else None,
+        "rank": None,
+        "nullity": None,
+    }
+    return NoNullspaceError(
+        f"{model.name} has no exact patch nullspace: it {reason} ({layers}). "
+        f"Use a ViT whose patches hold more numbers than its embedding, such as {EXAMPLES}.",
+        report,
+    )
+
+
+def _injective(model: LoadedModel, basis: PatchBasis, per_channel: bool) -> NoNullspaceError:
+    patch_map, nullspace = basis
+    sigma = nullspace.singular_values
+    near = int((sigma < 0.01 * sigma.max()).sum())
+    size = patch_map.patch_dim // (patch_map.in_chans if per_channel else 1)
+    hints = []
+    joint = patch_map.patch_dim - patch_map.embed_dim
+    if per_channel and joint > 0:
+        hints.append(f"without --per-channel the nullspace has at least {joint} dimensions")
+    if near:
+        hints.append(f"{near} singular values lie below 1% of the largest: --rtol 0.01 gives that near nullspace")
+    hints.append(f"models with room: {EXAMPLES}")
+    return NoNullspaceError(
+        f"{model.name} has no exact nullspace{' per channel' if per_channel else ''}: its patch embedding maps {size} "
+        f"numbers to {patch_map.embed_dim} with full rank (singular values {float(sigma.max()):.3g} ... "
+        f"{float(sigma.min()):.3g}, tolerance {nullspace.rtol:.2g} of the largest). "
+        + "; ".join(hints).capitalize()
+        + ".",
+        basis.describe(),
+    )
+
+
+def probe_images(model: LoadedModel, count: int, seed: int) -> Float[Tensor, "count c h w"]:
+    """Smooth random images in pixel space [0, 1], for models of any channel count and size."""
+    c, h, w = model.transform.input_size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, c, 8, 8, generator=generator)
+    return F.interpolate(coarse, size=(h, w), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def equal_norm_noise(noise: Float[Tensor, "c h w"], generator: torch.Generator) -> Float[Tensor, "c h w"]:
+    """Gaussian noise of the same norm and the same support: the control beside exact null noise."""
+    control = torch.randn(noise.shape, generator=generator, dtype=noise.dtype) * (noise != 0)
+    return control * (noise.norm() / control.norm())
+
+
+def null_noise(model: LoadedModel, basis: PatchBasis, std: float, seed: int) -> Float[Tensor, "c h w"]:
+    """A sample of exact null noise over the model's whole input, in pixel units of root mean square `std`."""
+    c, h, w = model.transform.input_size
+    rh, rw = basis.patch_map.patch_size
+    noise = basis.nullspace.sample((h // rh, w // rw), 1.0, torch.Generator().manual_seed(seed))
+    if basis.nullspace.space == "normalized":
+        noise = model.transform.delta_to_pixels(noise)
+    noise = noise * (std / noise.square().mean().sqrt())
+    whole = torch.zeros(c, h, w, dtype=noise.dtype)
+    whole[:, : noise.shape[1], : noise.shape[2]] = noise
+    return whole
+
+
+def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
+    """Run the network on probe images, on the same with exact null noise, and with random noise of equal norm.
+
+    Args:
+        std: root mean square of the noise, in [0, 1] pixel units.
+    """
+    x = probe_images(model, images, seed)
+    null = null_noise(model, basis, std, seed)
+    random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
+    batch = torch.cat([x, x + null.float(), x + random.float()])
+    outputs = model(model.transform.to_normalized(batch))
+    values = (outputs.features if outputs.logits is None else outputs.logits).double()
+    clean, with_null, with_random = values.chunk(3)
+    null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
+    informative = random_mse > 1e-9 * float(clean.square().sum(1).mean()) and random_mse > 1e-30
+    A = basis.patch_map.matrix(basis.nullspace.space)
+    residual = (basis.nullspace.basis.flatten(1) @ A.mT).norm(dim=1).max() / basis.nullspace.singular_values.max()
+    return Check(
+        passed=null_mse <= 1e-6 * random_mse if informative else None,
+        null_logit_mse=null_mse,
+        random_logit_mse=random_mse,
+        residual=float(residual),
+        outputs="features" if outputs.logits is None else "logits",
+    )
+
+
+def save_basis(
+    path: Path,
+    model: LoadedModel,
+    basis: PatchBasis,
+    *,
+    per_channel: bool = False,
+    compact: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write `row_space`, `singular_values` and, unless `compact`, `basis`, in float64, with their provenance."""
+    patch_map, nullspace = basis
+    tensors = {"row_space": nullspace.row_space, "singular_values": nullspace.singular_values}
+    if not compact:
+        tensors["basis"] = nullspace.basis
+    parameters = {"rtol": nullspace.rtol, "per_channel": per_channel, "compact": compact, "std": list(patch_map.std)}
+    provenance = Provenance(KIND, nullspace.space, model.name, model.weights_sha256, parameters=parameters)
+    return write_tensors(path, tensors, provenance, force=force)
+
+
+def load_row_space(path: Path, model: LoadedModel) -> Float[Tensor, "rank n"]:
+    """The pixel-space row space that `save_basis` wrote for this very model, flattened to orthonormal rows.
+
+    Raises:
+        ArtifactError: the file is not a basis, was made from other weights, in normalised space, or is damaged.
+    """
+    tensors, provenance = read_tensors(path, KIND, ("row_space",))
+    require_weights(path, provenance, model.name, model.weights_sha256)
+    if provenance.space != "pixel":
+        raise ArtifactError(f"{path} is in {provenance.space} space; expected pixel space. Make it with --space pixel.")
+    rows = tensors.get("row_space")
+    if rows is None or rows.ndim != 4:
+        raise ArtifactError(f"{path} lacks a row_space of shape [rank, c, r_h, r_w]. Make it again.")
+    return rows.double().flatten(1)

@@ -1,0 +1,140 @@
+"""The whole chain on the embedded models and images: what `vitnull demo` shows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.demo.logo import draw_logo
+from nullspace_cli.engine import basis as bases
+from nullspace_cli.engine import watermarking
+from nullspace_cli.engine.artifacts import check_output, make_folder, write_file
+from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.errors import NoNullspaceError
+from nullspace_cli.engine.images import encode_png, read_picture
+from nullspace_cli.engine.marks import Placement, read_mark
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.plots import draw_basis, draw_watermarks
+
+NOISE_STD = 0.2
+PHOTOS = 4
+
+
+def run_demo(
+    folder: Path, device: str, seed: int, *, images: int, force: bool, progress: Callable[[str], None]
+) -> tuple[LoadedModel, dict[str, Any]]:
+    """Accuracy, nullspace, exact noise and watermarks on the embedded models; files go into `folder`.
+
+    Args:
+        images: how many validation images the accuracy and the noise are measured on.
+        progress: is told what comes next.
+
+    Returns:
+        The embedded ViT and the body of the JSON document.
+    """
+    names = [f"photo-{i}.png" for i in range(PHOTOS)]
+    files = [
+        folder / name
+        for name in (
+            *names,
+            "logo.png",
+            "demo.basis.safetensors",
+            "demo.basis.png",
+            "watermarks.png",
+            *(f"photo-{i}.watermarked.png" for i in range(PHOTOS)),
+        )
+    ]
+    make_folder(folder)
+    for file in files:
+        check_output(file, force=force)
+    progress("loading the embedded models")
+    vit, cnn = (load_model(ModelRequest(name, device=device, seed=seed)) for name in ("demo", "demo-cnn"))
+
+    progress(f"drawing {images} validation images")
+    data = open_data("demo", "val")[:images]
+    pixels = torch.stack([torch.from_numpy(vit.transform.input_pixels(sample.pixels)) for sample in data])
+    x = pixels.permute(0, 3, 1, 2).float() / 255
+    labels = torch.tensor([sample.label for sample in data])
+
+    progress("computing the nullspace")
+    found = bases.find_basis(vit)
+    check = bases.check_basis(vit, found, seed=seed)
+    bases.save_basis(folder / "demo.basis.safetensors", vit, found, force=force)
+    draw_basis(folder / "demo.basis.png", vit, found, seed=seed, force=force)
+
+    progress("adding exact null noise")
+    null = bases.null_noise(vit, found, NOISE_STD, seed).float()
+    random = bases.equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
+    noises = {"null": null, "random": random}
+    models = {model.name: model for model in (vit, cnn)}
+    clean = {name: _classes(model, x) for name, model in models.items()}
+    kept = {
+        name: {kind: 100 * _share(_classes(model, x + noise) == clean[name]) for kind, noise in noises.items()}
+        for name, model in models.items()
+    }
+    try:
+        bases.find_basis(cnn)
+        cnn_message = None
+    except NoNullspaceError as error:
+        cnn_message = str(error)
+
+    progress("stamping watermarks")
+    records = _watermark(vit, found, data, folder, force=force)
+    return vit, {
+        "images": images,
+        "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
+        "nullspace": {**found.describe(), "check": check.to_json()},
+        "noise": {"std": NOISE_STD, "match_percent": kept},
+        "cnn": cnn_message,
+        "watermarks": records,
+        "artifacts": [str(file) for file in files],
+    }
+
+
+def _watermark(
+    vit: LoadedModel, found: bases.PatchBasis, data: ImageSet, folder: Path, *, force: bool
+) -> list[dict[str, Any]]:
+    """Stamp the demo's logo onto some of its images, from file to verified file, and draw a sheet of them."""
+
+    def save(name: str, image: np.ndarray) -> Path:
+        encoded = encode_png(image)
+        return write_file(folder / name, lambda temporary: temporary.write_bytes(encoded), force=force)
+
+    mark = read_mark(save("logo.png", draw_logo()))
+    space = watermarking.PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
+    records, results = [], []
+    for i, sample in enumerate(data[1 : 1 + PHOTOS]):
+        picture = read_picture(save(f"photo-{i}.png", sample.pixels))
+        result = watermarking.watermark(vit.transform, space, picture, mark, Placement())
+        written = read_picture(save(f"photo-{i}.watermarked.png", result.pixels))
+        verdict = watermarking.verify(vit, found.patch_map, picture, written)
+        results.append((result, verdict))
+        records.append(
+            {
+                "source": str(picture.path),
+                "output": str(written.path),
+                "before": verdict.before,
+                "after": verdict.after,
+                "match": verdict.match,
+                "confidence_change": verdict.confidence_change,
+                "embedding_error": verdict.embedding_error,
+                "solver": result.describe_solver(),
+            }
+        )
+    draw_watermarks(folder / "watermarks.png", results, force=force)
+    return records
+
+
+def _classes(model: LoadedModel, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+    """The predicted class of images in [0, 1] pixel space."""
+    logits = model(model.transform.to_normalized(images)).logits
+    assert logits is not None  # both demo models have heads
+    return logits.argmax(1)
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())

@@ -1,0 +1,45 @@
+"""Measures of change, each with one definition: tensors in, a number out; None where undefined."""
+
+from math import inf, log10
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def psnr(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | None:
+    """Peak signal-to-noise ratio in dB of images in [0, 1]; None for identical ones, whose ratio is infinite."""
+    error = float((a.double() - b.double()).square().mean())
+    value = -10 * log10(error) if error > 0 else inf
+    return None if value == inf else value
+
+
+def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | None:
+    """Pearson's correlation over all elements; None where either is constant."""
+    a, b = (x.double().flatten() - x.double().mean() for x in (a, b))
+    norms = float(a.norm() * b.norm())
+    return float(a @ b) / norms if norms > 0 else None
+
+
+def cosine(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
+    """Cosine of the angle between two vectors; None where either is zero."""
+    norms = float(a.double().norm() * b.double().norm())
+    return float(a.double() @ b.double()) / norms if norms > 0 else None
+
+
+def relative_change(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> float | None:
+    """Root mean square of the change over that of what was there before; None where that is zero."""
+    scale = float(before.double().norm())
+    return float((after.double() - before.double()).norm()) / scale if scale > 0 else None
+
+
+def squared_change(before: Float[Tensor, "*batch k"], after: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch"]:
+    """Squared change summed over the outputs, as the authors of the paper report it."""
+    return (after.double() - before.double()).square().sum(-1)
+
+
+def top1(logits: Float[Tensor, " k"]) -> tuple[int, float]:
+    """The predicted class and its softmax probability."""
+    probabilities = torch.softmax(logits.double(), 0)
+    index = int(probabilities.argmax())
+    return index, float(probabilities[index])

@@ -1,0 +1,38 @@
+"""Measures, against scipy, scikit-free definitions and their edge cases."""
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import scipy.special
+import scipy.stats
+import torch
+
+from nullspace_cli.engine import metrics
+
+A, B = (
+    torch.rand(3, 5, generator=torch.Generator().manual_seed(0)),
+    torch.rand(3, 5, generator=torch.Generator().manual_seed(1)),
+)
+
+
+def test_against_scipy() -> None:
+    a, b = A.numpy().ravel(), B.numpy().ravel()
+    assert metrics.correlation(A, B) == pytest.approx(scipy.stats.pearsonr(a, b).statistic)
+    assert metrics.cosine(A.flatten(), B.flatten()) == pytest.approx(1 - scipy.spatial.distance.cosine(a, b))
+    index, probability = metrics.top1(A[0])
+    assert index == int(a[:5].argmax())
+    assert probability == pytest.approx(scipy.special.softmax(a[:5]).max())
+
+
+def test_by_hand() -> None:
+    assert metrics.psnr(torch.zeros(4), torch.full((4,), 0.1)) == pytest.approx(20)
+    assert metrics.relative_change(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(0.1)
+    assert metrics.squared_change(A, B).tolist() == pytest.approx(np.square(A.numpy() - B.numpy()).sum(1).tolist())
+
+
+def test_undefined_is_none() -> None:
+    constant = torch.ones(3, 5)
+    assert metrics.psnr(A, A) is None
+    assert metrics.correlation(A, constant) is None
+    assert metrics.cosine(A.flatten(), torch.zeros(15)) is None
+    assert metrics.relative_change(torch.zeros(2), torch.ones(2)) is None
