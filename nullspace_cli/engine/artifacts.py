@@ -1,5 +1,6 @@
 """The only writer of files: safetensors with provenance, PNG, JSON. Every file appears whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
@@ -101,10 +102,21 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
         if force:
             temporary.replace(path)
         else:
-            # A hard link fails where a rename would silently overwrite what another process has just finished.
-            os.link(temporary, path)
+            _move_without_overwriting(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _move_without_overwriting(temporary: Path, path: Path) -> None:
+    """A hard link fails where a rename would silently overwrite what another process has just finished."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without hard links: claim the name, then fill it.
+        path.touch(exist_ok=False)
+        temporary.replace(path)
 
 
 def write_file(path: Path, write: Callable[[Path], object], *, force: bool = False) -> Path:

@@ -159,6 +159,8 @@ def null_noise(model: LoadedModel, basis: PatchBasis, std: float, seed: int) -> 
 def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
     """Run the network on probe images, on the same with exact null noise, and with random noise of equal norm.
 
+    In full precision whatever the model's `amp`: half precision alone would move the output by more than the bound.
+
     Args:
         std: root mean square of the noise, in [0, 1] pixel units.
     """
@@ -166,7 +168,7 @@ def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: fl
     null = null_noise(model, basis, std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
-    outputs = model(model.transform.to_normalized(batch))
+    outputs = model.exact()(model.transform.to_normalized(batch))
     values = (outputs.features if outputs.logits is None else outputs.logits).double()
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
@@ -197,7 +199,7 @@ def save_basis(
     if not compact:
         tensors["basis"] = nullspace.basis
     parameters = {"rtol": nullspace.rtol, "per_channel": per_channel, "compact": compact, "std": list(patch_map.std)}
-    provenance = Provenance(KIND, nullspace.space, model.name, model.weights_sha256, parameters=parameters)
+    provenance = Provenance(KIND, nullspace.space, model.name, model.weights_sha256, model.seed, parameters)
     return write_tensors(path, tensors, provenance, force=force)
 
 

@@ -9,6 +9,12 @@ from nullspace_cli.engine.artifacts import hash_state
 from nullspace_cli.engine.errors import ModelError
 
 
+def require_file(path: Path) -> None:
+    """Raises ModelError where there is no such weights file."""
+    if not path.is_file():
+        raise ModelError(f"There is no weights file {path}. Expected a .safetensors, .pth or .npz file.")
+
+
 def load_checkpoint(module: nn.Module, path: Path) -> None:
     """Load a weights file into a module, every tensor of it.
 
@@ -20,8 +26,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     """
     from timm.models import load_state_dict
 
-    if not path.is_file():
-        raise ModelError(f"There is no weights file {path}. Expected a .safetensors, .pth or .npz file.")
+    require_file(path)
     if path.suffix == ".npz":
         _load_npz(module, path)
         return
@@ -29,6 +34,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
         state = load_state_dict(str(path), weights_only=True)
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "weights_only" in reason:  # torch's own text would have the user lower the guard
+            reason = "it holds more than tensors, and would have to run code"
         raise ModelError(f"{path} is not a readable weights file ({reason}). Nothing in it was executed.") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ModelError(f"{path} holds no dictionary of tensors. Expected a state dictionary.")

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine import basis as bases
-from nullspace_cli.engine import watermarking
 from nullspace_cli.engine.artifacts import check_output, make_folder, write_file
 from nullspace_cli.engine.data import ImageSet, open_data
 from nullspace_cli.engine.errors import NoNullspaceError
-from nullspace_cli.engine.images import encode_png, read_picture
+from nullspace_cli.engine.images import encode_png
 from nullspace_cli.engine.marks import Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.plots import draw_basis, draw_watermarks
+from nullspace_cli.engine.stamping import Job, Stamp, stamp_file
+from nullspace_cli.engine.watermarking import PatchSpace
 
 NOISE_STD = 0.2
 PHOTOS = 4
@@ -105,28 +106,14 @@ def _watermark(
         return write_file(folder / name, lambda temporary: temporary.write_bytes(encoded), force=force)
 
     mark = read_mark(save("logo.png", draw_logo()))
-    space = watermarking.PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
-    records, results = [], []
-    for i, sample in enumerate(data[1 : 1 + PHOTOS]):
-        picture = read_picture(save(f"photo-{i}.png", sample.pixels))
-        result = watermarking.watermark(vit.transform, space, picture, mark, Placement())
-        written = read_picture(save(f"photo-{i}.watermarked.png", result.pixels))
-        verdict = watermarking.verify(vit, found.patch_map, picture, written)
-        results.append((result, verdict))
-        records.append(
-            {
-                "source": str(picture.path),
-                "output": str(written.path),
-                "before": verdict.before,
-                "after": verdict.after,
-                "match": verdict.match,
-                "confidence_change": verdict.confidence_change,
-                "embedding_error": verdict.embedding_error,
-                "solver": result.describe_solver(),
-            }
-        )
-    draw_watermarks(folder / "watermarks.png", results, force=force)
-    return records
+    space = PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
+    stamp = Stamp(vit, space, mark, Placement(), force=force)
+    done = [
+        stamp_file(stamp, Job(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
+        for i, sample in enumerate(data[1 : 1 + PHOTOS])
+    ]
+    draw_watermarks(folder / "watermarks.png", done, force=force)
+    return [stamped.record for stamped in done]
 
 
 def _classes(model: LoadedModel, images: Float[Tensor, "b 3 h w"]) -> Tensor:

@@ -1,16 +1,12 @@
 """Models: their names, weights and data configuration, and what they answer. The only place that knows timm."""
 
 import difflib
-import logging
 import os
-import socket
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import torch
 from jaxtyping import Float
@@ -19,13 +15,15 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.artifacts import hash_state
-from nullspace_cli.engine.checkpoints import load_checkpoint
+from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
 from nullspace_cli.engine.errors import ModelError, UsageError
+from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.stem import Stem, find_stem
 from nullspace_cli.engine.transform import EvalTransform
 
 Amp = Literal["none", "bf16", "fp16"]
+NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,6 +69,7 @@ class LoadedModel:
         weights: where they came from: "pretrained", "embedded", "random" or the checkpoint's path.
         weights_sha256: over the state dictionary (`artifacts.hash_state`).
         transform: the model's evaluation transform, at the *built* model's input size.
+        seed: what random weights were drawn from.
         labels: the name of each class, where known.
     """
 
@@ -82,7 +81,12 @@ class LoadedModel:
     device: torch.device
     amp: Amp
     batch_size: int
+    seed: int
     labels: tuple[str, ...] | None
+
+    def exact(self) -> "LoadedModel":
+        """The same model in full precision: what decides whether something is exact must not round by itself."""
+        return replace(self, amp="none")
 
     @torch.inference_mode()
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
@@ -158,7 +162,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise UsageError(f"Unknown device '{name}': expected auto, cpu, cuda or cuda:N.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
@@ -174,6 +178,8 @@ def load_model(request: ModelRequest) -> LoadedModel:
         ModelError: the name is unknown, the weights could not be had or do not fit, or CUDA is missing. Random weights
             are never substituted for weights that were asked for.
     """
+    if request.checkpoint is not None:
+        require_file(request.checkpoint)  # before anything slow
     device = resolve_device(request.device)
     if device.type == "cuda":
         # TF32 rounds the patch embedding to ten bits: an exact nullspace would be off by a thousandth.
@@ -200,6 +206,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         device=device,
         amp=request.amp,
         batch_size=request.batch_size,
+        seed=request.seed,
         labels=CLASSES if demo else _labels(module),
     )
 
@@ -207,13 +214,14 @@ def load_model(request: ModelRequest) -> LoadedModel:
 def _build(request: ModelRequest) -> tuple[nn.Module, str, str]:
     """A model by its timm, hub or folder name: the module, its full name, and where its weights came from."""
     name = request.name
-    local = name.startswith("local-dir:")
     published = request.pretrained and request.checkpoint is None
-    if not local:
-        _settle_network(request, needed=published or name.startswith("hf-hub:"))
     if published and ":" not in name:
         _require_published(name)
-    module = _create(request, name, pretrained=published)
+    if name.startswith("hf-hub:") or (published and not name.startswith("local-dir:")):
+        with hub_access(offline=request.offline):
+            module = _create(request, name, pretrained=published)
+    else:
+        module = _create(request, name, pretrained=published)
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if ":" not in name and cfg.get("architecture"):
         name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
@@ -233,36 +241,40 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
     """`timm.create_model` with its many ways to fail put into words."""
     import timm
 
-    with torch.random.fork_rng(devices=[]), _quiet_hub():
+    cache = os.environ.get("VITNULL_CACHE")
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         try:
-            module: nn.Module = timm.create_model(
-                name, pretrained=pretrained, cache_dir=os.environ.get("VITNULL_CACHE"), **request.kwargs
-            )
-        except TypeError as error:
-            raise ModelError(f"{name} does not take these model arguments: {error}. See --model-kwargs.") from error
-        except FileNotFoundError as error:
-            if name.startswith("local-dir:"):
-                raise ModelError(
-                    f"Cannot load {name}: {error}. Expected a folder with config.json and weights."
-                ) from error
-            raise _unfetched(name, error) from error
-        except OSError as error:
-            raise _unfetched(name, error) from error
-        except (RuntimeError, ValueError, AssertionError, KeyError) as error:
-            raise _unbuildable(name, error) from error
+            module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
         except Exception as error:
-            if type(error).__module__.split(".")[0] in ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3"):
+            if name.startswith("local-dir:") and not request.kwargs:
+                raise _unloadable(name, error) from error
+            if isinstance(error, TypeError):
+                raise ModelError(f"{name} does not take these model arguments: {error}. See --model-kwargs.") from error
+            if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in NETWORK_PACKAGES:
                 raise _unfetched(name, error) from error
+            if isinstance(error, RuntimeError | ValueError | AssertionError | KeyError | ArithmeticError):
+                raise _unbuildable(name, error) from error
             raise
     return module
 
 
-def _unfetched(name: str, error: Exception) -> ModelError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _unloadable(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"The weights of {name} could not be fetched, nor are they in the local cache ({reason}). Go online, or give "
-        f"the weights with --checkpoint FILE, use local-dir:PATH, or try the embedded models: demo, demo-cnn."
+        f"Cannot load {name}: {type(error).__name__}: {_first_line(error)}. Expected a folder with a config.json that "
+        f"names the architecture, and its weights (model.safetensors or pytorch_model.bin)."
+    )
+
+
+def _unfetched(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"The weights of {name} could not be fetched, nor are they in the local cache ({_first_line(error)}). "
+        f"Go online, or give the weights with --checkpoint FILE, use local-dir:PATH, or try the embedded models: demo, "
+        f"demo-cnn."
     )
 
 
@@ -296,40 +308,6 @@ def _require_published(name: str) -> None:
             f"timm publishes no weights for {name}. Give your own with --checkpoint FILE, or use --no-pretrained "
             f"for random ones."
         )
-
-
-def _settle_network(request: ModelRequest, *, needed: bool) -> None:
-    """Without a network, let the hub look into its cache alone: its own retries take the better part of a minute."""
-    from huggingface_hub import constants
-
-    if request.offline or (needed and not constants.HF_HUB_OFFLINE and not _reachable(constants.ENDPOINT)):
-        constants.HF_HUB_OFFLINE = True
-
-
-def _reachable(endpoint: str, timeout: float = 5.0) -> bool:
-    """Whether a connection to the hub opens; behind a proxy that is for the hub's own client to find out."""
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    url = urlsplit(endpoint)
-    try:
-        socket.create_connection(
-            (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), timeout
-        ).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _quiet_hub() -> Iterator[None]:
-    """Silence the hub's retry warnings: what matters of them is in the error that follows."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _data_config(module: nn.Module) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from nullspace_cli.engine.artifacts import write_file
 from nullspace_cli.engine.basis import PatchBasis, equal_norm_noise, null_noise
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import Nullspace
-from nullspace_cli.engine.watermarking import Verification, Watermarked, noise_picture
+from nullspace_cli.engine.stamping import Stamped
+from nullspace_cli.engine.watermarking import noise_picture
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # told apart by the colour-blind, and in print
 
@@ -104,7 +105,7 @@ def _draw_noise(axes: np.ndarray, model: LoadedModel, basis: PatchBasis, seed: i
     null = null_noise(model, basis, 0.1, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     pictures = torch.stack([image, image + null, image + random])
-    outputs = model(model.transform.to_normalized(pictures.float()))
+    outputs = model.exact()(model.transform.to_normalized(pictures.float()))
     values = outputs.features if outputs.logits is None else outputs.logits
     titles = ["image", "+ null noise", "+ random noise, same norm"]
     what = "features" if outputs.logits is None else "logits"
@@ -131,14 +132,14 @@ def _displayable(image: Float[Tensor, "c h w"]) -> np.ndarray:
     return image.permute(1, 2, 0).numpy()
 
 
-def draw_watermarks(path: Path, results: Sequence[tuple[Watermarked, Verification]], *, force: bool = False) -> Path:
+def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = False) -> Path:
     """Draw a sheet: for each image the source, the watermarked picture and the noise, with what the network says."""
-    figure = Figure(figsize=(2.6 * len(results), 8.2), layout="constrained")
-    axes = figure.subplots(3, len(results), squeeze=False)
-    for column, (result, verdict) in zip(axes.T, results, strict=True):
+    figure = Figure(figsize=(2.6 * len(stamped), 8.2), layout="constrained")
+    axes = figure.subplots(3, len(stamped), squeeze=False)
+    for column, (result, _, record) in zip(axes.T, stamped, strict=True):
         noise = torch.from_numpy(noise_picture(result)).permute(2, 0, 1) / 255
         shown = torch.from_numpy(result.pixels.copy()).permute(2, 0, 1) / 255
-        words = [_answer(verdict.before), _answer(verdict.after), "noise"]
+        words = [_answer(record["before"]), _answer(record["after"]), "noise"]
         for axis, picture, text in zip(column, (result.source, shown, noise), words, strict=True):
             axis.imshow(_displayable(picture))
             axis.set(xticks=[], yticks=[])

@@ -6,7 +6,7 @@ each patch z is the point nearest to the target t with A z = A x and values in [
 whole output, are those of the source. Pixels outside the crop, which the network never reads, follow the target freely.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +227,12 @@ def noise_picture(result: Watermarked) -> NDArray[np.uint8]:
     return (scaled * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def save_float(path: Path, result: Watermarked, model: LoadedModel, source: Path, mark: Path, *, force: bool) -> Path:
+def save_float(
+    path: Path, result: Watermarked, model: LoadedModel, source: Path, mark: Path, placement: Placement, *, force: bool
+) -> Path:
     """Write the exact solution `image`, `source` and `target`, float64 [3, h, w] in pixel space, before rounding."""
-    parents = {file.name: sha256_of(file) for file in (source, mark)}
-    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, parents=parents)
+    parents = {"source": sha256_of(source), "mark": sha256_of(mark)}
+    parameters = {"norm": 2, **asdict(placement)}
+    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, model.seed, parameters, parents)
     tensors = {"image": result.image, "source": result.source, "target": result.target}
     return write_tensors(path, tensors, provenance, force=force)

@@ -149,5 +149,5 @@ def test_patch_map_is_the_models_own_layer(demo: LoadedModel, found: bases.Patch
     x = torch.rand(2, 3, 224, 224)
     tokens = found.patch_map.patchify(x.double()) @ found.patch_map.matrix("normalized").mT
     layer = demo.module.get_submodule("patch_embed.proj")
-    expected = layer(x).flatten(2).mT - layer.bias  # type: ignore[operator]
+    expected = layer(x).flatten(2).mT - layer.bias
     torch.testing.assert_close(tokens.float(), expected, rtol=1e-4, atol=1e-4)

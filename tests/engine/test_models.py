@@ -27,15 +27,14 @@ def load(name: str = TINY, **changes: Any) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def trained() -> torch.nn.Module:
+def trained() -> Any:
     """A tiny ViT with weights that no seed of ours would give."""
     torch.manual_seed(1234)
-    module: torch.nn.Module = timm.create_model(TINY, **KWARGS)
-    return module.eval()
+    return timm.create_model(TINY, **KWARGS).eval()
 
 
 @pytest.fixture(scope="module")
-def folder(trained: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     state = trained.state_dict()
     save_file(state, folder / "w.safetensors")
@@ -45,7 +44,7 @@ def folder(trained: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("file", ["w.safetensors", "w.pth", "wrapped.pth"])
-def test_checkpoint_formats(file: str, folder: Path, trained: torch.nn.Module) -> None:
+def test_checkpoint_formats(file: str, folder: Path, trained: Any) -> None:
     model = load(checkpoint=folder / file)
     assert model.weights == str(folder / file)
     assert model.weights_sha256 == hash_state(trained.state_dict())
@@ -81,7 +80,7 @@ def test_jax_weights(tmp_path: Path) -> None:
     for i, (a, b) in enumerate([(48, 192), (192, 48)]):
         shapes |= {f"{block}MlpBlock_3/Dense_{i}/kernel": (a, b), f"{block}MlpBlock_3/Dense_{i}/bias": (b,)}
     arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    np.savez(tmp_path / "w.npz", **arrays)
+    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
     model = load(checkpoint=tmp_path / "w.npz")
     weight = model.module.get_parameter("patch_embed.proj.weight")
     assert torch.equal(weight, torch.from_numpy(arrays["embedding/kernel"]).permute(3, 2, 0, 1))
@@ -138,7 +137,7 @@ def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
         load(checkpoint=tmp_path / "list.pth")
 
 
-def test_local_folder(tmp_path: Path, trained: torch.nn.Module) -> None:
+def test_local_folder(tmp_path: Path, trained: Any) -> None:
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
     cfg = {"num_classes": 1000, "input_size": [3, 224, 224], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5],
            "interpolation": "bilinear", "crop_pct": 0.9}  # fmt: skip

@@ -60,7 +60,7 @@ def test_convolution_over_patches() -> None:
     stem = find_stem(module, SIZE)
     assert (stem.kind, stem.window, stem.stride) == ("patch", (4, 3), (4, 3))
     assert stem.weight is not None
-    assert torch.equal(stem.weight, module[0].weight)
+    assert torch.equal(stem.weight, module.get_parameter("0.weight"))
     assert stem.layers == ("0: convolution 3 -> 7, window 4 x 3, stride 4 x 3",)
 
 

@@ -18,6 +18,7 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.marks import Mark, Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.solution import Status
 
 
@@ -172,7 +173,7 @@ def test_patches_that_are_not_solved_keep_their_source(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    hasty = partial(watermarking.project_affine_box, max_iterations=1)
+    hasty = partial(project_affine_box, max_iterations=1)
     monkeypatch.setattr(watermarking, "project_affine_box", hasty)
     result = watermarking.watermark(model.transform, space, picture(tmp_path, 224, 224), mark, Placement())
     assert result.solution.status is not Status.SOLVED

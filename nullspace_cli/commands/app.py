@@ -1,0 +1,96 @@
+"""The Typer application: what commands there are, and the one boundary where errors become exit codes."""
+
+import functools
+import signal
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from nullspace_cli import __version__
+from nullspace_cli.commands import basis, demo, watermark
+from nullspace_cli.commands.console import Console, discard_stdout
+from nullspace_cli.commands.options import OutputOptions, expand_groups
+
+app = typer.Typer(
+    name="vitnull",
+    help="The nullspace of vision transformers: what changes the picture and not the network's answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 some inputs failed, 5 no exact nullspace.",
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        Console(OutputOptions()).line(f"vitnull {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _bounded(run: Callable[..., int | None]) -> Callable[..., None]:
+    """The error boundary: whatever a command raises ends as one message on stderr and the right exit code."""
+
+    @functools.wraps(run)
+    def bounded(*arguments: Any, output: OutputOptions, **options: Any) -> None:
+        console = Console(output)
+        try:
+            code = run(*arguments, console=console, output=output, **options) or 0
+            console.flush()
+        except KeyboardInterrupt:
+            console.error("Interrupted; nothing is left half-written.")
+            code = 130
+        except BrokenPipeError:
+            discard_stdout()  # the reader has had enough, as `head` does
+            code = 0
+        except Exception as error:  # noqa: BLE001 - this is the boundary; bugs are raised again
+            code = _explain(error, console, debug=output.debug)
+        raise typer.Exit(code)
+
+    return bounded
+
+
+def _explain(error: Exception, console: Console, *, debug: bool) -> int:
+    """Say what an error means and return its exit code; a bug is raised again, with its traceback."""
+    from nullspace_cli.engine.errors import VitnullError
+
+    if isinstance(error, VitnullError):
+        if debug:
+            console.error("".join(traceback.format_exception(error)).rstrip())
+        console.error(str(error))
+        return error.exit_code
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        console.error("Out of memory. Try a smaller --batch-size, --device cpu, or a smaller model.")
+        return 1
+    raise error
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # so that temporary files are removed on the way out
+
+
+def _register(run: Callable[..., int | None], name: str) -> None:
+    app.command(name)(expand_groups(_bounded(run)))
+
+
+_register(basis.basis, "basis")
+_register(watermark.watermark, "watermark")
+_register(demo.demo, "demo")
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminated)
+    app()

@@ -1,0 +1,141 @@
+"""`vitnull basis`: the exact nullspace of a model's patch embedding."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.basis import Check
+
+
+def basis(
+    model: ModelArgument,
+    *,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Singular values up to RTOL times the largest count as zero. Default: eps of the stored weights.",
+        ),
+    ] = None,
+    per_channel: Annotated[
+        bool, typer.Option("--per-channel", help="Each channel's own nullspace, as in the paper, not the joint one.")
+    ] = False,
+    space: Annotated[
+        Literal["pixel", "normalized"],
+        typer.Option(help="The space that the basis lives in: [0, 1] pixels, or after mean and std."),
+    ] = "pixel",
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write the row space only; it is all that watermark needs.")
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Run the network on null noise and on random noise of equal norm."),
+    ] = True,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Draw the spectrum and some basis vectors.")
+    ] = True,
+    out: OutOption = None,
+    options: ModelOptions,
+    output: OutputOptions,
+    console: Console,
+) -> int:
+    """Compute the exact nullspace of MODEL's patch embedding.
+
+    Writes <model>.basis.safetensors (basis, row_space, singular_values) and <model>.basis.png.
+    """
+    path = out or Path(f"{_file_stem(model)}.basis.safetensors")
+    if path.suffix.lower() == ".png":
+        raise typer.BadParameter(f"{path}: a basis is a safetensors file; .png is its preview's", param_hint="--out")
+
+    from nullspace_cli.engine.artifacts import check_output
+    from nullspace_cli.engine.errors import NoNullspaceError
+
+    check_output(path, force=output.force)
+    picture = path.with_suffix(".png")
+    if preview:
+        check_output(picture, force=output.force)
+
+    from nullspace_cli.engine import basis as engine
+    from nullspace_cli.engine.models import load_model
+
+    loaded = load_model(options.request(model))
+    console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
+    try:
+        found = engine.find_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
+    except NoNullspaceError as error:
+        if output.json:
+            body = {**error.report, "check": None, "basis": None, "preview": None}
+            console.json(console.document("basis", loaded, options.seed, body))
+        raise
+    verdict = engine.check_basis(loaded, found, seed=options.seed) if check else None
+    engine.save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
+    if preview:
+        from nullspace_cli.engine.plots import draw_basis
+
+        draw_basis(picture, loaded, found, seed=options.seed, force=output.force)
+    body = {
+        **found.describe(),
+        "check": verdict.to_json() if verdict else None,
+        "basis": str(path),
+        "preview": str(picture) if preview else None,
+    }
+    document = console.document("basis", loaded, options.seed, body)
+    if output.json:
+        console.json(document)
+    else:
+        _render(console, document)
+    return _judge(console, verdict)
+
+
+def _judge(console: Console, verdict: "Check | None") -> int:
+    if verdict is None or verdict.passed:
+        return 0
+    if verdict.passed is None:
+        console.warn(
+            f"the forward-pass check says nothing: random noise does not move this model's {verdict.outputs} either."
+        )
+        return 0
+    console.error(
+        f"The forward-pass check failed: null noise moved the {verdict.outputs} by {verdict.null_logit_mse:.3g} (mse), "
+        f"random noise of equal norm by {verdict.random_logit_mse:.3g}. Not all directions are exact; lower --rtol."
+    )
+    return 3
+
+
+def _render(console: Console, document: dict[str, Any]) -> None:
+    check = document["check"]
+    height, width = document["patch_size"]
+    console.table(
+        [
+            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
+            (
+                "patch",
+                f"{document['in_chans']} x {height} x {width} = {document['patch_dim']} -> {document['embed_dim']}",
+            ),
+            ("rank", document["rank"]),
+            ("nullity", f"{document['nullity']} ({document['nullity'] / document['patch_dim']:.1%} of a patch)"),
+            ("per channel", ", ".join(map(str, document["nullity_per_channel"]))),
+            (
+                "singular values",
+                f"{document['sigma_max']:.4g} ... {document['sigma_min']:.4g} (rtol {document['rtol']:.2g})",
+            ),
+            ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
+            ("random noise", check and f"of equal norm moves them by {check['random_logit_mse']:.2g}"),
+            ("check", check and {True: "passed", False: "FAILED", None: "says nothing"}[check["passed"]]),
+            ("basis", document["basis"]),
+            ("preview", document["preview"]),
+        ]
+    )
+
+
+def _file_stem(model: str) -> str:
+    """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
+    if model.startswith("local-dir:"):
+        return Path(model.removeprefix("local-dir:")).resolve().name
+    return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")

@@ -1,0 +1,101 @@
+"""The only place that prints. stdout carries the result alone; everything else goes to stderr."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from nullspace_cli import __version__
+from nullspace_cli.commands.options import OutputOptions
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.models import LoadedModel
+
+
+class Console:
+    """Where one run of a command puts its result and its messages."""
+
+    def __init__(self, options: OutputOptions) -> None:
+        self.options = options
+        self.started = time.monotonic()
+
+    def line(self, text: str = "") -> None:
+        """A line of the human result; a character that stdout's encoding lacks is shown by its code."""
+        encoding = sys.stdout.encoding
+        with _to_stdout():
+            sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+    def flush(self) -> None:
+        with _to_stdout():
+            sys.stdout.flush()
+
+    def json(self, document: Mapping[str, Any]) -> None:
+        """The machine's result: one JSON document. NaN and infinity have no place in it; they are bugs, not output."""
+        self.line(json.dumps(document, indent=2, allow_nan=False))
+
+    def table(self, rows: Iterable[tuple[str, object]]) -> None:
+        """Names and values in two columns; rows whose value is None are left out."""
+        shown = [(name, str(value)) for name, value in rows if value is not None]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            self.line(f"{name:<{width}}  {value}".rstrip())
+
+    def grid(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A table with a header; the first column is aligned left, the others right."""
+        cells = [[str(cell) for cell in row] for row in (header, *rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+        for row in cells:
+            first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+            self.line("  ".join([f"{row[0]:<{len(first)}}", *others]).rstrip())
+
+    def note(self, text: str) -> None:
+        """What is going on, unless --quiet."""
+        if not self.options.quiet:
+            print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def detail(self, text: str) -> None:
+        """What is going on, if --verbose."""
+        if self.options.verbose:
+            self.note(text)
+
+    def warn(self, text: str) -> None:
+        self.note(f"vitnull: warning: {text}")
+
+    def error(self, text: str) -> None:
+        print(f"vitnull: error: {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def document(self, command: str, model: "LoadedModel", seed: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The JSON document of a command: the keys that all share, then its own."""
+        return {
+            "schema": f"vitnull/{command}/1",
+            **model.describe(),
+            "seed": seed,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "versions": {"vitnull": __version__, "torch": version("torch"), "timm": version("timm")},
+            **body,
+        }
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """A full disk behind stdout is a failure, not a bug; a reader that has closed its end is neither."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from nullspace_cli.engine.errors import VitnullError
+
+        discard_stdout()
+        raise VitnullError(
+            f"Cannot write the result to stdout: {error.strerror}. Files that were written are complete."
+        ) from error
+
+
+def discard_stdout() -> None:
+    """Send what is still buffered nowhere; Python would fail once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

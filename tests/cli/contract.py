@@ -1,0 +1,99 @@
+"""The keys that scripts rely on, and their types: what every JSON document is held against."""
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any
+
+Number = int | float
+NumberOrNull = int | float | None
+
+SHARED: dict[str, Any] = {
+    "schema": str,
+    "model": str,
+    "weights_sha256": str,
+    "seconds": Number,
+    "versions": {"vitnull": str, "torch": str, "timm": str},
+    "device": str,
+    "seed": int,
+}
+
+BASIS: dict[str, Any] = {
+    **SHARED,
+    "kind": str,
+    "in_chans": int,
+    "patch_size": [int],
+    "patch_dim": int,
+    "embed_dim": int,
+    "rank": int,
+    "nullity": int,
+    "rtol": Number,
+    "sigma_max": Number,
+    "sigma_min": Number,
+    "nullity_per_channel": [int],
+    "space": str,
+    "check": {"passed": bool, "null_logit_mse": Number, "random_logit_mse": Number, "residual": Number},
+    "basis": str,
+    "preview": str,
+}
+
+ANSWER: dict[str, Any] = {"class": int, "label": str | None, "probability": Number}
+
+WATERMARKED: dict[str, Any] = {
+    "source": str,
+    "output": str,
+    "size": [int],
+    "before": ANSWER,
+    "after": ANSWER,
+    "match": bool,
+    "confidence_change": Number,
+    "logit_mse": Number,
+    "embedding_error": Number,
+    "feature_cosine": Number,
+    "psnr": NumberOrNull,
+    "mark_correlation": NumberOrNull,
+    "nullspace": str,
+    "input_pixels_changed": Number,
+    "solver": {
+        "norm": int,
+        "status": str,
+        "iterations": int,
+        "gap": Number,
+        "residual": Number,
+        "bound_violation": Number,
+    },
+    "seconds": Number,
+}
+
+WATERMARK: dict[str, Any] = {
+    **SHARED,
+    "images": [WATERMARKED],
+    "summary": {
+        "count": int,
+        "failed": int,
+        "matched": int,
+        "match_percent": Number,
+        "mean_confidence_change": Number,
+        "bit_identical": int,
+        "images_per_second": Number,
+    },
+}
+
+
+def check_keys(document: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
+    """See that a document has all the keys, of the right types; further keys are welcome."""
+    for name, kind in keys.items():
+        assert name in document, f"no key {name}"
+        _check_type(document[name], kind, name)
+
+
+def _check_type(value: Any, kind: Any, name: str) -> None:
+    if isinstance(kind, Mapping):
+        assert isinstance(value, Mapping), f"{name}: {value!r}"
+        check_keys(value, kind)
+    elif isinstance(kind, list):
+        assert isinstance(value, list), f"{name}: {value!r}"
+        for item in value:
+            _check_type(item, kind[0], name)
+    else:
+        allowed = kind.__args__ if isinstance(kind, UnionType) else (kind,)
+        assert type(value) in allowed, f"{name}: {value!r}"  # exactly: True is not a number here

@@ -1,0 +1,188 @@
+"""What all tests share: no network, the command line in this process and in one of its own, a photo, a logo, models."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from nullspace_cli.demo.drawing import draw
+from nullspace_cli.demo.logo import draw_logo
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle the environment before anything imports torch or the hub's client, which read it once."""
+    cache = tempfile.TemporaryDirectory()
+    config.add_cleanup(cache.cleanup)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = cache.name  # weights that happen to be in the user's cache are not there for the tests
+    os.environ["COLUMNS"] = "200"
+    os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # no colours, not even where CI asks for them
+    # The tests' matrices are small: a second thread gains nothing, and waits for its turn where cores are few or busy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("VITNULL_MODEL", "VITNULL_DEVICE", "VITNULL_CACHE", "PYTHONUNBUFFERED"):
+        os.environ.pop(name, None)
+
+
+class NetworkForbiddenError(Exception):
+    """A test reached for the network. Not an OSError: code that copes with a lost connection must not hide it."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network() -> Iterator[None]:
+    """Let sockets connect to this machine alone."""
+
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def require_local(host: object) -> None:
+        if host not in ("localhost", "127.0.0.1", "::1", None):
+            raise NetworkForbiddenError(f"a test reached for {host}")
+
+    def guarded(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+        def connect_locally(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                require_local(address[0])
+            return connect(self, address)
+
+        return connect_locally
+
+    def resolve_locally(host: Any, *arguments: Any, **options: Any) -> Any:
+        require_local(host)
+        return getaddrinfo(host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+        patch.setattr(socket, "getaddrinfo", resolve_locally)
+        yield
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command line leaves behind, apart from files."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """stdout as the one JSON document that it has to be."""
+
+        def refuse(constant: str) -> None:
+            raise ValueError(f"{constant} is not JSON")
+
+        document: dict[str, Any] = json.loads(self.stdout, parse_constant=refuse)
+        return document
+
+    @property
+    def message(self) -> str:
+        """stderr as one line, without the frame that usage errors are drawn in."""
+        return " ".join(self.stderr.translate(dict.fromkeys(map(ord, "│─╭╮╰╯"), " ")).split())
+
+
+def contents(folder: Path | str = ".") -> list[str]:
+    """The sorted names of all that is in a folder."""
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+class Vitnull(Protocol):
+    """Run `vitnull` in an empty folder and see that it ends with the expected exit code."""
+
+    def __call__(self, *arguments: str | Path, expect: int = 0, env: Mapping[str, str] | None = None) -> Outcome: ...
+
+
+def _expected(outcome: Outcome, expect: int) -> Outcome:
+    assert outcome.exit_code == expect, f"exit code {outcome.exit_code}\n{outcome.stdout}\n{outcome.stderr}"
+    return outcome
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """The command line in this process, however it ends; an exception that would be a bug's traceback gets through."""
+    from nullspace_cli.commands.app import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Outcome:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=env, catch_exceptions=False)
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def vitnull(run: Callable[..., Outcome]) -> Vitnull:
+    """The command line in this process, held to an exit code: 0 unless another one is expected."""
+
+    def vitnull(*arguments: str | Path, expect: int = 0, env: Mapping[str, str] | None = None) -> Outcome:
+        return _expected(run(*arguments, env=env), expect)
+
+    return vitnull
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Vitnull:
+    """As `vitnull`, in a process of its own. It spends seconds on imports: for what cannot be seen from within."""
+
+    def run(*arguments: str | Path, expect: int = 0, env: Mapping[str, str] | None = None) -> Outcome:
+        command = [sys.executable, "-m", "nullspace_cli", *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, **(env or {})}, capture_output=True, encoding="utf-8", check=False
+        )
+        return _expected(Outcome(result.returncode, result.stdout, result.stderr), expect)
+
+    return run
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test that loads a model: what it looks at is to be refused before."""
+    from nullspace_cli.engine import models
+
+    monkeypatch.setattr(models, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
+
+
+@pytest.fixture(scope="session")
+def tiny_vit() -> tuple[str, ...]:
+    """A model's name and the options that make it small; its three std differ, and it crops what it has resized."""
+    return (
+        "deit_tiny_patch16_224",
+        "--no-pretrained",
+        *("--model-kwargs", "depth=1"),
+        *("--model-kwargs", "img_size=64"),
+    )
+
+
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawing of the demo's, not square and of no model's size."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    pixels, _ = draw("val", 3, size=260)
+    Image.fromarray(pixels[:230]).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def logo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("logo") / "logo.png"
+    Image.fromarray(draw_logo()).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The folder of real weights and photos, for tests marked `real`."""
+    folder = os.environ.get("VITNULL_REAL")
+    if not folder:
+        pytest.skip("VITNULL_REAL names no folder of real weights and photos")
+    return Path(folder)
