@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from scipy.fft import dct
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,8 +30,8 @@ BATCH = 128
 class Drawn(Dataset[tuple[Tensor, int]]):
     """`count` images of a split, whose hardness grows with the index when `curriculum` is set."""
 
-    def __init__(self, split: str, count: int, curriculum: bool = False) -> None:
-        self.split, self.count, self.curriculum = split, count, curriculum
+    def __init__(self, split: str, count: int, first: int = 0, curriculum: bool = False) -> None:
+        self.split, self.count, self.first, self.curriculum = split, count, first, curriculum
 
     def __len__(self) -> int:
         return self.count
@@ -41,7 +42,7 @@ class Drawn(Dataset[tuple[Tensor, int]]):
         hardest = min(1.0, 2 * progress)
         kindest = max(0.0, 3 * progress - 2)
         hardness = kindest + (hardest - kindest) * ((index * 0.6180339887498949) % 1) if self.curriculum else 1.0
-        pixels, label = draw(self.split, index, hardness=hardness)
+        pixels, label = draw(self.split, self.first + index, hardness=hardness)
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))), label
 
 
@@ -61,42 +62,47 @@ def accuracy(model: nn.Module, split: str, count: int) -> float:
     return hits / count
 
 
-def low_frequency_patches(weight: Tensor) -> None:
-    """Start a patch projection [d, 3, r, r] at low frequencies, so that the first tokens see shapes, not noise."""
-    d, c, r, _ = weight.shape
-    coarse = torch.randn(d, c, r // 4, r // 4)
-    smooth = nn.functional.interpolate(coarse, size=(r, r), mode="bicubic", align_corners=False)
-    weight.copy_(smooth / smooth.flatten(1).norm(dim=1)[:, None, None, None])
+class Smooth:
+    """Keeps a patch projection [d, 3, r, r] to its lowest spatial frequencies, from the start and after every step.
+
+    Without it the weights' random start stays in the filters as noise for good: the network reads every frequency a
+    little, and its nullspace is a mottle. Trained ViTs of full size read low frequencies, and so does this one.
+    """
+
+    def __init__(self, weight: Tensor, frequencies: int = 12) -> None:
+        low = torch.from_numpy(dct(np.eye(weight.shape[-1]), norm="ortho", axis=0)[:frequencies]).float()
+        self.weight, self.projector = weight, low.mT @ low
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        self.weight.copy_(self.projector @ self.weight @ self.projector)
 
 
-def build(spec: DemoModel) -> nn.Module:
+def build(spec: DemoModel, start: Path | None) -> nn.Module:
     torch.manual_seed(0)
-    model = timm.create_model(spec.architecture, pretrained=False, **spec.model_kwargs)
-    if hasattr(model, "patch_embed"):
-        with torch.no_grad():
-            low_frequency_patches(model.get_parameter("patch_embed.proj.weight"))
+    model: nn.Module = timm.create_model(spec.architecture, pretrained=False, **spec.model_kwargs)
+    if start:
+        model.load_state_dict(load_file(start))
     return model.to(memory_format=torch.channels_last)
 
 
-def train(name: str, images: int, out: Path) -> None:
+def train(name: str, images: int, learning_rate: float, out: Path, start: Path | None = None) -> None:
+    """Train on `images` fresh drawings: by the curriculum, or at full hardness when going on from `start`."""
     spec = DEMO_MODELS[name]
-    model = build(spec)
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True
-    )
+    model = build(spec, start)
+    smooth = Smooth(model.get_parameter("patch_embed.proj.weight")) if hasattr(model, "patch_embed") else None
     steps = images // BATCH
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=spec.learning_rate
+        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=learning_rate
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, spec.learning_rate, total_steps=steps, pct_start=0.05)
-    loader = DataLoader(
-        Drawn("train", steps * BATCH, curriculum=True), batch_size=BATCH, num_workers=1, prefetch_factor=4
-    )
-
-    start, loss_sum, hits = time.monotonic(), 0.0, 0
-    for step, (pixels, labels) in enumerate(loader, start=1):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.05)
+    # What goes on from a start draws beyond the images that the curriculum has used.
+    drawn = Drawn("train", steps * BATCH, first=spec.training_images if start else 0, curriculum=start is None)
+    began, loss_sum, hits = time.monotonic(), 0.0, 0
+    for step, (pixels, labels) in enumerate(DataLoader(drawn, BATCH, num_workers=1, prefetch_factor=4), start=1):
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(normalise(pixels).contiguous(memory_format=torch.channels_last)).float()
         loss = nn.functional.cross_entropy(logits, labels)
@@ -105,16 +111,16 @@ def train(name: str, images: int, out: Path) -> None:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        average.update_parameters(model)
+        if smooth:
+            smooth.apply()
         loss_sum, hits = loss_sum + loss.item(), hits + int((logits.argmax(1) == labels).sum())
         if step % 100 == 0 or step == steps:
-            rate = step * BATCH / (time.monotonic() - start)
+            rate = step * BATCH / (time.monotonic() - began)
             print(f"{step}/{steps} loss {loss_sum / 100:.3f} train {hits / BATCH:.1f}% {rate:.0f} images/s", end=" ")
             print(f"val {accuracy(model, 'val', 300):.3f}", flush=True)
             loss_sum, hits = 0.0, 0
-        if step % 500 == 0 or step == steps:
-            save(average.module, spec, out)
-    print(f"test {accuracy(average.module, 'test', 2000):.4f}")
+            save(model, spec, out)
+    print(f"test {accuracy(model, 'test', 2000):.4f}")
 
 
 def save(model: nn.Module, spec: DemoModel, out: Path) -> None:
@@ -137,6 +143,15 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=["vit", "cnn"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, help="images to draw and train on (default: the demo's own number)")
+    parser.add_argument("--learning-rate", type=float, help="its peak (default: the demo's own)")
+    parser.add_argument("--start", type=Path, help="weights to go on from, at full hardness")
     arguments = parser.parse_args()
     key = {"vit": "demo", "cnn": "demo-cnn"}[arguments.name]
-    train(key, arguments.images or DEMO_MODELS[key].training_images, arguments.out)
+    chosen = DEMO_MODELS[key]
+    train(
+        key,
+        arguments.images or chosen.training_images,
+        arguments.learning_rate or chosen.learning_rate,
+        arguments.out,
+        arguments.start,
+    )
