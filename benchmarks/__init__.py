@@ -1,0 +1,1 @@
+"""Time ratios, each measured in one run on one machine: `make bench`."""

@@ -1,0 +1,52 @@
+"""Print the README's table of nullities: `python examples/nullities.py [MODEL...]`. Calls the command line alone.
+
+Random weights: the table shows what the architecture leaves room for. Leave out --no-pretrained for published weights.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+MODELS = [
+    "vit_small_patch32_224",
+    "vit_base_patch32_224",
+    "vit_large_patch32_224",
+    "vit_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "deit_small_patch16_224",
+    "vit_small_patch14_dinov2",
+    "mixer_s32_224",
+    "vit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "crossvit_tiny_240",
+    "resnet50",
+]
+
+
+def main() -> None:
+    print("| model | patch → embedding | nullity | per channel |")
+    print("| --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:] or MODELS:
+            out = Path(folder) / "x.safetensors"
+            command = ["vitnull", "basis", name, "--no-pretrained", "--no-preview", "--no-check", "--compact", "--json"]
+            result = subprocess.run(
+                [*command, "--force", "--out", str(out)], capture_output=True, text=True, check=False
+            )
+            if result.returncode not in (0, 5):
+                sys.exit(result.stderr)
+            row = json.loads(result.stdout)
+            if row["nullity"] is None:
+                print(f"| {name} | {row['kind']} | none | |")
+                continue
+            per_channel = ", ".join(map(str, sorted(set(row["nullity_per_channel"]))))
+            print(
+                f"| {name} | {row['patch_dim']} → {row['embed_dim']} | {row['nullity']} | {per_channel} |", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()

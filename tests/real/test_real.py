@@ -1,0 +1,76 @@
+"""Real weights and real photos: the figures that random weights cannot give."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+HEADLESS = ("--model-kwargs", "img_size=224", "--model-kwargs", "num_classes=0")
+
+
+def dino(real: Path) -> tuple[str, ...]:
+    return ("--checkpoint", str(real / "vit_small_patch14_dinov2.safetensors"), *HEADLESS)
+
+
+def test_basis_of_a_real_vit(real: Path, run: Any) -> None:
+    result = run("basis", "vit_small_patch14_dinov2", *dino(real), "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["rank"], document["nullity"]) == (384, 204)
+    assert document["check"]["passed"] is True
+    assert document["check"]["null_logit_mse"] < 1e-9 * document["check"]["random_logit_mse"]
+
+
+def test_near_nullspace_of_a_real_vit(real: Path, run: Any) -> None:
+    """94 of the 384 singular values of W lie below 1% of the largest; such directions are null only nearly."""
+    result = run("basis", "vit_small_patch14_dinov2", *dino(real), "--json", "--rtol", "0.01", "--space", "normalized")
+    document = json.loads(result.stdout)
+    assert document["nullity"] == 204 + 94
+    assert document["check"]["passed"] is False
+    assert result.exit_code == 3
+
+
+def test_real_cnn_has_none(real: Path, run: Any) -> None:
+    checkpoint = str(real / "tf_efficientnet_lite0.safetensors")
+    result = run("basis", "tf_efficientnet_lite0", "--checkpoint", checkpoint)
+    assert result.exit_code == 5
+    assert "overlapping windows" in result.stderr
+    assert result.stdout == ""
+
+
+def test_real_cnn_reads_real_photos(real: Path) -> None:
+    """18 of the 20 ImageNet photos are classified correctly: weights, labels, decoding and transform all fit."""
+    import torch
+
+    from nullspace_cli.engine.data import open_data
+    from nullspace_cli.engine.models import ModelRequest, load_model
+
+    model = load_model(ModelRequest("tf_efficientnet_lite0", checkpoint=real / "tf_efficientnet_lite0.safetensors"))
+    data = open_data(str(real / "imagenet"))
+    assert data.classes is not None
+    truth = torch.tensor([int(data.classes[sample.label or 0]) for sample in data])
+    logits = model(torch.stack([model.transform(sample.pixels) for sample in data])).logits
+    assert logits is not None
+    assert int((logits.argmax(1) == truth).sum()) >= 18
+
+
+def test_watermarks_on_real_photos_move_the_feature_by_less_than_a_hundredth(
+    real: Path, run: Any, logo: Path, tmp_path: Path
+) -> None:
+    photos = [str(path) for folder in ("interiors", "imagenet") for path in sorted((real / folder).rglob("*.jpg"))]
+    result = run(
+        "watermark", *photos, str(logo), "--model", "vit_small_patch14_dinov2", *dino(real),
+        "--out-dir", str(tmp_path / "out"), "--json",
+    )  # fmt: skip
+    document = json.loads(result.stdout)
+    assert document["summary"]["failed"] == 0
+    for record in document["images"]:
+        assert record["before"] is None
+        assert record["match"] is None
+        assert record["feature_change"] < 0.01
+        assert record["solver"]["residual"] <= 1e-8
+        assert record["solver"]["bound_violation"] <= 1e-9
+        assert record["solver"]["unmarked_patches"] == 0
