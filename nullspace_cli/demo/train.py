@@ -135,11 +135,9 @@ def save(model: nn.Module, spec: DemoModel, out: Path) -> None:
         key: value.half().contiguous() if value.is_floating_point() else value
         for key, value in model.state_dict().items()
     }
-    metadata = {
-        "architecture": spec.architecture,
-        "model_kwargs": json.dumps(spec.model_kwargs),
-        "classes": json.dumps(CLASSES),
-    }
+    # One key: safetensors writes several in an order of its own, and equal weights would give different files.
+    card = {"architecture": spec.architecture, "model_kwargs": spec.model_kwargs, "classes": CLASSES}
+    metadata = {"model": json.dumps(card)}
     save_file(state, out / spec.weights, metadata)
 
 

@@ -21,7 +21,7 @@ from nullspace_cli.engine.plots import draw_basis, draw_watermarks
 from nullspace_cli.engine.stamping import Job, Stamp, stamp_file
 from nullspace_cli.engine.watermarking import PatchSpace
 
-NOISE_STD = 0.2
+NOISE_STD = 1.0
 PHOTOS = 4
 
 

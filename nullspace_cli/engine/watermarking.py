@@ -71,6 +71,7 @@ class Watermarked:
     unmarked: int
 
     def describe_solver(self) -> dict[str, Any]:
+        """The certificate over all patches; of those that are left as in the source nothing needs certifying."""
         certificate = self.solution
         return {
             "norm": 2,

@@ -15,60 +15,63 @@ products with A for *all* problems at once, where factorising would cost n r^2 f
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.solvers.solution import Solution, Status
 
-PATIENCE = 40
-"""Newton steps without a smaller residual in any problem before the solver gives up."""
+EASED = (1 / 4, 1 / 16)
+"""Shares of the way to the target that are tried where the whole way has no answer in time."""
 
 
 class _Problem(NamedTuple):
-    """p problems that share A [r, n]; the rest is [p, n]. `nearest` is the target clipped to the box."""
+    """p problems that share A [r, n]; the rest is [p, n]."""
 
     A: Tensor
     x: Tensor
     t: Tensor
     lower: Tensor
     upper: Tensor
-    nearest: Tensor
 
     def select(self, which: Tensor) -> "_Problem":
         return _Problem(self.A, *(part[which] for part in self[1:]))
+
+    def eased(self, share: float) -> "_Problem":
+        """The same problems with a nearer target, and the entries of x that lie on a bound fixed there."""
+        bound = (self.x <= self.lower) | (self.x >= self.upper)
+        return self._replace(
+            t=self.x + share * (self.t - self.x),
+            lower=torch.where(bound, self.x, self.lower),
+            upper=torch.where(bound, self.x, self.upper),
+        )
 
 
 class _Point(NamedTuple):
     """Dual points y [p, r] and what follows from them."""
 
     y: Float[Tensor, "p r"]
-    free: Bool[Tensor, "p n"]  # entries of z strictly inside the box
-    z: Float[Tensor, "p n"]
-    gradient: Float[Tensor, "p r"]
-    phi: Float[Tensor, " p"]
-    noise: Float[Tensor, " p"]  # phi's own rounding error
+    u: Float[Tensor, "p n"]  # t + A^T y
+    z: Float[Tensor, "p n"]  # u, clipped
+    gradient: Float[Tensor, "p r"]  # A (z - x)
 
     def select(self, which: Tensor) -> "_Point":
         return _Point(*(part[which] for part in self))
 
 
 def _at(y: Float[Tensor, "p r"], problem: _Problem) -> _Point:
-    A, x, t, lower, upper, nearest = problem
-    shift = y @ A
-    u = t + shift
+    A, x, t, lower, upper = problem
+    u = t + y @ A
     z = u.clamp(lower, upper)
-    # phi(y) - phi(0) term by term, in differences that stay accurate where z, x and t nearly agree:
-    # h(u) - h(t) = z (u - t) + (z - z0) (t - (z + z0) / 2), with z0 the clipped t.
-    terms = (z - x) * shift + (z - nearest) * (t - (z + nearest) / 2)
-    noise = 1e-14 * terms.abs().sum(1)
-    return _Point(y, (u > lower) & (u < upper), z, (z - x) @ A.mT, terms.sum(1), noise)
+    return _Point(y, u, z, (z - x) @ A.mT)
 
 
-def _newton_step(A: Tensor, point: _Point, damping: Tensor, forcing: Tensor, steps: int) -> Float[Tensor, "p r"]:
+def _newton_step(
+    A: Tensor, free: Bool[Tensor, "p n"], gradient: Tensor, damping: Tensor, forcing: Tensor, steps: int
+) -> Float[Tensor, "p r"]:
     """Conjugate gradients on (A M A^T + damping) s = -gradient, each problem to its own relative accuracy `forcing`."""
-    mask = point.free.to(A.dtype)
-    s = torch.zeros_like(point.gradient)
-    residual = -point.gradient
+    mask = free.to(A.dtype)
+    s = torch.zeros_like(gradient)
+    residual = -gradient
     direction = residual.clone()
     rho = (residual * residual).sum(1)
     goal = rho * forcing**2
@@ -95,10 +98,14 @@ def project_affine_box(
     upper: Float[Tensor, "#p #n"] | float = 1.0,
     *,
     tolerance: float = 1e-9,
-    max_iterations: int = 300,
+    max_iterations: int = 40,
     max_inner: int = 200,
 ) -> Solution:
     """Project every row of t onto {z : A z = A x, lower <= z <= upper}.
+
+    A problem whose x has many entries on a bound may have no feasible point off it. Its dual then has no minimiser and
+    Newton's method creeps. Such a problem is solved again with those entries held at x and the target moved nearer to x:
+    the answer is feasible, and `gap` says how far at most it is from the optimum.
 
     Args:
         A: orthonormal rows; the accuracy of everything is that of their dtype (float64 for a certificate).
@@ -106,64 +113,85 @@ def project_affine_box(
         t: targets; they may lie outside the box.
         lower, upper: bounds, broadcast to t; equal ones fix an entry.
         tolerance: largest ||A (z - x)||_2 that counts as solved.
-        max_iterations: Newton steps.
+        max_iterations: Newton steps, each time.
         max_inner: conjugate gradient steps within each.
 
     Returns:
-        The projections. The bounds hold exactly; the gap follows from the residual, as |<y, A (z - x)>|.
+        The projections. The bounds hold exactly.
     """
     low, high = (torch.as_tensor(bound, dtype=t.dtype, device=t.device).expand_as(t) for bound in (lower, upper))
-    whole = _Problem(A, x, t, low, high, t.clamp(low, high))
-    point = _at((x - t) @ A.mT, whole)  # exact where no bound is active
-    best = _Point(*(part.clone() for part in point))
+    problem = _Problem(A, x, t, low, high)
+    point, iterations = _minimise(problem, tolerance, max_iterations, max_inner)
+    z, status = point.z.clone(), Status.SOLVED
+    stuck = torch.nonzero(point.gradient.norm(dim=1) > tolerance)[:, 0]
+    for share in EASED:
+        if not len(stuck):
+            break
+        eased, more = _minimise(problem.select(stuck).eased(share), tolerance, max_iterations, max_inner)
+        z[stuck], status = eased.z, Status.EASED
+        iterations[stuck] += more
+        stuck = stuck[eased.gradient.norm(dim=1) > tolerance]
+    return _certified(z, point, problem, iterations, Status.ITERATION_LIMIT if len(stuck) else status)
+
+
+def _minimise(
+    problem: _Problem, tolerance: float, max_iterations: int, max_inner: int
+) -> tuple[_Point, Int[Tensor, " p"]]:
+    """Minimise phi for every problem: the last point of each, and how many steps it took."""
+    A, x, t = problem[:3]
+    point = _at((x - t) @ A.mT, problem)  # exact where no bound is active
+    whole = _Point(*(part.clone() for part in point))
     iterations = torch.zeros(len(t), dtype=torch.int64, device=t.device)
     unsolved = torch.arange(len(t), device=t.device)  # the problems that `problem` and `point` hold
-    least = torch.full_like(point.phi, torch.inf)  # smallest residual of each problem so far
-    improved = torch.zeros_like(iterations)  # and the iteration that reached it
-    problem, status = whole, Status.ITERATION_LIMIT
-    for _ in range(max_iterations + 1):
-        for target, part in zip(best, point, strict=True):
+    for iteration in range(max_iterations + 1):
+        for target, part in zip(whole, point, strict=True):
             target[unsolved] = part
         norm = point.gradient.norm(dim=1)
-        better = unsolved[norm < least[unsolved]]
-        improved[better] = iterations[better]
-        least[unsolved] = torch.minimum(least[unsolved], norm)
         rest = norm > tolerance
-        if not bool(rest.any()):
-            status = Status.SOLVED
+        if iteration == max_iterations or not bool(rest.any()):
             break
         if not bool(rest.all()):
             unsolved, problem, point, norm = unsolved[rest], problem.select(rest), point.select(rest), norm[rest]
+        free = (point.u > problem.lower) & (point.u < problem.upper)
         damping = 1e-12 + 1e-3 * norm.clamp(max=1e-2)
-        step = _newton_step(A, point, damping, norm.sqrt().clamp(max=0.1), max_inner)
-        point = _line_search(problem, point, step)
+        step = _newton_step(A, free, point.gradient, damping, norm.sqrt().clamp(max=0.1), max_inner)
+        point = _at(point.y + _line_search(problem, point, step)[:, None] * step, problem)
         iterations[unsolved] += 1
-        if bool((iterations[unsolved] - improved[unsolved] > PATIENCE).all()):
-            status = Status.STALLED
+    return whole, iterations
+
+
+def _line_search(problem: _Problem, point: _Point, step: Tensor) -> Float[Tensor, " p"]:
+    """How far to go along each step: to where the slope of phi has all but vanished.
+
+    The slope sum_i (z_i - x_i) w_i along w = A^T step needs no product with A, so it is searched for its zero: doubled
+    until it turns positive, then halved between. Where few entries are free, the way to the optimum is many Newton
+    steps long, and a search that only shortens them would creep.
+    """
+    w = step @ problem.A
+
+    def slope(length: Tensor) -> Tensor:
+        z = (point.u + length[:, None] * w).clamp(problem.lower, problem.upper)
+        return ((z - problem.x) * w).sum(1)
+
+    start = (point.gradient * step).sum(1)  # negative: the step goes downhill
+    length, low, high = torch.ones_like(start), torch.zeros_like(start), torch.full_like(start, torch.inf)
+    for _ in range(60):
+        here = slope(length)
+        done = here.abs() <= 0.1 * start.abs()
+        if bool(done.all()):
             break
-    return _certified(best, whole, iterations, status)
+        low, high = torch.where(here < 0, length, low), torch.where(here > 0, length, high)
+        longer = torch.where(high.isinf(), 2 * length, (low + high) / 2)
+        length = torch.where(done, length, longer)
+    return length
 
 
-def _line_search(problem: _Problem, point: _Point, step: Tensor) -> _Point:
-    """Backtrack each problem to a sufficient decrease of phi; one that finds none stays where it is."""
-    slope = (point.gradient * step).sum(1)
-    length = torch.ones_like(slope)
-    for _ in range(30):
-        trial = _at(point.y + length[:, None] * step, problem)
-        enough = trial.phi <= point.phi + 1e-4 * length * slope + point.noise + trial.noise
-        if bool(enough.all()):
-            break
-        length = torch.where(enough, length, length / 2)
-    kept = [
-        torch.where(enough.view(-1, *[1] * (new.ndim - 1)), new, old) for old, new in zip(point, trial, strict=True)
-    ]
-    return _Point(*kept)
-
-
-def _certified(point: _Point, problem: _Problem, iterations: Tensor, status: Status) -> Solution:
-    """Measure the answer afresh, from z alone where that is possible."""
-    residual = (point.z - problem.x) @ problem.A.mT
-    primal = ((point.z - problem.t) ** 2).sum(1) / 2
-    violation = torch.maximum(problem.lower - point.z, point.z - problem.upper).clamp_min(0).amax(1)
-    gap = (point.y * residual).sum(1).abs() / (1 + primal)
-    return Solution(point.z, residual.norm(dim=1), violation, gap, iterations, status)
+def _certified(z: Tensor, point: _Point, problem: _Problem, iterations: Tensor, status: Status) -> Solution:
+    """Measure the answer afresh. Any y bounds the optimum from below: the gap is honest for a z from elsewhere too."""
+    A, x, t, lower, upper = problem
+    residual = (z - x) @ A.mT
+    primal = ((z - t) ** 2).sum(1) / 2
+    dual = ((point.z - t) ** 2).sum(1) / 2 - (point.y * point.gradient).sum(1)
+    violation = torch.maximum(lower - z, z - upper).clamp_min(0).amax(1)
+    gap = (primal - dual).abs() / (1 + primal)
+    return Solution(z, residual.norm(dim=1), violation, gap, iterations, status)

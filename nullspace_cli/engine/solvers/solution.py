@@ -12,7 +12,7 @@ class Status(StrEnum):
 
     SOLVED = "solved"
     ITERATION_LIMIT = "iteration limit reached before the tolerance: raise the limit or loosen the tolerance"
-    STALLED = "no further progress in this precision: loosen the tolerance"
+    EASED = "solved, some problems in part: feasible, and at most `gap` from the optimum"
 
 
 @dataclass(frozen=True)
