@@ -104,8 +104,8 @@ def project_affine_box(
     """Project every row of t onto {z : A z = A x, lower <= z <= upper}.
 
     A problem whose x has many entries on a bound may have no feasible point off it. Its dual then has no minimiser and
-    Newton's method creeps. Such a problem is solved again with those entries held at x and the target moved nearer to x:
-    the answer is feasible, and `gap` says how far at most it is from the optimum.
+    Newton's method creeps. Such a problem is solved again with those entries held at x and the target moved nearer to
+    x: the answer is feasible, and `gap` says how far at most it is from the optimum.
 
     Args:
         A: orthonormal rows; the accuracy of everything is that of their dtype (float64 for a certificate).
