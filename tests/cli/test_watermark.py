@@ -132,7 +132,7 @@ def test_the_file_has_the_sources_embeddings(vitnull: Vitnull, reference: Refere
     # And yet the network's input has changed a good deal.
     assert change(reference.input(photo), reference.input(OUTPUT)) > 0.1
     solver = record["solver"]
-    assert (solver["norm"], solver["status"]) == (2, "solved")
+    assert (solver["norm"], solver["status"]) in ((2, "solved"), (2, "eased"))
     assert solver["residual"] <= 1e-8
     assert solver["bound_violation"] <= 1e-9
     changed = np.mean(reference.visible(photo).round(4) != reference.visible(OUTPUT).round(4))
