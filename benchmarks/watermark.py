@@ -18,7 +18,7 @@ from nullspace_cli.engine.models import ModelRequest, load_model
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 
 TOLERANCE = 1e-9
-PATCHES = 3
+PATCHES = 2
 """OSQP is timed on this many patches of the mark and scaled up to the 49 of the image."""
 
 
@@ -56,7 +56,7 @@ def rows() -> list[Row]:
 
 
 def by_osqp(A: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    """The same problem for one patch, to an accuracy that OSQP reaches."""
+    """The same problem for one patch, to an accuracy of 1e-5, at most OSQP's default 4,000 iterations."""
     n = A.shape[1]
     right = (A @ x).numpy()
     solver = osqp.OSQP()
@@ -67,8 +67,8 @@ def by_osqp(A: Tensor, x: Tensor, t: Tensor) -> Tensor:
         np.concatenate([right, np.zeros(n)]),
         np.concatenate([right, np.ones(n)]),
         verbose=False,
-        eps_abs=1e-7,
-        eps_rel=1e-7,
-        max_iter=100_000,
+        eps_abs=1e-5,
+        eps_rel=1e-5,
+        max_iter=4_000,
     )
-    return torch.from_numpy(np.asarray(solver.solve(raise_error=True).x))
+    return torch.from_numpy(np.asarray(solver.solve().x))
