@@ -1,6 +1,7 @@
 """What holds for every command: help, exit codes, which stream says what, interruptions, the environment."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -55,7 +56,7 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_mentions_every_option(vitnull: Vitnull, command: str) -> None:
-    words = vitnull(command, "--help").stdout.split()
+    words = re.split(r"[\s,/]+", vitnull(command, "--help").stdout)
     assert [option for option in OPTIONS[command] if option not in words] == []
 
 
