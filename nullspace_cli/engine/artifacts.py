@@ -136,6 +136,10 @@ def write_file(path: Path, write: Callable[[Path], object], *, force: bool = Fal
     return path
 
 
+def write_bytes(path: Path, data: bytes, *, force: bool = False) -> Path:
+    return write_file(path, lambda temporary: temporary.write_bytes(data), force=force)
+
+
 def write_json(path: Path, document: Any, *, force: bool = False) -> Path:
     text = json.dumps(document, indent=2, allow_nan=False) + "\n"
     return write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), force=force)
@@ -145,7 +149,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], provenance: Provena
     """Write tensors and their provenance as safetensors."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(on_cpu, {METADATA_KEY: provenance.to_json()})
-    return write_file(path, lambda temporary: temporary.write_bytes(data), force=force)
+    return write_bytes(path, data, force=force)
 
 
 def read_provenance(path: Path, kind: str) -> Provenance:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from nullspace_cli.engine.artifacts import hash_state
-from nullspace_cli.engine.errors import ModelError
+from nullspace_cli.engine.errors import ModelError, first_line
 
 
 def require_file(path: Path) -> None:
@@ -33,7 +33,7 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     try:
         state = load_state_dict(str(path), weights_only=True)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if "weights_only" in reason:  # torch's own text would have the user lower the guard
             reason = "it holds more than tensors, and would have to run code"
         raise ModelError(f"{path} is not a readable weights file ({reason}). Nothing in it was executed.") from error
@@ -83,7 +83,7 @@ def _load_npz(module: nn.Module, path: Path) -> None:
     try:
         load(str(path))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"{path} does not fit {type(module).__name__} ({reason}). Expected JAX weights.") from error
     if hash_state(module.state_dict()) == before:
         raise ModelError(f"{path} held no tensor for {type(module).__name__}; the model was left as it was.")

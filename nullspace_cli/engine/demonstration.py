@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine import basis as bases
-from nullspace_cli.engine.artifacts import check_output, make_folder, write_file
+from nullspace_cli.engine.artifacts import check_output, make_folder, write_bytes
 from nullspace_cli.engine.data import ImageSet, open_data
 from nullspace_cli.engine.errors import NoNullspaceError
 from nullspace_cli.engine.images import encode_png
@@ -102,8 +102,7 @@ def _watermark(
     """Stamp the demo's logo onto some of its images, from file to verified file, and draw a sheet of them."""
 
     def save(name: str, image: np.ndarray) -> Path:
-        encoded = encode_png(image)
-        return write_file(folder / name, lambda temporary: temporary.write_bytes(encoded), force=force)
+        return write_bytes(folder / name, encode_png(image), force=force)
 
     mark = read_mark(save("logo.png", draw_logo()))
     space = PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))

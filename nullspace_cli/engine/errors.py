@@ -3,6 +3,11 @@
 from typing import Any
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough to quote in one of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class VitnullError(Exception):
     """Something could not be done.
 

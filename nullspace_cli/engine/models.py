@@ -16,7 +16,7 @@ from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.artifacts import hash_state
 from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
-from nullspace_cli.engine.errors import ModelError, UsageError
+from nullspace_cli.engine.errors import ModelError, UsageError, first_line
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.stem import Stem, find_stem
@@ -259,20 +259,16 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
     return module
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _unloadable(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"Cannot load {name}: {type(error).__name__}: {_first_line(error)}. Expected a folder with a config.json that "
+        f"Cannot load {name}: {type(error).__name__}: {first_line(error)}. Expected a folder with a config.json that "
         f"names the architecture, and its weights (model.safetensors or pytorch_model.bin)."
     )
 
 
 def _unfetched(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"The weights of {name} could not be fetched, nor are they in the local cache ({_first_line(error)}). "
+        f"The weights of {name} could not be fetched, nor are they in the local cache ({first_line(error)}). "
         f"Go online, or give the weights with --checkpoint FILE, use local-dir:PATH, or try the embedded models: demo, "
         f"demo-cnn."
     )

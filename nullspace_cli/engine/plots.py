@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.artifacts import write_file
+from nullspace_cli.engine.artifacts import write_bytes
 from nullspace_cli.engine.basis import PatchBasis, equal_norm_noise, null_noise
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import Nullspace
@@ -29,7 +29,7 @@ def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
     """Write a figure as PNG, without the creation data that would make equal figures differ."""
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return write_file(path, lambda temporary: temporary.write_bytes(buffer.getvalue()), force=force)
+    return write_bytes(path, buffer.getvalue(), force=force)
 
 
 def draw_basis(path: Path, model: LoadedModel, basis: PatchBasis, *, seed: int = 0, force: bool = False) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nullspace_cli.engine.artifacts import write_file
+from nullspace_cli.engine.artifacts import write_bytes
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.images import check_picture, encode_png, read_picture
 from nullspace_cli.engine.marks import Mark, Placement
@@ -114,9 +114,9 @@ def stamp_file(stamp: Stamp, job: Job) -> Stamped:
     started = time.monotonic()
     picture = read_picture(job.source)
     result = watermark(stamp.model.transform, stamp.space, picture, stamp.mark, stamp.placement)
-    _write(job.output, encode_png(result.pixels), stamp)
+    write_bytes(job.output, encode_png(result.pixels), force=stamp.force)
     if job.diff:
-        _write(job.diff, encode_png(noise_picture(result)), stamp)
+        write_bytes(job.diff, encode_png(noise_picture(result)), force=stamp.force)
     if job.exact:
         save_float(job.exact, result, stamp.model, job.source, stamp.mark.path, stamp.placement, force=stamp.force)
     verdict = verify(stamp.model, stamp.space.patch_map, picture, read_picture(job.output)) if stamp.verify else None
@@ -137,10 +137,6 @@ def stamp_file(stamp: Stamp, job: Job) -> Stamped:
         "seconds": round(time.monotonic() - started, 3),
     }
     return Stamped(result, verdict, record)
-
-
-def _write(path: Path, data: bytes, stamp: Stamp) -> None:
-    write_file(path, lambda temporary: temporary.write_bytes(data), force=stamp.force)
 
 
 def summarise(records: Sequence[dict[str, Any]], failed: int) -> dict[str, Any]:
