@@ -18,32 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.solvers.solution import Solution, Status
+from nullspace_cli.engine.solvers.interior_point import minimise
+from nullspace_cli.engine.solvers.solution import AffineBox, Solution, Status
 
-EASED = (1 / 4, 1 / 16)
-"""Shares of the way to the target that are tried where the whole way has no answer in time."""
+NEWTON_STEPS = 25
+"""Most problems take 7 to 22; those that take more seldom end soon."""
 
-
-class _Problem(NamedTuple):
-    """p problems that share A [r, n]; the rest is [p, n]."""
-
-    A: Tensor
-    x: Tensor
-    t: Tensor
-    lower: Tensor
-    upper: Tensor
-
-    def select(self, which: Tensor) -> "_Problem":
-        return _Problem(self.A, *(part[which] for part in self[1:]))
-
-    def eased(self, share: float) -> "_Problem":
-        """The same problems with a nearer target, and the entries of x that lie on a bound fixed there."""
-        bound = (self.x <= self.lower) | (self.x >= self.upper)
-        return self._replace(
-            t=self.x + share * (self.t - self.x),
-            lower=torch.where(bound, self.x, self.lower),
-            upper=torch.where(bound, self.x, self.upper),
-        )
+GAP = 1e-6
+"""Largest gap that counts as solved for a problem that Newton's method has handed over."""
 
 
 class _Point(NamedTuple):
@@ -58,7 +40,7 @@ class _Point(NamedTuple):
         return _Point(*(part[which] for part in self))
 
 
-def _at(y: Float[Tensor, "p r"], problem: _Problem) -> _Point:
+def _at(y: Float[Tensor, "p r"], problem: AffineBox) -> _Point:
     A, x, t, lower, upper = problem
     u = t + y @ A
     z = u.clamp(lower, upper)
@@ -108,14 +90,13 @@ def project_affine_box(
     upper: Float[Tensor, "#p #n"] | float = 1.0,
     *,
     tolerance: float = 1e-9,
-    max_iterations: int = 80,
+    max_iterations: int = 150,
     max_inner: int = 15,
 ) -> Solution:
     """Project every row of t onto {z : A z = A x, lower <= z <= upper}.
 
-    A problem whose x has many entries on a bound may have no feasible point off it. Its dual then has no minimiser and
-    Newton's method creeps. Such a problem is solved again with those entries held at x and the target moved nearer to
-    x: the answer is feasible, and `gap` says how far at most it is from the optimum.
+    A problem whose x has many entries on a bound may have hardly a feasible point off it. Its dual is then so flat that
+    Newton's method creeps; such a problem is handed to the interior point method.
 
     Args:
         A: orthonormal rows; the accuracy of everything is that of their dtype (float64 for a certificate).
@@ -123,29 +104,25 @@ def project_affine_box(
         t: targets; they may lie outside the box.
         lower, upper: bounds, broadcast to t; equal ones fix an entry.
         tolerance: largest ||A (z - x)||_2 that counts as solved.
-        max_iterations: Newton steps, each time.
+        max_iterations: of the interior point method; Newton's takes no more either.
         max_inner: conjugate gradient steps within each, before a problem is factorised.
 
     Returns:
         The projections. The bounds hold exactly.
     """
-    low, high = (torch.as_tensor(bound, dtype=t.dtype, device=t.device).expand_as(t) for bound in (lower, upper))
-    problem = _Problem(A, x, t, low, high)
-    point, iterations = _minimise(problem, tolerance, max_iterations, max_inner)
-    z, status = point.z.clone(), Status.SOLVED
-    stuck = torch.nonzero(point.gradient.norm(dim=1) > tolerance)[:, 0]
-    for share in EASED:
-        if not len(stuck):
-            break
-        eased, more = _minimise(problem.select(stuck).eased(share), tolerance, max_iterations, max_inner)
-        z[stuck], status = eased.z, Status.EASED
+    problem = AffineBox.broadcast(A, x, t, lower, upper)
+    point, iterations = _minimise(problem, tolerance, min(max_iterations, NEWTON_STEPS), max_inner)
+    z, y, status = point.z, point.y, Status.SOLVED
+    stuck = ~(point.gradient.norm(dim=1) <= tolerance)
+    if bool(stuck.any()):
+        z[stuck], y[stuck], more, solved = minimise(problem.select(stuck), 2, tolerance, GAP, max_iterations)
         iterations[stuck] += more
-        stuck = stuck[eased.gradient.norm(dim=1) > tolerance]
-    return _certified(z, point, problem, iterations, Status.ITERATION_LIMIT if len(stuck) else status)
+        status = Status.SOLVED if bool(solved.all()) else Status.ITERATION_LIMIT
+    return Solution.certified(problem, z, y, 2, iterations, status)
 
 
 def _minimise(
-    problem: _Problem, tolerance: float, max_iterations: int, max_inner: int
+    problem: AffineBox, tolerance: float, max_iterations: int, max_inner: int
 ) -> tuple[_Point, Int[Tensor, " p"]]:
     """Minimise phi for every problem: the last point of each, and how many steps it took."""
     A, x, t = problem[:3]
@@ -170,7 +147,7 @@ def _minimise(
     return whole, iterations
 
 
-def _line_search(problem: _Problem, point: _Point, step: Tensor) -> Float[Tensor, " p"]:
+def _line_search(problem: AffineBox, point: _Point, step: Tensor) -> Float[Tensor, " p"]:
     """How far to go along each step: to where the slope of phi has all but vanished.
 
     The slope sum_i (z_i - x_i) w_i along w = A^T step needs no product with A, so it is searched for its zero: doubled
@@ -194,14 +171,3 @@ def _line_search(problem: _Problem, point: _Point, step: Tensor) -> Float[Tensor
         longer = torch.where(high.isinf(), 2 * length, (low + high) / 2)
         length = torch.where(done, length, longer)
     return length
-
-
-def _certified(z: Tensor, point: _Point, problem: _Problem, iterations: Tensor, status: Status) -> Solution:
-    """Measure the answer afresh. Any y bounds the optimum from below: the gap is honest for a z from elsewhere too."""
-    A, x, t, lower, upper = problem
-    residual = (z - x) @ A.mT
-    primal = ((z - t) ** 2).sum(1) / 2
-    dual = ((point.z - t) ** 2).sum(1) / 2 - (point.y * point.gradient).sum(1)
-    violation = torch.maximum(lower - z, z - upper).clamp_min(0).amax(1)
-    gap = (primal - dual).abs() / (1 + primal)
-    return Solution(z, residual.norm(dim=1), violation, gap, iterations, status)

@@ -1,10 +1,15 @@
-"""What every solver returns: a point, how the solver ended, and figures by which anybody can check it."""
+"""What every solver takes and returns: a problem, a point, and figures by which anybody can check it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Norm = Literal[1, 2]
+"""Minimised is ||z - t||_1, or 1/2 ||z - t||_2^2."""
 
 
 class Status(StrEnum):
@@ -12,7 +17,53 @@ class Status(StrEnum):
 
     SOLVED = "solved"
     ITERATION_LIMIT = "iteration limit reached before the tolerance: raise the limit or loosen the tolerance"
-    EASED = "solved, some problems in part: feasible, and at most `gap` from the optimum"
+
+
+class AffineBox(NamedTuple):
+    """p problems: the z nearest to t with A z = A x and lower <= z <= upper.
+
+    Attributes:
+        A: orthonormal rows, which the problems share.
+        x: points in the box, which make the problems feasible.
+        t: targets.
+        lower, upper: bounds.
+    """
+
+    A: Float[Tensor, "r n"]
+    x: Float[Tensor, "p n"]
+    t: Float[Tensor, "p n"]
+    lower: Float[Tensor, "p n"]
+    upper: Float[Tensor, "p n"]
+
+    @classmethod
+    def broadcast(cls, A: Tensor, x: Tensor, t: Tensor, lower: Tensor | float, upper: Tensor | float) -> "AffineBox":
+        """Bounds may be numbers, or tensors that broadcast to t."""
+        low, high = (torch.as_tensor(bound, dtype=t.dtype, device=t.device).expand_as(t) for bound in (lower, upper))
+        return cls(A, x, t, low, high)
+
+    def select(self, which: Tensor) -> "AffineBox":
+        return AffineBox(self.A, *(part[which] for part in self[1:]))
+
+    def residual(self, z: Float[Tensor, "p n"]) -> Float[Tensor, "p r"]:
+        """A (z - x)."""
+        return (z - self.x) @ self.A.mT
+
+    def gap(self, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm) -> Float[Tensor, " p"]:
+        """(primal - dual) / (1 + primal): any y bounds the optimum from below, so this is honest for any feasible z.
+
+        The bound is the minimum over the box, entry by entry, of the objective plus <A^T y, x - z>.
+        """
+        t = self.t
+        g = y @ self.A
+        nearest = t.clamp(self.lower, self.upper)
+        if norm == 1:
+            lowest = torch.where(g > 1, self.upper, torch.where(g < -1, self.lower, nearest))
+            primal, dual = (z - t).abs(), (lowest - t).abs()
+        else:
+            lowest = (t + g).clamp(self.lower, self.upper)
+            primal, dual = (z - t) ** 2 / 2, (lowest - t) ** 2 / 2
+        best = primal.sum(1)
+        return (best - (dual + g * (self.x - lowest)).sum(1)).abs() / (1 + best)
 
 
 @dataclass(frozen=True)
@@ -34,3 +85,12 @@ class Solution:
     gap: Float[Tensor, " p"]
     iterations: Int[Tensor, " p"]
     status: Status
+
+    @classmethod
+    def certified(
+        cls, problem: AffineBox, z: Tensor, y: Tensor, norm: Norm, iterations: Tensor, status: Status
+    ) -> "Solution":
+        """Measure z [p, n] afresh, with the dual point y [p, r] as the proof of its optimality."""
+        violation = torch.maximum(problem.lower - z, z - problem.upper).clamp_min(0).amax(1)
+        residual = problem.residual(z).norm(dim=1)
+        return cls(z, residual, violation, problem.gap(z, y, norm), iterations, status)
