@@ -1,20 +1,23 @@
 """Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
 
-import io
 import math
 import struct
+import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from nullspace_cli.engine import png
 from nullspace_cli.engine.errors import ImageError
 
 MAX_PIXELS = 89_478_485
@@ -42,18 +45,26 @@ _DECODE_ERRORS = (
 class Picture:
     """A decoded image, upright, with what a writer at native size needs to put back.
 
-    `pixels` is uint8 [H, W, 3], RGB, composited on white; `alpha` is uint8 [H, W], or None if the file has no
-    transparency. `exif` no longer asks for a rotation, `icc_profile` is one that RGB pixels can carry, `dpi` is (x, y).
+    Attributes:
+        pixels: RGB composited on white: what a model is shown.
+        samples: what `pixels` was made of, as a PNG can hold it: grey or RGB, alpha last, hidden colours and all.
+        icc_profile: one that such samples can carry, else None.
+        exif: it no longer asks for a rotation.
+        dpi: (x, y).
+        reduced: what `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None.
+
+    The arrays may share memory: write to none of them.
     """
 
-    pixels: NDArray[np.uint8]
-    alpha: NDArray[np.uint8] | None
+    pixels: UInt8[NDArray[np.uint8], "H W 3"]
+    samples: png.Samples
     path: Path
     source_mode: str
     format: str
     icc_profile: bytes | None
     exif: bytes | None
     dpi: tuple[float, float] | None
+    reduced: str | None
 
     @property
     def width(self) -> int:
@@ -63,50 +74,63 @@ class Picture:
     def height(self) -> int:
         return int(self.pixels.shape[0])
 
+    @property
+    def grey(self) -> bool:
+        """Whether `encode_like` takes only pixels whose three channels are equal."""
+        return self.samples.shape[2] <= 2
+
+    @property
+    def alpha(self) -> UInt8[NDArray[np.uint8], "H W"] | None:
+        """255 is opaque; None if the file has no transparency."""
+        return None if self.samples.shape[2] in (1, 3) else _levels(self.samples[..., -1])
+
+    def range(self) -> tuple[UInt8[NDArray[np.uint8], "H W"], UInt8[NDArray[np.uint8], "H W"]]:
+        """The darkest and the lightest level that `encode_like` can write, for all channels of a pixel; read-only.
+
+        A colour c at alpha a is seen as 255 - round(a (255 - c) / 255), by which c reaches every level from 255 - a on.
+        """
+        white = np.broadcast_to(np.uint8(255), self.pixels.shape[:2])
+        if self.alpha is None:
+            return np.broadcast_to(np.uint8(0), white.shape), white
+        return 255 - self.alpha, white
+
 
 def read_picture(path: Path) -> Picture:
     """Decode the first frame of an image file, upright, as 8-bit RGB on white.
 
-    16-bit grey is scaled by 255 / 65535 and rounded; of 16-bit colour Pillow keeps the high bytes, within one level of
-    that. Float images are taken as [0, 1]. Colour profiles are kept, never applied: models are trained without them.
+    16-bit grey is scaled by 255 / 65535 and rounded; of 16-bit colour the high bytes count, as in Pillow, within one
+    level of that. Float images are taken as [0, 1]. Colour profiles are kept, never applied: models are trained
+    without them.
 
     Raises:
         ImageError: the file is missing, damaged, too large, of another format, or its values have no known white.
     """
     with _opened(path) as image:
         source_mode, raw_mode = image.mode, _raw_mode(image)
-        # Pillow inverts such files itself, except those that it cannot convert either: 16-bit integers and floats.
-        white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
-        upright = _upright(image)
-        _match_transparent_colour(upright, raw_mode, path)
-        if source_mode.startswith(("I", "F")):
-            rgb, alpha = _from_deep_grey(upright, _WHITE.get(raw_mode, _WHITE[source_mode[0]]), path)
-            rgb = 255 - rgb if white_is_zero else rgb
-        elif upright.has_transparency_data:
-            rgba = np.array(upright.convert("RGBA"))
-            rgb, alpha = rgba[..., :3], rgba[..., 3]
-        else:
-            rgb, alpha = np.array(upright.convert("RGB")), None
+        samples = _samples(_upright(image), raw_mode, path)
         return Picture(
-            pixels=rgb if alpha is None else _on_white(rgb, alpha),
-            alpha=alpha,
+            pixels=_seen(samples),
+            samples=samples,
             path=path,
             source_mode=source_mode,
             format="JPEG" if image.format == "MPO" else str(image.format),  # a phone's JPEG with more views behind it
-            icc_profile=_rgb_profile(upright.info),
-            exif=upright.info.get("exif"),
-            dpi=_dpi(upright.info),
+            icc_profile=_profile(image.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
+            exif=image.info.get("exif"),
+            dpi=_dpi(image.info),
+            reduced=_reduced(source_mode, raw_mode, samples),
         )
 
 
 def check_picture(path: Path) -> None:
-    """Read no more than the header of an image file, so that slow work does not start on one that will be refused.
+    """Read little more than the header of an image file, so that slow work does not start on one that will be refused.
 
     Raises:
-        ImageError: the file is missing, empty, too large, or of another format.
+        ImageError: the file is missing, empty, too large, of another format, or a PNG or JPEG that ends too early.
     """
-    with _opened(path):
-        pass
+    with _opened(path) as image, path.open("rb") as file:
+        is_cut = {"PNG": _png_is_cut, "JPEG": _jpeg_is_cut, "MPO": _jpeg_is_cut}.get(str(image.format))
+        if is_cut is not None and is_cut(file, path.stat().st_size):
+            raise OSError("it ends too early")
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -117,14 +141,50 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     """
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
         raise ValueError(f"expected uint8 [H, W, 3 or 4], got {pixels.dtype} {list(pixels.shape)}")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png.encode(pixels)
 
+
+def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
+    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+
+    Where they are the picture's own, so are the samples, bit for bit. Elsewhere a sample of 16 bits follows by 257 for
+    each level that its colour moves, as nearly as that level allows.
+
+    Raises:
+        ValueError: the array is not of that type and shape, leaves `picture.range()`, or has colours in a grey picture.
+    """
+    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
+        expected = list(picture.pixels.shape)
+        raise ValueError(f"expected uint8 {expected}, got {pixels.dtype} {list(pixels.shape)}")
+    colours = 1 if picture.grey else 3
+    alpha, (lower, _) = picture.alpha, picture.range()
+    samples = picture.samples.copy()
+    for rows in _bands(picture.height):
+        if (pixels[rows] < lower[rows, :, None]).any():
+            raise ValueError("some pixels are darker than picture.range(): they are too transparent")
+        if picture.grey and (pixels[rows] != pixels[rows, :, :1]).any():
+            raise ValueError("the picture is grey: expected pixels with three equal channels")
+        new, old, colour = (array[rows, :, :colours] for array in (pixels, picture.pixels, samples))
+        levels = new if alpha is None else _off_white(new, alpha[rows])
+        written = levels if samples.dtype == np.uint8 else _moved(colour, levels, rounded=_is_rounded(samples))
+        np.copyto(colour, written, where=new != old)
+    return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
+
+
+_PILLOW = threading.RLock()
+"""Held while an image is read: Pillow's permission and Python's warning filters belong to all threads."""
 
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
+_BITS = 258  # TIFF's BitsPerSample
+_PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
 
-_WHITE = {"I": 65535, "I;12": 4095, "F": 1}
+_DEEP = 65535
+"""White in 16 bits."""
+
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+"""Of 16-bit colour Pillow keeps the high bytes. Told the other byte order, it takes the low ones for them."""
+
+_WHITE = {"I": _DEEP, "I;12": 4095, "F": 1}
 """The value of white in greyscale images that are deeper than 8 bits."""
 
 _SPREAD = {"L;2": 85, "L;4": 17}
@@ -165,15 +225,16 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Pillow without warnings, and without its global permission to fill what is missing of a file with grey."""
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
-            # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    with _PILLOW:
+        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            with warnings.catch_warnings():
+                # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -184,55 +245,186 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _upright(image: ImageFile.ImageFile) -> Image.Image:
-    """The image turned as its EXIF orientation says; metadata that cannot be parsed is dropped, not the image."""
+def _upright(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+    """Decode the image and turn it as its EXIF orientation says; metadata that cannot be parsed is dropped."""
     image.load()
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, struct.error):
         image.info.pop("exif", None)
-        return image
+    return image
 
 
-def _match_transparent_colour(image: Image.Image, raw_mode: str, path: Path) -> None:
-    """Bring a PNG's transparent colour, which is at the file's depth, to that of the decoded samples."""
-    if "transparency" not in image.info:
-        return
-    if raw_mode == "RGB;16B":
-        raise ImageError(
-            f"Cannot read {path}: a single transparent colour in 16-bit RGB would be confused with its neighbours. "
-            "Save it with an alpha channel, or with 8 bits."
-        )
-    if raw_mode in _SPREAD:
-        image.info["transparency"] *= _SPREAD[raw_mode]
+def _samples(image: ImageFile.ImageFile, raw_mode: str, path: Path) -> png.Samples:
+    """An upright image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
+    tags = getattr(image, "tag_v2", {})
+    planar = tags.get(_PLANAR) == 2
+    if planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8:
+        raise ImageError(f"Cannot read {path}: its channels of 16 bits lie one after the other. Save it as PNG first.")
+    if image.mode.startswith(("I", "F")):
+        # Pillow inverts such files itself, except those that it cannot convert either: 16-bit integers and floats.
+        return _deep_grey(image, raw_mode, tags.get(_PHOTOMETRIC) == 0, path)
+    name, _, depth = raw_mode.partition(";")
+    if name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
+        samples = np.asarray(image).astype(np.uint16)
+        samples <<= 8
+        samples |= _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
+        return _with_transparent_colour(samples, image.info.get("transparency"))
+    if raw_mode == "LA;16B":
+        return _decoded_as(path, "RGBA").view(">u2").astype(np.uint16)  # four bytes a pixel, whatever they are called
+    if raw_mode in _SPREAD and "transparency" in image.info:
+        image.info["transparency"] *= _SPREAD[raw_mode]  # from the file's depth to that of the decoded samples
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        mode += "A"
+    samples = np.array(image if image.mode == mode else image.convert(mode))
+    return samples[..., None] if mode == "L" else samples
 
 
-def _from_deep_grey(image: Image.Image, white: int, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Samples of [0, white] to 8-bit RGB and alpha, rounded to the nearest level."""
+def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
+    """The file decoded once more, its bytes taken for those of another raw mode of the same width."""
+    with Image.open(path, formats=FORMATS) as image:
+        image.tile = [
+            tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
+            for tile in image.tile
+        ]
+        return np.asarray(_upright(image))
+
+
+def _with_transparent_colour(samples: png.Samples, colour: tuple[int, int, int] | None) -> png.Samples:
+    """16-bit RGB, or RGBA if one colour is transparent."""
+    if colour is None:
+        return samples
+    alpha = np.where((samples == np.array(colour, np.uint16)).all(axis=2), 0, _DEEP)
+    return np.dstack([samples, alpha.astype(np.uint16)])
+
+
+def _deep_grey(image: Image.Image, raw_mode: str, white_is_zero: bool, path: Path) -> png.Samples:
+    """Greyscale of [0, white] as 16 bits, floats as 8; with 8 bits and alpha where one value is transparent."""
     grey = np.asarray(image)
+    white = _WHITE.get(raw_mode, _WHITE[image.mode[0]])
     # Not finite is also not in the range: comparisons with NaN are false.
     if not bool(((grey >= 0) & (grey <= white)).all()):
         raise ImageError(
             f"Cannot read {path}: its values ({image.mode}) go from {grey.min():g} to {grey.max():g}, and which of "
             f"them is white is unknown; expected 0 to {white}. Scale it and save it with 8 or 16 bits."
         )
-    levels = np.rint(grey.astype(np.float32) / white * 255).astype(np.uint8)
+    kind, top = (np.uint8, 255) if image.mode == "F" else (np.uint16, _DEEP)
+    scaled = grey if white == top else np.rint(grey * np.float32(top / white))
+    samples = scaled.astype(kind)[..., None]
+    if white_is_zero:
+        samples = top - samples
     transparent = image.info.get("transparency")
-    alpha = None if transparent is None else np.where(grey == transparent, 0, 255).astype(np.uint8)
-    return np.repeat(levels[..., None], 3, axis=2), alpha
+    if transparent is None:
+        return samples
+    alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)  # 16-bit grey with alpha would not be rounded
+    return np.dstack([_levels(samples, rounded=True), alpha])
 
 
-def _on_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _is_rounded(samples: png.Samples) -> bool:
+    """Whether their 8-bit levels are the nearest, as of 16-bit grey alone, or the high bytes, as Pillow has them."""
+    return samples.dtype == np.uint16 and samples.shape[2] == 1
+
+
+def _levels(samples: NDArray[Any], *, rounded: bool = False) -> NDArray[np.uint8]:
+    """The 8-bit levels of samples: those of 16 bits by their high bytes, or rounded, v 255 / 65535."""
+    if samples.dtype == np.uint8:
+        return samples
+    if not rounded:
+        return (samples >> 8).astype(np.uint8)
+    # 257 is odd, so there are no ties and adding 128 rounds; the minimum keeps the sum in 16 bits and the level at 255.
+    return ((np.minimum(samples, _DEEP - 128) + 128) // 257).astype(np.uint8)
+
+
+def _moved(samples: NDArray[Any], levels: NDArray[np.uint8], *, rounded: bool) -> NDArray[np.uint16]:
+    """The samples of the given levels that lie nearest to v + 257 times the change of level."""
+    new = levels.astype(np.int32)
+    target = samples + 257 * (new - _levels(samples, rounded=rounded))
+    first, last = (0, _DEEP) if rounded else (256 * new, 256 * new + 255)
+    return np.clip(target, first, last).astype(np.uint16)
+
+
+def _seen(samples: png.Samples) -> UInt8[NDArray[np.uint8], "H W 3"]:
+    """What is shown of samples: their 8-bit levels, RGB on white."""
+    levels = _levels(samples, rounded=_is_rounded(samples))
+    channels = levels.shape[2]
+    if channels in (2, 4):
+        levels = _on_white(levels[..., :-1], levels[..., -1])
+    return np.repeat(levels, 3, axis=2) if channels <= 2 else levels
+
+
+def _on_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """round((a c + (255 - a) 255) / 255), exactly; opaque pixels stay as they are."""
-    a = alpha[..., None].astype(np.uint16)
-    # 255 is odd, so there are no ties and adding 127 rounds; the largest sum, 65152, still fits 16 bits.
-    return ((a * rgb + (255 - a) * 255 + 127) // 255).astype(np.uint8)
+    seen = np.empty_like(colour, order="C")
+    for rows in _bands(len(colour)):
+        a = alpha[rows, :, None].astype(np.uint16)
+        # 255 is odd, so there are no ties and adding 127 rounds; the largest sum, 65152, still fits 16 bits.
+        seen[rows] = (a * colour[rows] + (255 - a) * 255 + 127) // 255
+    return seen
 
 
-def _rgb_profile(info: Mapping[Any, Any]) -> bytes | None:
-    """The ICC profile, unless it describes another colour space (CMYK, grey, Lab) that RGB pixels are not in."""
+def _off_white(seen: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A colour that `_on_white` turns into what is seen, for 255 - a <= seen: 255 - round(255 (255 - seen) / a).
+
+    Rounding puts a (255 - c) / 255 less than half a level off 255 - seen, so that the next rounding restores it.
+    """
+    a = np.maximum(alpha, 1)[..., None].astype(np.uint16)  # below it only white is seen, of any colour
+    return (255 - (255 * (255 - seen.astype(np.uint16)) + a // 2) // a).astype(np.uint8)
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """All rows, some at a time, so that wider numbers are needed of a part of an image only."""
+    return (slice(top, top + 256) for top in range(0, height, 256))
+
+
+def _reduced(source_mode: str, raw_mode: str, samples: png.Samples) -> str | None:
+    """What a PNG of these samples is, and what it is not."""
+    lost = ""
+    if samples.dtype == np.uint8 and (source_mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE))):
+        lost = "floating-point" if source_mode == "F" else "16-bit"
+    if source_mode in ("CMYK", "LAB", "YCbCr"):
+        lost = f"{lost} {source_mode}".lstrip()
+    return f"8-bit {'grey' if samples.shape[2] <= 2 else 'RGB'}, not {lost}" if lost else None
+
+
+def _png_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a PNG's file ends within the data of a chunk; a missing end mark alone is no loss."""
+    kind, end = b"", 8
+    while kind != b"IEND" and end + 8 <= size:
+        file.seek(end)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        end += 8 + length
+        if end > size:
+            return True
+        end += 4  # the checksum
+    return False
+
+
+def _jpeg_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a JPEG has no end mark behind its first scan, where only a mark can hold these bytes.
+
+    Phones put a film or further pictures behind it; a thumbnail, with an end mark of its own, lies before the scan.
+    """
+    scan = 2
+    while True:
+        file.seek(scan)
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return False  # bytes between the segments, which decoders skip: not worth following
+        if head[1] == 0xDA:
+            break
+        scan += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    for start in (max(scan, size - 65536), scan):  # mostly it is at the end
+        file.seek(start)
+        if b"\xff\xd9" in file.read():
+            return False
+    return True
+
+
+def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:
+    """The ICC profile, unless it describes another colour space (CMYK, Lab) than the samples are in."""
     profile: bytes | None = info.get("icc_profile")
-    return profile if profile and profile[16:20] == b"RGB " else None
+    return profile if profile and profile[16:20] == space else None
 
 
 def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:

@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
+from nullspace_cli.engine import png as png_writer
 from nullspace_cli.engine.errors import ImageError
-from nullspace_cli.engine.images import MAX_PIXELS, check_picture, encode_png, read_picture
+from nullspace_cli.engine.images import MAX_PIXELS, Picture, check_picture, encode_like, encode_png, read_picture
 
 Array = NDArray[Any]
 Save = Callable[..., Path]
@@ -250,9 +251,9 @@ def test_transparent_rgb(save: Save) -> None:
     row = bytes([0, 1, 2, 3, 4, 5, 6])
     picture = read_picture(save(png(8, 2, row, (2, 1), struct.pack(">HHH", 1, 2, 3))))
     assert picture.pixels[0].tolist() == [[255, 255, 255], [4, 5, 6]]
-    deep = save(png(16, 2, bytes(13), (2, 1), bytes(6)))
-    with pytest.raises(ImageError, match="transparent colour in 16-bit RGB"):
-        read_picture(deep)
+    deep = struct.pack(">6H", 256, 512, 768, 256, 512, 769)  # its neighbour in the last bit is not transparent
+    picture = read_picture(save(png(16, 2, b"\0" + deep, (2, 1), deep[:6])))
+    assert picture.pixels[0].tolist() == [[255, 255, 255], [1, 2, 3]]
 
 
 # --- frames, orientation, metadata
@@ -421,9 +422,62 @@ def test_permission(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
         read_picture(path)
 
 
-def test_check_reads_the_header_only(save: Save) -> None:
+def test_check_decodes_nothing(save: Save) -> None:
     whole = save(RGB).read_bytes()
-    check_picture(save(whole[: whole.index(b"IDAT") + 12]))
+    data = whole.index(b"IDAT") + 4
+    check_picture(save(whole[:data] + b"?" * (len(whole) - data - 16) + whole[-16:]))
+
+
+NOISE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}),
+        ("a.jpg", {}),
+        ("a.jpg", {"progressive": True, "exif": b"Exif\0\0II*\0" + b"\xff\xda\xff\xd9" * 9, "dpi": (72, 72)}),
+        ("a.jpg", {"restart_marker_blocks": 3}),
+        ("a.mpo", {"save_all": True, "append_images": [NOISE]}),
+    ],
+)
+def test_check_refuses_what_was_cut_and_nothing_that_can_be_read(
+    save: Save, name: str, options: dict[str, Any]
+) -> None:
+    whole = save(NOISE, name, **options).read_bytes()
+    first = len(whole) // 2 - 100 if name == "a.mpo" else len(whole)  # of two pictures
+    for end in range(first // 2, len(whole), 61):
+        path = save(whole[:end], name)
+        if end < first:
+            with pytest.raises(ImageError, match="damaged or truncated"):
+                check_picture(path)
+        try:
+            read_picture(path)
+        except ImageError:
+            continue
+        check_picture(path)
+    for behind in (b"", b"\0" * 9, b"\xff\xda" * 50_000, b"IDAT" * 50_000):  # phones put films there
+        check_picture(save(whole + behind, name))
+
+
+@pytest.mark.parametrize(("between", "noticed"), [(b"\xff" * 5, True), (b"\0\0", False)])
+def test_check_takes_jpegs_with_bytes_between_segments(save: Save, between: bytes, noticed: bool) -> None:
+    whole = save(NOISE, "a.jpg").read_bytes()
+    table = whole.index(b"\xff\xdb")
+    whole = whole[:table] + between + whole[table:]
+    assert read_picture(save(whole, "a.jpg")).width == 64
+    for behind in (b"", b"\xff\xda" * 50_000, b"?" + b"\xff\xda" * 50_000):
+        check_picture(save(whole + behind, "a.jpg"))
+    if noticed:
+        with pytest.raises(ImageError, match="it ends too early"):
+            check_picture(save(whole[:-100], "a.jpg"))
+
+
+@pytest.mark.parametrize("missing", [1, 12, 16])
+def test_check_minds_no_missing_end_mark(save: Save, missing: int) -> None:
+    path = save(save(RGB).read_bytes()[:-missing])
+    np.testing.assert_array_equal(read_picture(path).pixels, COLOURS)
+    check_picture(path)
 
 
 def test_a_text_bomb_in_a_png(save: Save) -> None:
@@ -448,6 +502,257 @@ def test_png_is_lossless_and_deterministic() -> None:
 def test_png_takes_nothing_else(wrong: Array) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3 or 4\]"):
         encode_png(wrong)
+
+
+# --- out again, like the source
+
+
+def changed(picture: Picture, seed: int = 0) -> Array:
+    """Pixels that a picture can take: every kind of change, and some of its own."""
+    rng = np.random.default_rng(seed)
+    lower, upper = (bound[..., None].astype(int) for bound in picture.range())
+    channels = 1 if picture.grey else 3
+    anything = rng.integers(lower, upper, (picture.height, picture.width, channels), endpoint=True)
+    nearby = np.clip(picture.pixels[..., :channels] + rng.integers(-3, 4, anything.shape), lower, upper)
+    own = picture.pixels[..., :channels]
+    pixels = np.choose(rng.integers(0, 3, anything.shape), [anything, nearby, own])
+    return np.broadcast_to(pixels, picture.pixels.shape).astype(np.uint8)
+
+
+def samples_of(bits: int, channels: int) -> Array:
+    shape = (70, 90, channels)  # more rows than are written at a time
+    deep = RNG.integers(0, 2**bits, shape)
+    if channels in (2, 4):
+        deep[:30, :, -1] = RNG.choice([0, 2**bits - 1], (30, 90))
+    return deep.astype(f"uint{bits}")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_every_kind_of_png_stays_of_its_kind(save: Save, bits: int, channels: int) -> None:
+    samples = samples_of(bits, channels)
+    big_endian = samples.astype(f">u{bits // 8}")
+    rows = b"".join(b"\0" + row.tobytes() for row in big_endian)
+    picture = read_picture(save(png(bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels], rows, (90, 70))))
+    assert picture.samples.dtype == samples.dtype
+    np.testing.assert_array_equal(picture.samples, samples)
+    assert picture.reduced is None
+    assert picture.grey == (channels <= 2)
+
+    pixels = changed(picture)
+    path = save(encode_like(picture, pixels), "b.png")
+    header = path.read_bytes()[24:26]
+    assert header == bytes([bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels]])
+    again = read_picture(path)
+    np.testing.assert_array_equal(again.pixels, pixels)
+    colours = 1 if channels <= 2 else 3
+    same = (pixels == picture.pixels)[..., :colours]
+    assert 0.3 < same.mean() < 0.8
+    np.testing.assert_array_equal(again.samples[..., :colours][same], samples[..., :colours][same])
+    np.testing.assert_array_equal(again.samples[..., colours:], samples[..., colours:])
+    own = read_picture(save(encode_like(picture, picture.pixels), "c.png"))
+    np.testing.assert_array_equal(own.samples, samples)
+
+
+def test_every_level_of_every_alpha_can_be_written(save: Save) -> None:
+    alpha, level = np.mgrid[:256, :256]
+    rgba = RNG.integers(0, 256, (256, 256, 4), dtype=np.uint8)
+    rgba[..., 3] = alpha
+    picture = read_picture(save(Image.fromarray(rgba)))
+    lower, upper = picture.range()
+    np.testing.assert_array_equal(lower, 255 - alpha)
+    assert (upper == 255).all()
+    pixels = np.repeat(np.maximum(level, lower)[..., None], 3, axis=2).astype(np.uint8)
+    np.testing.assert_array_equal(read_picture(save(encode_like(picture, pixels))).pixels, pixels)
+    black = rgba.copy()
+    black[..., :3] = 0  # nothing is darker, so the range leaves nothing out
+    np.testing.assert_array_equal(read_picture(save(Image.fromarray(black))).pixels[..., 0], lower)
+
+
+@pytest.mark.parametrize(("channels", "reading"), [(1, lambda v: np.rint(v / 257)), (3, lambda v: v // 256)])
+def test_16_bits_move_by_257_a_level_as_nearly_as_the_level_allows(
+    save: Save, channels: int, reading: Callable[[Array], Array]
+) -> None:
+    every = np.arange(65536)
+    for steps in (-255, -100, -1, 1, 2, 254):
+        samples = np.repeat(every.astype(np.uint16).reshape(256, 256, 1), channels, axis=2)
+        picture = read_picture(save(png_writer.encode(samples)))
+        pixels = np.clip(picture.pixels.astype(int) + steps, 0, 255).astype(np.uint8)
+        again = read_picture(save(encode_like(picture, pixels))).samples[..., -1].ravel().astype(int)
+        level = pixels[..., -1].ravel()
+        wanted = every + 257 * (level - reading(every).astype(int))
+        inside = np.clip(wanted, 0, 65535)
+        fits = reading(inside) == level
+        np.testing.assert_array_equal(again[fits], inside[fits])
+        towards = again + np.sign(inside - again)  # one nearer would be of another level
+        assert (reading(again) == level).all()
+        assert (reading(towards)[~fits] != level[~fits]).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "kept", "reduced"),
+    [
+        ("1", "a.png", "L", None),
+        ("P", "a.gif", "RGB", None),
+        ("RGB", "a.jpg", "RGB", None),
+        ("RGBA", "a.webp", "RGBA", None),
+        ("L", "a.jpg", "L", None),
+        ("LA", "a.tif", "LA", None),
+        ("PA", "a.tif", "RGBA", None),
+        ("I;16", "a.tif", "I;16", None),
+        ("I", "a.tif", "I;16", None),
+        ("CMYK", "a.jpg", "RGB", "8-bit RGB, not CMYK"),
+        ("LAB", "a.tif", "RGB", "8-bit RGB, not LAB"),
+        ("F", "a.tif", "L", "8-bit grey, not floating-point"),
+    ],
+)
+def test_other_kinds_become_the_nearest(save: Save, mode: str, name: str, kept: str, reduced: str | None) -> None:
+    if mode == "F":
+        image = Image.fromarray(RNG.random((11, 14), np.float32))
+    elif mode.startswith("I"):
+        image = Image.fromarray(RNG.integers(0, 65536, (11, 14)).astype(np.uint16 if mode == "I;16" else np.int32))
+    else:
+        image = RGB.convert("P").convert(mode) if mode == "PA" else RGB.convert(mode)
+        if mode.endswith("A"):
+            image.putalpha(Image.fromarray(COLOURS[..., 0]))
+    picture = read_picture(save(image, name))
+    assert picture.reduced == reduced
+    pixels = changed(picture)
+    path = save(encode_like(picture, pixels), "b.png")
+    np.testing.assert_array_equal(read_picture(path).pixels, pixels)
+    with Image.open(path) as written:
+        assert written.mode == kept
+
+
+def tiff16(
+    order: str, samples: Array, *, planar: bool = False, alpha: int | None = None, deflated: bool = False
+) -> bytes:
+    """A TIFF of 16-bit colour, which Pillow does not write; `alpha` is TIFF's ExtraSamples."""
+    height, width, channels = samples.shape
+    planes = np.moveaxis(samples, -1, 0) if planar else samples[None]
+    strips = [plane.astype(f"{order}u2").tobytes() for plane in planes]
+    strips = [zlib.compress(strip) for strip in strips] if deflated else strips
+    body = b"".join(strips)
+    body += bytes(len(body) % 2)
+    fields = {
+        256: [width],
+        257: [height],
+        258: [16] * channels,
+        259: [8 if deflated else 1],
+        262: [2],
+        273: [8 + sum(map(len, strips[:i])) for i in range(len(strips))],
+        277: [channels],
+        278: [height],
+        279: [len(strip) for strip in strips],
+        284: [2 if planar else 1],
+        **({} if alpha is None else {338: [alpha]}),
+    }
+    entries = b""
+    for tag, values in fields.items():
+        data = struct.pack(f"{order}{len(values)}I", *values)
+        where = struct.pack(f"{order}I", 8 + len(body)) if len(values) > 1 else data
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values)) + where
+        body += data if len(values) > 1 else b""
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", 8 + len(body))
+    return start + body + struct.pack(f"{order}H", len(fields)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize("deflated", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("channels", "alpha"), [(3, None), (4, 0), (4, 2)])
+def test_16_bit_colour_of_a_tiff_is_kept(
+    save: Save, order: str, channels: int, alpha: int | None, deflated: bool
+) -> None:
+    samples = samples_of(16, channels)
+    picture = read_picture(save(tiff16(order, samples, alpha=alpha, deflated=deflated), "a.tif"))
+    np.testing.assert_array_equal(picture.samples, samples if alpha else samples[..., :3])
+    pixels = changed(picture)
+    again = read_picture(save(encode_like(picture, pixels)))
+    np.testing.assert_array_equal(again.pixels, pixels)
+    assert again.samples.dtype == np.uint16
+    assert picture.reduced is None
+
+
+def test_16_bits_of_a_tiff_that_cannot_be_kept(save: Save) -> None:
+    premultiplied = read_picture(save(tiff16("<", np.full((4, 5, 4), 30000, np.uint16), alpha=1), "a.tif"))
+    assert premultiplied.reduced == "8-bit RGB, not 16-bit"
+    assert (premultiplied.pixels == 255).all()  # white, where it is transparent
+    samples = samples_of(16, 3)
+    planar = read_picture(save(tiff16("<", samples, planar=True, deflated=True), "a.tif"))
+    assert planar.reduced == "8-bit RGB, not 16-bit"
+    np.testing.assert_array_equal(planar.samples, samples >> 8)
+    with pytest.raises(ImageError, match="16 bits lie one after the other"):  # or Pillow would mix them up
+        read_picture(save(tiff16("<", samples, planar=True), "a.tif"))
+
+
+def test_deep_grey_with_a_transparent_value_is_written_with_8_bits(save: Save) -> None:
+    picture = read_picture(
+        save(png(16, 0, b"\0" + struct.pack(">3H", 256, 300, 65000), (3, 1), struct.pack(">H", 300)))
+    )
+    assert picture.reduced == "8-bit grey, not 16-bit"
+    assert picture.samples[0].tolist() == [[1, 255], [1, 0], [253, 255]]
+    assert read_picture(save(encode_like(picture, picture.pixels))).pixels[0, :, 0].tolist() == [1, 255, 253]
+
+
+def test_12_bits_survive_as_16() -> None:
+    """Rounding to 16 bits first changes no level of 8 bits, so what was read is what is written."""
+    twelve = np.arange(4096)
+    sixteen = np.rint(twelve * np.float32(65535 / 4095))
+    np.testing.assert_array_equal(np.rint(sixteen / 257), np.rint(twelve / 4095 * 255))
+
+
+def test_orientation_is_applied_to_both_bytes(save: Save) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    samples = samples_of(16, 3)
+    for channels in (2, 3):
+        path = save(png_writer.encode(samples[..., :channels], exif=exif.tobytes()))
+        np.testing.assert_array_equal(read_picture(path).samples, np.rot90(samples[..., :channels], -1))
+
+
+@pytest.mark.parametrize(("mode", "space"), [("RGB", b"RGB "), ("L", b"GRAY")])
+def test_metadata_is_written_again(save: Save, mode: str, space: bytes) -> None:
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = space
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    exif[ExifTags.Base.Model] = "camera"
+    source = save(RGB.convert(mode), "a.jpg", exif=exif, icc_profile=bytes(profile), dpi=(300, 150))
+    picture = read_picture(source)
+    path = save(encode_like(picture, 255 - picture.pixels))
+    assert b"eXIfMM" in path.read_bytes()  # not the name that a JPEG puts before it
+    with Image.open(path) as written:
+        assert written.size == (11, 14)
+        assert written.info["icc_profile"] == profile
+        assert written.info["dpi"] == pytest.approx((300, 150), abs=0.02)
+        assert dict(written.getexif()) == {ExifTags.Base.Model: "camera"}
+        written.verify()  # the checksums
+
+
+def test_a_resolution_beyond_a_pngs_is_left_out(save: Save) -> None:
+    for dpi in ((1e-3, 300), (1e9, 300)):
+        with Image.open(save(png_writer.encode(COLOURS, dpi=dpi))) as image:
+            assert "dpi" not in image.info
+
+
+def test_what_cannot_be_written_is_refused(save: Save) -> None:
+    glass = RGB.convert("RGBA")
+    glass.putalpha(100)
+    picture = read_picture(save(glass))
+    darkest = picture.pixels.copy()
+    darkest[:] = 155
+    encode_like(picture, darkest)
+    darkest[3, 4, 1] = 154
+    with pytest.raises(ValueError, match="too transparent"):
+        encode_like(picture, darkest)
+    grey = read_picture(save(RGB.convert("L")))
+    with pytest.raises(ValueError, match="three equal channels"):
+        encode_like(grey, COLOURS)
+    for wrong in (grey.pixels.astype(float), grey.pixels[1:], grey.pixels[..., 0]):
+        with pytest.raises(ValueError, match=r"expected uint8 \[11, 14, 3\]"):
+            encode_like(grey, wrong)
+    with pytest.raises(ValueError, match="expected uint8 or uint16"):
+        png_writer.encode(COLOURS.astype(float))
 
 
 def test_importing_is_light() -> None:
