@@ -3,7 +3,8 @@
 import difflib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -154,6 +155,29 @@ class LoadedModel:
         }
 
 
+@dataclass(frozen=True)
+class ModelView:
+    """How a model looks at images: all that is known of it without its weights.
+
+    Attributes:
+        name: as `LoadedModel.name`.
+        transform: the same as `LoadedModel.transform`.
+    """
+
+    name: str
+    transform: EvalTransform
+
+    def describe(self) -> dict[str, Any]:
+        """The keys of `LoadedModel.describe`; no weights were read, and nothing was put on a device."""
+        return {
+            "model": self.name,
+            "weights": None,
+            "weights_sha256": None,
+            "data_config": asdict(self.transform),
+            "device": "cpu",
+        }
+
+
 def resolve_device(name: str) -> torch.device:
     """ "auto" is the first CUDA device if there is one, else the CPU; anything asked for by name must exist."""
     if name == "auto":
@@ -186,8 +210,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
     demo = DEMO_MODELS.get(request.name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's deprecations while importing and building
+    with _quiet():
         if demo:
             arguments = {**demo.model_kwargs, **request.kwargs}
             module, name = _create(replace(request, kwargs=arguments), demo.architecture), request.name
@@ -209,6 +232,31 @@ def load_model(request: ModelRequest) -> LoadedModel:
         seed=request.seed,
         labels=CLASSES if demo else _labels(module),
     )
+
+
+def load_view(request: ModelRequest) -> ModelView:
+    """The evaluation transform of the model that `load_model` would build, at once and without its weights.
+
+    The model is built on PyTorch's meta device, where tensors have shapes and no memory; weights, device and seed of
+    the request play no part.
+
+    Raises:
+        ModelError: as `load_model`, as far as it concerns the name, the arguments and the configuration.
+    """
+    demo = DEMO_MODELS.get(request.name)
+    if demo:
+        return ModelView(request.name, EvalTransform.from_data_config(demo.data_config))
+    with _quiet(), torch.device("meta"):
+        module, name, _ = _build(replace(request, checkpoint=None, pretrained=False))
+        return ModelView(name, EvalTransform.from_data_config(_data_config(module)))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without other people's deprecations while importing and building."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _build(request: ModelRequest) -> tuple[nn.Module, str, str]:

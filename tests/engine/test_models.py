@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.artifacts import hash_state
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, resolve_device
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, load_view, resolve_device
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
@@ -249,3 +250,99 @@ def test_distilled_head_gives_features() -> None:
     outputs = model(torch.rand(1, 3, 224, 224))
     assert outputs.logits is not None
     assert outputs.features.shape == (1, 192)
+
+
+# --- the view without weights
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1}),
+        ("vit_tiny_patch16_224.augreg_in21k", {"depth": 1}),
+        ("vit_tiny_patch16_224", {"depth": 1, "img_size": (160, 96)}),
+        ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}),
+        ("vit_small_patch14_dinov2.lvd142m", {"depth": 1}),
+        ("vit_small_patch14_dinov2", {"depth": 1, "img_size": 224}),
+        ("vit_small_patch16_dinov3.lvd1689m", {"depth": 1}),
+        ("vit_base_patch16_siglip_224.webli", {"depth": 1}),
+        ("vit_base_patch16_clip_224.openai", {"depth": 1}),
+        ("vit_tiny_r_s16_p8_224", {"depth": 1}),
+        ("deit_tiny_distilled_patch16_224", {"depth": 1}),
+        ("eva02_tiny_patch14_336", {"depth": 1}),
+        ("beit_base_patch16_224", {"depth": 1}),
+        ("beitv2_base_patch16_224", {"depth": 1}),
+        ("naflexvit_base_patch16_gap", {"depth": 1}),
+        ("naflexvit_base_patch16_gap", {"depth": 1, "img_size": 224}),
+        ("crossvit_tiny_240", {}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}),
+        ("swinv2_tiny_window8_256", {"depths": (1, 1, 1, 1), "img_size": 128}),
+        ("convnext_atto.d2_in1k", {}),
+        ("efficientnet_lite0", {}),
+        ("tf_efficientnet_b0.ns_jft_in1k", {}),
+        ("resnet10t", {}),
+        ("resnet10t", {"in_chans": 4}),
+        ("resnet18.tv_in1k", {}),
+        ("mobilevit_xxs", {}),
+        ("mixer_s32_224", {}),
+        ("maxvit_rmlp_pico_rw_256", {}),
+        ("demo", {}),
+        ("demo-cnn", {}),
+    ],
+)
+def test_the_view_is_that_of_the_loaded_model(name: str, kwargs: dict[str, Any]) -> None:
+    request = ModelRequest(name, pretrained=name.startswith("demo"), kwargs=kwargs, device="cpu")
+    view, model = load_view(replace(request, pretrained=True)), load_model(request)
+    assert (view.name, view.transform) == (model.name, model.transform)
+    assert view.describe() == model.describe() | {"weights": None, "weights_sha256": None}
+
+
+def test_a_view_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    create = timm.create_model
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        built.append(create(*args, **kwargs))
+        return built[-1]
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    view = load_view(ModelRequest("vit_small_patch14_dinov2", checkpoint=Path("none"), device="cuda:99"))
+    assert (view.name, view.transform.input_size) == ("vit_small_patch14_dinov2.lvd142m", (3, 518, 518))
+    assert {tensor.device.type for tensor in built[0].state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["vit_tiny_patch16_242", "vit_tiny_patch16_224.nope", "org/name", "ftp:name", "local-dir:none", "hf-hub:a/b"],
+)
+def test_a_name_without_a_view_is_refused_as_on_loading(name: str) -> None:
+    with pytest.raises(ModelError) as loading:
+        load_model(ModelRequest(name))
+    with pytest.raises(ModelError) as viewing:
+        load_view(ModelRequest(name))
+    assert str(viewing.value) == str(loading.value)
+
+
+def test_arguments_without_a_view_are_refused() -> None:
+    with pytest.raises(ModelError, match="nonsense"):
+        load_view(ModelRequest(TINY, kwargs={"nonsense": 1}))
+
+
+@pytest.mark.parametrize("source", ["local-dir", "hf-hub"])
+def test_a_view_needs_the_configuration_only(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path if source == "local-dir" else tmp_path / "models--org--name" / "snapshots" / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = {"num_classes": 1000, "input_size": [3, 96, 96], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5],
+           "interpolation": "bilinear", "crop_pct": 0.9, "fixed_input_size": True}  # fmt: skip
+    document = {"architecture": TINY, "model_args": {"depth": 1}, "pretrained_cfg": cfg}
+    (folder / "config.json").write_text(json.dumps(document))
+    if source == "hf-hub":
+        refs = folder.parent.parent / "refs"
+        refs.mkdir()
+        (refs / "main").write_text("1")
+        monkeypatch.setenv("VITNULL_CACHE", str(tmp_path))
+    name = f"local-dir:{folder}" if source == "local-dir" else "hf-hub:org/name"
+    view = load_view(ModelRequest(name))
+    assert (view.name, view.transform) == (name, load_model(ModelRequest(name, pretrained=False)).transform)
+    assert view.transform.input_size == (3, 96, 96)
+    assert view.transform.mean == (0.1, 0.2, 0.3)
