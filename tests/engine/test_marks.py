@@ -1,14 +1,18 @@
-"""The mark: what of a logo counts, where it goes, and the target it makes."""
+"""The mark: what of a logo counts, how text is set, and where it goes."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
-from nullspace_cli.engine.errors import ImageError
-from nullspace_cli.engine.marks import Mark, Placement, place, read_mark, target_image
+from nullspace_cli.engine.errors import ImageError, UsageError
+from nullspace_cli.engine.marks import CAP_HEIGHT, Fit, Mark, Placed, Placement, Position, place, read_mark, text_mark
 
 
 def logo(path: Path, ground: tuple[int, ...], ink: tuple[int, ...], mode: str = "RGB") -> Path:
@@ -19,7 +23,13 @@ def logo(path: Path, ground: tuple[int, ...], ink: tuple[int, ...], mode: str = 
 
 
 def square(coverage: float = 1.0, width: int = 10, height: int = 5) -> Mark:
-    return Mark(np.full((height, width, 3), 0.25), np.full((height, width), coverage), Path("mark.png"))
+    return Mark(np.full((height, width, 3), 0.25), np.full((height, width), coverage), "a square")
+
+
+def on_canvas(placed: Placed, width: int, height: int) -> Tensor:
+    canvas = torch.zeros(height, width)
+    canvas[placed.box] = placed.coverage
+    return canvas
 
 
 @pytest.mark.parametrize("ground", [(255, 255, 255), (0, 0, 0), (200, 30, 90)])
@@ -69,26 +79,117 @@ def test_blank_marks_are_refused(colour: tuple[int, ...], tmp_path: Path) -> Non
 )
 def test_placement(placement: Placement, box: tuple[int, int, int, int]) -> None:
     left, right, top, bottom = box
-    colour, coverage = place(square(), 100, 100, placement)
+    placed = place(square(), 100, 100, placement)
     expected = torch.zeros(100, 100)
-    expected[top : top + (bottom - top), left:right] = 1
-    assert (coverage.round() == expected).float().mean() > 0.989
-    torch.testing.assert_close(colour[:, coverage > 0.5].mean().item(), 0.25, rtol=1e-3, atol=0)
+    expected[top:bottom, left:right] = 1
+    assert (on_canvas(placed, 100, 100).round() == expected).float().mean() > 0.989
+    torch.testing.assert_close(placed.colour[:, placed.coverage > 0.5].mean().item(), 0.25, rtol=1e-3, atol=0)
 
 
-def test_target_exaggerates_beyond_the_range() -> None:
-    image = torch.full((3, 50, 100), 0.5, dtype=torch.float64)
-    plain = target_image(image, square(), Placement(fit="stretch", scale=1.0, strength=1.0))
-    strong = target_image(image, square(), Placement(fit="stretch", scale=1.0, strength=4.0))
-    half = target_image(image, square(), Placement(fit="stretch", scale=1.0, strength=4.0, opacity=0.5))
-    assert [t[0, 25, 50].item() for t in (plain, strong, half)] == pytest.approx([0.25, -0.5, 0.0])
-    assert plain.dtype == torch.float64
+@given(
+    st.sampled_from(["contain", "cover", "stretch", "tile"]),
+    st.sampled_from(["center", "top", "bottom", "left", "right", "top-left", "bottom-right"]),
+    st.floats(0.01, 1),
+    st.tuples(st.integers(1, 200), st.integers(1, 200)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+)
+def test_marks_stay_inside_the_canvas(
+    fit: Fit, position: Position, scale: float, canvas: tuple[int, int], size: tuple[int, int]
+) -> None:
+    width, height = canvas
+    placed = place(square(1.0, *size), width, height, Placement(fit, position, scale))
+    h, w = placed.coverage.shape
+    assert placed.top >= 0
+    assert placed.left >= 0
+    assert placed.top + h <= height
+    assert placed.left + w <= width
+    if fit != "tile":
+        assert h <= max(1, round(height * scale))
+        assert w <= max(1, round(width * scale))
+    assert placed.colour.shape == (3, h, w)
+    assert placed.colour.dtype == placed.coverage.dtype == torch.float32
+    for values in (placed.colour, placed.coverage):
+        assert 0 <= values.min() <= values.max() <= 1
+    assert placed.coverage.max() > 0.5
+
+
+@pytest.mark.parametrize("canvas", [(1000, 100), (100, 1000), (400, 300)])
+@pytest.mark.parametrize("size", [(10, 5), (5, 10), (30, 2)])
+def test_contained_marks_keep_their_shape_and_touch_their_box(canvas: tuple[int, int], size: tuple[int, int]) -> None:
+    placed = place(square(1.0, *size), *canvas, Placement(scale=0.8))
+    h, w = placed.coverage.shape
+    assert w / size[0] == pytest.approx(h / size[1], abs=1)
+    assert w == round(0.8 * canvas[0]) or h == round(0.8 * canvas[1])
+
+
+@pytest.mark.parametrize("canvas", [(500, 200), (200, 500)])
+def test_tiles_leave_no_crop_without_a_mark(canvas: tuple[int, int]) -> None:
+    placed = place(square(), *canvas, Placement(fit="tile", position="top-left", scale=0.2))
+    covered = on_canvas(placed, *canvas).round()
+    assert covered[:20, :40].min() == 1  # a tile of 40 x 20 in the corner
+    side = 100
+    crops = covered.unfold(0, side, 1).unfold(1, side, 1).mean((2, 3))
+    assert crops.min() > 0.2
+    assert crops.max() < 0.6  # and gaps between them
+
+
+def test_every_other_row_of_tiles_is_shifted_by_half() -> None:
+    placed = place(square(1.0, 10, 10), 400, 400, Placement(fit="tile", position="top-left", scale=0.25))
+    row = torch.nonzero(placed.coverage[50] > 0.5)[:, 0]
+    pitch = 140  # 100 and a gap of 40
+    assert {int(i) % pitch for i in row} == set(range(100))
+    below = torch.nonzero(placed.coverage[50 + pitch] > 0.5)[:, 0]
+    assert {int(i + pitch // 2) % pitch for i in below} == set(range(100))
 
 
 def test_hidden_colours_do_not_bleed() -> None:
-    colour = np.zeros((20, 20, 3))
-    colour[:, :10] = 1.0  # white where it covers, black where it does not
+    colour = np.ones((20, 20, 3))
+    colour[:, :10] = 0.2  # dark where it covers, white where it does not
     coverage = np.zeros((20, 20))
     coverage[:, :10] = 1
-    shown, covered = place(Mark(colour, coverage, Path("m.png")), 77, 77, Placement(scale=1.0))
-    assert shown[:, covered > 0.05].min() > 0.99
+    placed = place(Mark(colour, coverage, "half"), 77, 77, Placement(scale=1.0))
+    assert placed.coverage.max() <= 1  # Lanczos overshoots beside an edge
+    shown = placed.colour[:, placed.coverage > 0.05]
+    torch.testing.assert_close(shown, torch.full_like(shown, 0.2), rtol=0, atol=0.01)
+
+
+def test_text_fills_a_tight_box() -> None:
+    mark = text_mark("HI")
+    inked = mark.coverage > 0.5
+    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
+    margins = (rows[0], columns[0], inked.shape[0] - 1 - rows[-1], inked.shape[1] - 1 - columns[-1])
+    assert 1 <= min(margins) <= max(margins) <= CAP_HEIGHT // 8
+    assert len(rows) == pytest.approx(CAP_HEIGHT, rel=0.15)
+    assert 0.3 < mark.coverage.mean() < 0.7
+    assert mark.colour.min() == 1
+    # Three upright stems and a bar: the letters are there, and upright.
+    middle = inked[(rows[0] * 3 + rows[-1]) // 4]
+    assert np.count_nonzero(np.diff(middle.astype(int)) == 1) == 3
+
+
+@pytest.mark.parametrize("text", ["one\ntwo", r"one\ntwo", "one\r\ntwo\n", "  one  \n two"])
+def test_lines_of_text(text: str) -> None:
+    np.testing.assert_array_equal(text_mark(text).coverage, text_mark("one\ntwo").coverage)
+    assert text_mark(text).coverage.shape[0] > 1.8 * text_mark("one").coverage.shape[0]
+
+
+@pytest.mark.parametrize("text", ["n" * 2000, "n\n" * 400])
+def test_long_text_is_lettered_smaller(text: str) -> None:
+    assert CAP_HEIGHT * 10 < max(text_mark(text).coverage.shape) < 10_000
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n", r"\n \n", "\t"])
+def test_blank_text_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is blank"):
+        text_mark(text)
+
+
+def test_letters_that_the_font_lacks_are_named() -> None:
+    with pytest.raises(UsageError, match="cannot write 日 本"):
+        text_mark("日本 2024")
+
+
+def test_marks_know_what_they_were_made_from(tmp_path: Path) -> None:
+    path = logo(tmp_path / "a.png", (255, 255, 255), (0, 0, 0))
+    assert read_mark(path).sha256 == sha256(path.read_bytes()).hexdigest()
+    assert text_mark("©").sha256 == sha256("©".encode()).hexdigest()
