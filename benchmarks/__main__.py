@@ -1,15 +1,40 @@
-"""Run every benchmark and print one table: what, ours, the reference, the ratio, the bound."""
+"""Run the benchmarks, or the groups that are named, and print tables of ratios and of figures."""
 
-from benchmarks import basis, start_up, watermark
-from benchmarks.measure import Row
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks import basis, batches, native, rounding, start_up, watermark
+from benchmarks.measure import Figure, Row
+
+GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
+    "basis": basis.rows,
+    "watermark": watermark.rows,
+    "rounding": rounding.rows,
+    "native": native.rows,
+    "batches": batches.rows,
+    "start_up": start_up.rows,
+}
 
 
 def main() -> None:
-    rows: list[Row] = [*basis.rows(), *watermark.rows(), *start_up.rows()]
-    print("| what | ours | reference | ratio | bound |")
-    print("| --- | --- | --- | --- | --- |")
-    for row in rows:
-        print(f"| {row.what} | {row.ours:.3f} s | {row.reference} {row.theirs:.3f} s | {row.ratio:.2f} | {row.bound} |")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("groups", nargs="*", metavar="group", help=f"any of {', '.join(GROUPS)}; by default all")
+    chosen = parser.parse_args().groups or list(GROUPS)
+    if unknown := [name for name in chosen if name not in GROUPS]:
+        parser.error(f"no group {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+    results = [result for name in chosen for result in GROUPS[name]()]
+    ratios = [result for result in results if isinstance(result, Row)]
+    figures = [result for result in results if isinstance(result, Figure)]
+    if ratios:
+        print("\n| what | ours | reference | ratio | bound |")
+        print("| --- | --- | --- | --- | --- |")
+    for row in ratios:
+        print(f"| {row.what} | {row.ours:.3f} s | {row.reference} {row.theirs:.3f} s | {row.ratio:.4f} | {row.bound} |")
+    if figures:
+        print("\n| what | measured | bound | besides |")
+        print("| --- | --- | --- | --- |")
+    for figure in figures:
+        print(f"| {figure.what} | {figure.measured} | {figure.bound} | {figure.besides} |")
 
 
 if __name__ == "__main__":

@@ -20,5 +20,5 @@ def rows() -> list[Row]:
     apart = float((null.mT @ null - oracle @ oracle.mT).abs().max())
     residuals = [float((A @ basis).norm(dim=0).max() / sigma.max()) for basis in (null.mT, oracle)]
     print(f"basis: projectors differ by {apart:.1e}; largest ||A v|| / sigma_max: ours {residuals[0]:.1e}, "
-          f"scipy {residuals[1]:.1e}\n")  # fmt: skip
+          f"scipy {residuals[1]:.1e}")  # fmt: skip
     return [Row("nullspace of ViT-S/32, 384 x 3072", ours, "scipy.linalg.null_space", theirs, "<= 0.6")]

@@ -10,13 +10,15 @@ PACKAGE = "nullspace_cli"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 ENGINE = (
-    {"errors"},
-    {"artifacts", "images", "solvers.solution"},
-    {"transform", "nullspace", "stem", "solvers.box_l2", "metrics"},
-    {"linear_view", "checkpoints", "hub"},
-    {"models"},
+    {"errors", "png", "distributed"},
+    {"artifacts", "images", "solvers.solution", "solvers.rounding", "solvers.feedback", "solvers.resize_projection"},
+    {"transform", "nullspace", "stem", "solvers.interior_point", "metrics"},
+    {"linear_view", "checkpoints", "hub", "solvers.box_l2"},
+    {"models", "realisation"},
     {"data", "basis", "marks"},
+    {"treatment"},
     {"watermarking"},
+    {"model_size", "native_size", "network"},
     {"stamping"},
     {"plots"},
     {"demonstration"},

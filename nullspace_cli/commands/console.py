@@ -4,16 +4,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from nullspace_cli import __version__
 from nullspace_cli.commands.options import OutputOptions
 
-if TYPE_CHECKING:
-    from nullspace_cli.engine.models import LoadedModel
+
+class Described(Protocol):
+    """A model, loaded or not."""
+
+    def describe(self) -> dict[str, Any]: ...
 
 
 class Console:
@@ -36,6 +39,30 @@ class Console:
     def json(self, document: Mapping[str, Any]) -> None:
         """The machine's result: one JSON document. NaN and infinity have no place in it; they are bugs, not output."""
         self.line(json.dumps(document, indent=2, allow_nan=False))
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """One line of a machine's result, sent off at once."""
+        self.line(json.dumps(record, allow_nan=False))
+        self.flush()
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar with rate and time left, on a terminal; call what it gives for each item that is done."""
+        if self.options.quiet or total < 2 or not sys.stderr.isatty():
+            yield lambda: None
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.speed:.2f} {what}/s" if task.speed else "")
+
+        columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+        with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
 
     def table(self, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values in two columns; rows whose value is None are left out."""
@@ -68,7 +95,7 @@ class Console:
     def error(self, text: str) -> None:
         print(f"vitnull: error: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
-    def document(self, command: str, model: "LoadedModel", seed: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    def document(self, command: str, model: Described, seed: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON document of a command: the keys that all share, then its own."""
         return {
             "schema": f"vitnull/{command}/1",

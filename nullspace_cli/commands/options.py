@@ -86,7 +86,8 @@ class ModelOptions:
         bool, typer.Option("--offline", help="Use cached weights only.", rich_help_panel=MODEL_PANEL)
     ] = False
 
-    def request(self, name: str) -> "ModelRequest":
+    def request(self, name: str, device: str | None = None) -> "ModelRequest":
+        """The request for a model, on another device than was asked for if one is given."""
         from nullspace_cli.engine.models import ModelRequest
 
         return ModelRequest(
@@ -94,7 +95,7 @@ class ModelOptions:
             checkpoint=self.checkpoint,
             pretrained=self.pretrained,
             kwargs=dict(_parse_keyword(text) for text in self.model_kwargs),
-            device=self.device,
+            device=device or self.device,
             amp=self.amp,
             batch_size=self.batch_size,
             offline=self.offline,

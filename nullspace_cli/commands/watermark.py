@@ -1,58 +1,101 @@
 """`vitnull watermark`: a visible mark that leaves the network's answer as it was."""
 
-from collections import Counter
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.image_files import Planned, named_images, plan_outputs
 from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models import LoadedModel
+    from nullspace_cli.engine.distributed import Ranks
+    from nullspace_cli.engine.stamping import Stamp
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
 
 def watermark(
     files: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE... MARK", help="Images, then the mark (as `cp`: it comes last).")
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGE... MARK", help="Images or folders of images, then the mark (as `cp`: it comes last)."
+        ),
+    ] = None,
     *,
     model: Annotated[
         str, typer.Option(envvar="VITNULL_MODEL", help="Whose answer stays: a timm name, hf-hub:, local-dir:, demo.")
     ] = DEFAULT_MODEL,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Letter this instead of a MARK; all FILES are images then.")
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
+    ] = None,
+    size: Annotated[
+        Literal["native", "model"],
+        typer.Option(help="native: the image's own size. model: as the model's eval transform resizes it (the paper)."),
+    ] = "native",
+    nullspace: Annotated[
+        Literal["auto", "resize", "patch"],
+        typer.Option(
+            help="resize: the model's input stays bit for bit. patch: its patch embeddings do. auto: resize, "
+            "where that leaves enough of the mark."
+        ),
+    ] = "auto",
+    norm: Annotated[int, typer.Option(min=1, max=2, help="The p of eq. 7. p = 1 is solved at --size model only.")] = 2,
+    treatment: Annotated[
+        Literal["auto", "hatch", "outline", "plain"],
+        typer.Option(help="How the mark is drawn. auto: hatch at native size, outline at the model's."),
+    ] = "auto",
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=100,
+            help="1 is the mark as drawn; more exaggerates it, at no cost to the guarantee. "
+            "[default: hatch 1, outline 2, plain 3]",
+        ),
+    ] = None,
+    fit: Annotated[
+        Literal["contain", "cover", "stretch", "tile"],
+        typer.Option(help="How the mark fills its box; tile repeats it all over the image."),
+    ] = "contain",
+    position: Annotated[Position, typer.Option(help="Where the box lies.")] = "center",
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=1, help="Side of the box (of a tile), as a share of the image's. [default: 0.8; tile 0.3]"
+        ),
+    ] = None,
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Multiplies the mark's own opacity.")] = 1.0,
+    rounding: Annotated[
+        Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
+    ] = "aware",
     basis: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
     ] = None,
-    size: Annotated[
-        Literal["model", "native"],
-        typer.Option(
-            help="model: as the model's eval transform resizes the image. native comes with the next release."
-        ),
-    ] = "model",
-    norm: Annotated[int, typer.Option(min=2, max=2, help="The p of eq. 7; p = 1 comes with the next release.")] = 2,
-    strength: Annotated[
-        float,
-        typer.Option(min=0, max=100, help="1 is the mark as drawn; more exaggerates it, at no cost to the guarantee."),
-    ] = 3.0,
-    fit: Annotated[
-        Literal["contain", "cover", "stretch"], typer.Option(help="How the mark fills its box.")
-    ] = "contain",
-    position: Annotated[Position, typer.Option(help="Where the box lies.")] = "center",
-    scale: Annotated[float, typer.Option(min=0.01, max=1, help="Side of the box, as a share of the image's.")] = 0.8,
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Multiplies the mark's own opacity.")] = 1.0,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest embedding_error of the saved file that passes verification.")
     ] = 0.01,
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Run the model on the re-read file.")] = True,
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Run the model on the re-read file. [default: unless its input is bit-identical, which is a proof]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="The PNG to write, for one image.")
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where <stem>.watermarked.png go; by default here.")
     ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already.")
+    ] = False,
     diff: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a picture of the noise, for one image.")
     ] = None,
@@ -60,154 +103,215 @@ def watermark(
         Path | None,
         typer.Option("--float", metavar="FILE", help="Write the exact solution before rounding, for one image."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Images at work at once. [default: 2, or as many as there are cores]")
+    ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
+    ] = False,
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
     """Stamp MARK onto every IMAGE so that people see it and the model does not.
 
-    The result is the closest picture to the marked one whose patch embeddings are those of the source.
+    Where an image is larger than the model's input, the result is one whose input to the model has not a bit changed:
+    no weights are read then, and nothing is downloaded. Elsewhere the model's patch embeddings stay.
     """
-    images, mark_path = _split(files)
-    targets = _targets(images, out, out_dir, single={"--out": out, "--diff": diff, "--float": float_})
-    _refuse_clashes(read=[*files, *filter(None, [basis])], written=[*targets, *filter(None, [diff, float_])])
-    if size == "native":
-        raise typer.BadParameter("native size comes with the next release; use --size model", param_hint="--size")
-
-    from nullspace_cli.engine.artifacts import check_output, make_folder, read_provenance
-    from nullspace_cli.engine.basis import KIND, find_basis, load_row_space
-    from nullspace_cli.engine.marks import Placement, read_mark
-    from nullspace_cli.engine.models import load_model
-    from nullspace_cli.engine.stamping import Job, Stamp, refused, stamp_files, summarise
-    from nullspace_cli.engine.watermarking import PatchSpace
-
-    if out_dir:
-        make_folder(out_dir)
-    for file in [*targets, *filter(None, (diff, float_))]:
-        check_output(file, force=output.force)
-    if basis:
-        read_provenance(basis, KIND)
-    mark = read_mark(mark_path)
-    failures = refused(images)
-
-    loaded = load_model(options.request(model))
-    found = find_basis(loaded)
-    rows = load_row_space(basis, loaded) if basis else found.nullspace.row_space.flatten(1)
-    stamp = Stamp(
-        loaded,
-        PatchSpace(found.patch_map, rows),
-        mark,
-        Placement(fit, position, scale, opacity, strength),
-        tolerance,
-        verify,
-        output.force,
+    given = list(files or [])
+    mark_path = None if text is not None else _mark_of(given)
+    images = named_images(given, files_from)
+    if jsonl and output.json:
+        raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
+    if size == "model" and nullspace == "resize":
+        raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
+    if norm == 1 and size == "native":
+        raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
+    planned = plan_outputs(
+        images,
+        out,
+        out_dir,
+        single={"--diff": diff, "--float": float_},
+        read=[path for path in (mark_path, basis) if path],
+        force=output.force,
+        skip_existing=skip_existing,
     )
-    jobs = [Job(image, target, diff, float_) for image, target in zip(images, targets, strict=True)]
 
-    def report(job: Job, error: str | None) -> None:
-        if error:
+    from nullspace_cli.engine.distributed import joined_ranks
+    from nullspace_cli.engine.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
+    from nullspace_cli.engine.network import Network
+    from nullspace_cli.engine.stamping import Job, Stamp, refused
+    from nullspace_cli.engine.watermarking import Design
+
+    mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
+    with joined_ranks() as ranks:
+        mine = ranks.share(planned.files)
+        failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
+        network = Network(options.request(model, ranks.device(options.device)), basis)
+        placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
+        design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
+        stamp = Stamp(
+            network,
+            design,
+            size,
+            nullspace,
+            norm,  # type: ignore[arg-type]
+            rounding,
+            tolerance,
+            verify,
+            output.force,
+            notice=console.warn,
+        )
+        jobs = [Job(source, target, diff, float_) for source, target in mine if source not in failures]
+        for error in failures.values():
             console.error(error)
-        else:
-            console.detail(f"{job.source} -> {job.output}")
+        return _run(console, stamp, jobs, failures, planned, ranks, workers, jsonl=jsonl)
 
-    records = stamp_files(stamp, jobs, failures, report)
-    summary = summarise(records, len(failures))
+
+def _run(
+    console: Console,
+    stamp: "Stamp",
+    jobs: list[Any],
+    failures: dict[Path, str],
+    planned: Planned,
+    ranks: "Ranks",
+    workers: int | None,
+    *,
+    jsonl: bool,
+) -> int:
+    """Stamp this process's images, and report those of all processes."""
+    from nullspace_cli.engine.stamping import Failed, summarise
+
+    if jobs:
+        stamp.prepare()
+    started, records, code = time.monotonic(), [], 0
+    with console.progress("images", len(jobs)) as advance:
+        for done in stamp.each(jobs, workers or stamp.default_workers):
+            advance()
+            if isinstance(done, Failed):
+                if len(planned.files) == 1 and ranks.world == 1:
+                    raise done.error
+                failures[done.job.source] = str(done.error)
+                console.error(str(done.error))
+                continue
+            console.detail(f"{done.record['source']} -> {done.record['output']}")
+            records.append(done.record)
+            code = max(code, _judge(console, done.record, stamp.tolerance))
+            if jsonl:
+                console.record(done.record)
+    parts = ranks.gather((records, failures, code))
+    if not ranks.first:
+        return 0
+    records = [record for part, _, _ in parts for record in part]
+    failed = {source: error for _, part, _ in parts for source, error in part.items()}
+    summary = {
+        **summarise(records, len(failed), time.monotonic() - started),
+        "skipped": len(planned.skipped),
+    }
     body = {
         "images": records,
         "summary": summary,
-        "failures": [{"source": str(source), "error": error} for source, error in failures.items()],
+        "failures": [{"source": str(source), "error": error} for source, error in failed.items()],
     }
-    if output.json:
-        console.json(console.document("watermark", loaded, options.seed, body))
-    else:
-        _render(console, records, summary, loaded)
-    verdict = _judge(console, records, tolerance)
-    return 4 if failures else verdict
+    if console.options.json:
+        console.json(console.document("watermark", stamp.network, stamp.network.request.seed, body))
+    elif not jsonl:
+        _render(console, records, summary, stamp.network.describe())
+    return 4 if failed else max(code for _, _, code in parts)
 
 
-def _split(files: list[Path]) -> tuple[list[Path], Path]:
-    if len(files) < 2:
+def _mark_of(given: list[Path]) -> Path:
+    """Take the mark off the end of the arguments."""
+    if not given:
         raise typer.BadParameter("give at least one image and then the mark: vitnull watermark photo.jpg logo.png")
-    return files[:-1], files[-1]
+    return given.pop()
 
 
-def _targets(images: list[Path], out: Path | None, out_dir: Path | None, single: dict[str, Path | None]) -> list[Path]:
-    """The file of each result, refusing options that do not go together and formats that lose pixels."""
-    given = [name for name, value in single.items() if value is not None]
-    if len(images) > 1 and given:
-        raise typer.BadParameter("takes one image; use --out-dir for several", param_hint=given[0])
-    if out and out_dir:
-        raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
-    targets = [out] if out else [(out_dir or Path()) / f"{image.stem}.watermarked.png" for image in images]
-    for target in targets:
-        if target.suffix.lower() != ".png":
-            raise typer.BadParameter(
-                f"{target}: a lossy format would destroy the guarantee; use .png", param_hint="--out"
-            )
-    if (diff := single["--diff"]) and diff.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{diff}: the picture of the noise is a PNG; use .png", param_hint="--diff")
-    return targets
+def _judge(console: Console, record: dict[str, Any], tolerance: float) -> int:
+    if record["solver"].get("unmarked_patches"):
+        console.warn(
+            f"{record['source']}: {record['solver']['unmarked_patches']} patches kept their source: the "
+            f"solver did not reach its tolerance there."
+        )
+    if record["verified"] is False:
+        moved = "embedding" if record["embedding_error"] is not None else "feature"
+        change = record["embedding_error"] if record["embedding_error"] is not None else record["feature_change"]
+        console.error(
+            f"{record['output']} does not hold: class kept {record['match']}, {moved} change "
+            f"{change:.3g} (tolerance {tolerance:.3g})."
+        )
+        return 3
+    return 0
 
 
-def _refuse_clashes(read: list[Path], written: list[Path]) -> None:
-    """Refuse to write two results to one name, or a result over an input, --force or not."""
-    twice = [str(path) for path, count in Counter(written).items() if count > 1]
-    if twice:
-        raise typer.BadParameter(f"several results would be written to {', '.join(twice)}; rename or run them apart")
-    inputs = {path.resolve() for path in read}
-    over = [str(path) for path in written if path.resolve() in inputs]
-    if over:
-        raise typer.BadParameter(f"the result would replace its own input {', '.join(over)}; give it another name")
-
-
-def _judge(console: Console, records: list[dict[str, Any]], tolerance: float) -> int:
-    code = 0
-    for record in records:
-        if record["solver"]["unmarked_patches"]:
-            console.warn(
-                f"{record['source']}: {record['solver']['unmarked_patches']} patches kept their source: the "
-                f"solver did not reach its tolerance there."
-            )
-        if record["verified"] is False:
-            console.error(
-                f"{record['output']} does not hold: class kept {record['match']}, embedding error "
-                f"{record['embedding_error']:.3g} (tolerance {tolerance:.3g})."
-            )
-            code = 3
-    return code
-
-
-def _render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: "LoadedModel") -> None:
-    for record in records:
-        solver, before, after = record["solver"], record["before"], record["after"]
-        console.table(
+def _render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
+    if len(records) == 1:
+        _render_one(console, records[0], model)
+        return
+    if records:
+        console.grid(
+            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seconds"],
             [
-                ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
-                ("model", f"{model.name} ({model.weights}, sha256 {model.weights_sha256[:12]})"),
-                ("before", before and _answer(before)),
-                ("after", after and f"{_answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
-                ("embedding", _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
-                ("features", _percent(record["feature_change"], "changed by {}")),
-                (
-                    "mark",
-                    f"correlation {record['mark_correlation']:.2f}, PSNR {record['psnr']:.1f} dB"
-                    if record["psnr"] is not None and record["mark_correlation"] is not None
-                    else "invisible",
-                ),
-                (
-                    "solver",
-                    f"{solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}, "
-                    f"bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
-                ),
-                ("noise", record["diff"]),
-                ("exact", record["float"]),
-                ("seconds", record["seconds"]),
-            ]
+                [
+                    record["output"],
+                    "{} x {}".format(*record["size"]),
+                    record["nullspace"],
+                    _input(record["input_pixels_changed"]),
+                    {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
+                    "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
+                    "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
+                    f"{record['seconds']:.2f}",
+                ]
+                for record in records
+            ],
         )
         console.line()
-    if len(records) != 1:
-        matched = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
-        console.line(f"{summary['count']} images done, {summary['failed']} failed{matched}")
+    kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
+    skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
+    rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
+    console.line(
+        f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
+        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate}"
+    )
+
+
+def _render_one(console: Console, record: dict[str, Any], model: dict[str, Any]) -> None:
+    solver, before, after = record["solver"], record["before"], record["after"]
+    read = (
+        "no weights read" if model["weights"] is None else f"{model['weights']}, sha256 {model['weights_sha256'][:12]}"
+    )
+    console.table(
+        [
+            ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
+            ("model", f"{model['model']} ({read})"),
+            ("nullspace", record["nullspace"]),
+            ("model input", _input(record["input_pixels_changed"])),
+            ("before", before and _answer(before)),
+            ("after", after and f"{_answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
+            ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
+            ("features", after and _percent(record["feature_change"], "changed by {}")),
+            (
+                "mark",
+                f"correlation {record['mark_correlation']:.2f}, PSNR {record['psnr']:.1f} dB"
+                if record["psnr"] is not None and record["mark_correlation"] is not None
+                else "invisible",
+            ),
+            (
+                "solver",
+                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "
+                f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
+            ),
+            ("noise", record["diff"]),
+            ("exact", record["float"]),
+            ("seconds", record["seconds"]),
+        ]
+    )
+
+
+def _input(changed: float | None) -> str:
+    if changed is None:
+        return "-"
+    return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
 
 
 def _answer(answer: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,13 +28,13 @@ class Provenance:
     """Where an artefact comes from: what it holds, of which weights, in which space, by which parameters.
 
     `space` is "pixel" (values of [0, 1] images) or "normalized" (after mean and std). `parents` maps the name of each
-    artefact that this one was made from to its sha256.
+    artefact that this one was made from to its sha256. `weights_sha256` is None where no weights played a part.
     """
 
     kind: str
     space: str
     model: str
-    weights_sha256: str
+    weights_sha256: str | None
     seed: int | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parents: Mapping[str, str] = field(default_factory=dict)
@@ -91,14 +92,10 @@ def make_folder(path: Path) -> Path:
 @contextmanager
 def _replacing(path: Path, force: bool) -> Iterator[Path]:
     """A temporary name beside `path`; moved into place when the block ends well, removed when it does not."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from the rest of the group
         if force:
             temporary.replace(path)
         else:
@@ -193,8 +190,8 @@ def require_weights(path: Path, provenance: Provenance, model: str, weights_sha2
     """Refuse an artefact that was made from other weights than those of the model it is used with."""
     if provenance.weights_sha256 != weights_sha256:
         raise ArtifactError(
-            f"{path} was made from other weights, {provenance.model} with sha256 {provenance.weights_sha256[:12]}; the "
-            f"model is {model} with sha256 {weights_sha256[:12]}. Make it again for this model."
+            f"{path} was made from other weights, {provenance.model} sha256 {str(provenance.weights_sha256)[:12]}; "
+            f"the model is {model} with sha256 {weights_sha256[:12]}. Make it again for this model."
         )
 
 

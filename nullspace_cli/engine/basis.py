@@ -84,6 +84,12 @@ def find_basis(
     return basis
 
 
+def patch_map_of(model: LoadedModel) -> PatchMap | None:
+    """The model's patch embedding; None where it does not start with one linear map of disjoint patches."""
+    stem = model.stem()
+    return model.patch_map(stem) if stem.kind == "patch" else None
+
+
 def _no_patches(model: LoadedModel, stem: Stem) -> NoNullspaceError:
     layers = "; ".join(stem.layers) or "no linear layer that reads the image"
     reason = {

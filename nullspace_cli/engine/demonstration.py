@@ -17,9 +17,10 @@ from nullspace_cli.engine.errors import NoNullspaceError
 from nullspace_cli.engine.images import encode_png
 from nullspace_cli.engine.marks import Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.plots import draw_basis, draw_watermarks
-from nullspace_cli.engine.stamping import Job, Stamp, stamp_file
-from nullspace_cli.engine.watermarking import PatchSpace
+from nullspace_cli.engine.stamping import Job, Stamp
+from nullspace_cli.engine.watermarking import Design
 
 NOISE_STD = 1.0
 PHOTOS = 4
@@ -84,7 +85,7 @@ def run_demo(
         cnn_message = str(error)
 
     progress("stamping watermarks")
-    records = _watermark(vit, found, data, folder, force=force)
+    records = _watermark(ModelRequest(vit.name, device=device, seed=seed), data, folder, force=force)
     return vit, {
         "images": images,
         "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
@@ -96,19 +97,17 @@ def run_demo(
     }
 
 
-def _watermark(
-    vit: LoadedModel, found: bases.PatchBasis, data: ImageSet, folder: Path, *, force: bool
-) -> list[dict[str, Any]]:
+def _watermark(request: ModelRequest, data: ImageSet, folder: Path, *, force: bool) -> list[dict[str, Any]]:
     """Stamp the demo's logo onto some of its images, from file to verified file, and draw a sheet of them."""
 
     def save(name: str, image: np.ndarray) -> Path:
         return write_bytes(folder / name, encode_png(image), force=force)
 
-    mark = read_mark(save("logo.png", draw_logo()))
-    space = PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
-    stamp = Stamp(vit, space, mark, Placement(), force=force)
+    design = Design(read_mark(save("logo.png", draw_logo())), Placement())
+    stamp = Stamp(Network(request), design, size="model", verify=True, force=force)
+    stamp.prepare()
     done = [
-        stamp_file(stamp, Job(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
+        stamp(Job(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
         for i, sample in enumerate(data[1 : 1 + PHOTOS])
     ]
     draw_watermarks(folder / "watermarks.png", done, force=force)

@@ -137,11 +137,10 @@ def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = Fal
     figure = Figure(figsize=(2.6 * len(stamped), 8.2), layout="constrained")
     axes = figure.subplots(3, len(stamped), squeeze=False)
     for column, (result, _, record) in zip(axes.T, stamped, strict=True):
-        noise = torch.from_numpy(noise_picture(result)).permute(2, 0, 1) / 255
-        shown = torch.from_numpy(result.pixels.copy()).permute(2, 0, 1) / 255
+        pictures = (result.source, result.pixels, noise_picture(result))
         words = [_answer(record["before"]), _answer(record["after"]), "noise"]
-        for axis, picture, text in zip(column, (result.source, shown, noise), words, strict=True):
-            axis.imshow(_displayable(picture))
+        for axis, picture, text in zip(column, pictures, words, strict=True):
+            axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(text, fontsize=10)
     for axis, name in zip(axes[:, 0], ("source", "watermarked", "difference"), strict=True):

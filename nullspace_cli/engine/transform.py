@@ -130,8 +130,11 @@ class EvalTransform:
             ImageError: the image is too elongated to be resized.
         """
         height, width, _ = pixels.shape
-        resized = self.geometry(width, height).resized
-        return np.array(Image.fromarray(pixels).resize(resized, Image.Resampling[self.interpolation.upper()]))
+        return self.resample(pixels, self.geometry(width, height).resized)
+
+    def resample(self, pixels: UInt8[NDArray[Any], "H W *c"], size: tuple[int, int]) -> UInt8[NDArray[Any], "h1 w1 *c"]:
+        """PIL's resize to any (width, height) by the transform's filter; also of one pass alone, or of one channel."""
+        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling[self.interpolation.upper()]))
 
     def crop(self, pixels: UInt8[NDArray[Any], "h1 w1 3"]) -> UInt8[NDArray[Any], "h w 3"]:
         """The second step alone: the centre of an image that has been resized, padded where it is too small."""

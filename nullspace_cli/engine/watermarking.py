@@ -1,18 +1,16 @@
-"""Watermarks that the network cannot see (paper, section 6, eq. 7 and A.2), at the model's own size.
+"""Watermarks that the network cannot see (paper, section 6, eq. 7 and A.2): what is wanted, and what came of it.
 
-The image at *model size* is the source after the resize of the model's evaluation transform and before its crop. That
-transform leaves such an image as it is, so a file of that size reaches the network pixel for pixel. Inside the crop,
-each patch z is the point nearest to the target t with A z = A x and values in [0, 1]: its tokens, and with them the
-whole output, are those of the source. Pixels outside the crop, which the network never reads, follow the target freely.
+`model_size` makes them as the paper does, at the size of the model's input; `native_size` at the image's own.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,19 +18,54 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_tensors
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture
-from nullspace_cli.engine.marks import Mark, Placement, target_image
+from nullspace_cli.engine.marks import Mark, Placement
 from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.nullspace import PatchMap
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
-from nullspace_cli.engine.solvers.solution import Solution
+from nullspace_cli.engine.nullspace import PatchMap, count_rank, split_space
 from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.treatment import DEFAULT_STRENGTH, GREY, Period, Tint, Treatment, target_image
 
 KIND = "watermark"
+
+Pixels = UInt8[NDArray[np.uint8], "H W 3"]
+Rounding = Literal["aware", "nearest"]
+
+CHUNK = 256
+"""Rows of an image that are measured at a time."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the picture should look like.
+
+    Attributes:
+        treatment: how the mark is drawn; None leaves it to the place where it goes.
+        strength: of the mark; None is what suits the treatment there.
+    """
+
+    mark: Mark
+    placement: Placement
+    treatment: Treatment | None = None
+    strength: float | None = None
+
+    def target(
+        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+    ) -> Float[Tensor, "c h w"]:
+        """The target image, possibly outside [0, 1].
+
+        Args:
+            default: the treatment that suits the place, where none was asked for.
+        """
+        treatment = self.treatment or default
+        strength = DEFAULT_STRENGTH[treatment] if self.strength is None else self.strength
+        return target_image(image, self.mark, replace(self.placement, strength=strength), treatment, period, tint)
+
+    def describe(self) -> dict[str, Any]:
+        return {**asdict(self.placement), "treatment": self.treatment, "strength": self.strength}
 
 
 @dataclass(frozen=True)
 class PatchSpace:
-    """What the solver needs of a model: how to cut an image, and the row space that must not move.
+    """What the solvers need of a model: how to cut an image, and the row space that must not move.
 
     Attributes:
         patch_map: the patch embedding's map.
@@ -49,111 +82,44 @@ class PatchSpace:
                 f"{self.patch_map.patch_dim}. Make the basis again for this model."
             )
 
+    def of_grey(self) -> "PatchSpace":
+        """The same for images whose three channels are equal: one channel, and the sum of the three kernels."""
+        kernel = self.patch_map.kernel("pixel").sum(1, keepdim=True)
+        sigma = torch.linalg.svdvals(kernel.flatten(1))
+        rtol = max(self.patch_map.stored_eps, 1e-12)
+        rows, _, _ = split_space(kernel.flatten(1), rtol)
+        assert len(rows) == count_rank(sigma, rtol)
+        return PatchSpace(PatchMap(kernel, (1.0,), self.patch_map.stored_eps), rows)
 
-@dataclass(frozen=True)
-class Watermarked:
-    """A solved watermark at model size; images are [3, h, w] in pixel space [0, 1], float64.
 
-    Attributes:
-        source: the source at model size.
-        target: what the mark should look like, possibly outside [0, 1].
-        image: the exact solution, before any rounding.
-        pixels: the solution rounded to 8 bits, [h, w, 3].
-        solution: the solver's certificate over the patches.
-        unmarked: patches left as in the source because the solver did not reach its tolerance there.
-    """
+class Exact(NamedTuple):
+    """Images [3, h, w] in [0, 1] before rounding: the exact solution, the source and the target."""
 
+    image: Float[Tensor, "3 h w"]
     source: Float[Tensor, "3 h w"]
     target: Float[Tensor, "3 h w"]
-    image: Float[Tensor, "3 h w"]
-    pixels: NDArray[np.uint8]
-    solution: Solution
-    unmarked: int
-
-    def describe_solver(self) -> dict[str, Any]:
-        """The certificate over all patches; of those that are left as in the source nothing needs certifying."""
-        certificate = self.solution
-        return {
-            "norm": 2,
-            "status": certificate.status.name.lower(),
-            "iterations": int(certificate.iterations.max()),
-            "gap": float(certificate.gap.max()),
-            "residual": float(certificate.residual.max()),
-            "bound_violation": float(certificate.bound_violation.max()),
-            "patches": len(certificate.value),
-            "unmarked_patches": self.unmarked,
-        }
 
 
-def watermark(
-    transform: EvalTransform,
-    space: PatchSpace,
-    picture: Picture,
-    mark: Mark,
-    placement: Placement,
-    tolerance: float = 1e-9,
-) -> Watermarked:
-    """Solve min ||z - t||_2 subject to A z = A x, 0 <= z <= 1 on every patch of the picture at model size.
+@dataclass(frozen=True, eq=False)
+class Watermarked:
+    """A watermark that was made.
 
-    Args:
-        tolerance: largest ||A (z - x)||_2 of a patch, by an orthonormal basis of A's row space, in [0, 1] pixel units.
+    Attributes:
+        source: the source at the result's size, as the network is shown it.
+        wanted: the target, within the range of pixels.
+        pixels: the result.
+        nullspace: "resize" or "patch".
+        solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
+        exact: makes the images before rounding.
     """
-    geometry = transform.geometry(picture.width, picture.height)
-    source = _to_image(transform.resize(picture.pixels))
-    target = target_image(source, mark, placement)
-    crop = _Crop(geometry.top, geometry.left, geometry.crop)
-    fill = torch.tensor(geometry.fill, dtype=torch.float64)[:, None, None] / 255
-    cut = space.patch_map.patchify
-    x, t, inside = cut(crop.take(source, fill)), cut(crop.take(target, fill)), cut(crop.inside(source))
-    A = space.row_space
-    # Padding is not part of the file, so it cannot change: its bounds are its own value.
-    solution = project_affine_box(
-        A, x, t, torch.where(inside, 0.0, x), torch.where(inside, 1.0, x), tolerance=tolerance
-    )
-    solved = solution.residual <= tolerance
-    z = torch.where(solved[:, None], solution.value, x)
-    image = target.clamp(0, 1)
-    seen = space.patch_map.unpatchify(z, crop.take(image, fill))
-    crop.put(image, seen)
-    pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return Watermarked(source, target, image, pixels, solution, int((~solved).sum()))
 
-
-@dataclass(frozen=True)
-class _Crop:
-    """A crop's place on an image; a negative corner is padding."""
-
-    top: int
-    left: int
-    size: tuple[int, int]
-
-    def _slices(self, shape: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """The part of the image that the crop covers: as slices of the image and as slices of the crop."""
-        starts, spans = (self.top, self.left), list(zip(self.size, shape[-2:], strict=True))
-        of_image = [slice(max(a, 0), min(a + c, s)) for a, (c, s) in zip(starts, spans, strict=True)]
-        of_crop = [slice(s.start - a, s.stop - a) for a, s in zip(starts, of_image, strict=True)]
-        return (of_image[0], of_image[1]), (of_crop[0], of_crop[1])
-
-    def take(self, image: Float[Tensor, "3 h w"], fill: Float[Tensor, "3 1 1"]) -> Float[Tensor, "3 ch cw"]:
-        of_image, of_crop = self._slices(image.shape)
-        crop = fill.expand(3, *self.size).clone()
-        crop[:, *of_crop] = image[:, *of_image]
-        return crop
-
-    def inside(self, image: Float[Tensor, "3 h w"]) -> Tensor:
-        """Which entries of the crop are pixels of the image: bool [3, ch, cw]."""
-        _, of_crop = self._slices(image.shape)
-        inside = torch.zeros(3, *self.size, dtype=torch.bool)
-        inside[:, *of_crop] = True
-        return inside
-
-    def put(self, image: Float[Tensor, "3 h w"], crop: Float[Tensor, "3 ch cw"]) -> None:
-        of_image, of_crop = self._slices(image.shape)
-        image[:, *of_image] = crop[:, *of_crop]
-
-
-def _to_image(pixels: NDArray[np.uint8]) -> Float[Tensor, "3 h w"]:
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).double() / 255
+    source: Pixels
+    wanted: Pixels
+    pixels: Pixels
+    nullspace: Literal["resize", "patch"]
+    rounding: Rounding
+    solver: Mapping[str, Any]
+    exact: Callable[[], Exact]
 
 
 @dataclass(frozen=True)
@@ -161,36 +127,62 @@ class Verification:
     """What the model says of two files, each read through its own evaluation transform.
 
     Attributes:
-        before, after: {"class", "label", "probability"}, or None for a model without a head.
+        before, after: {"class", "label", "probability"}; None for a model without a head, or one that was not run.
         match: whether the predicted class is the same; None without a head.
-        embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out).
+        embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out); None for a
+            model without them.
         feature_cosine, feature_change: of the features before the head: cosine, and relative norm of the change.
         input_pixels_changed: share of the model's 8-bit input values that differ.
     """
 
-    before: dict[str, Any] | None
-    after: dict[str, Any] | None
-    match: bool | None
-    confidence_change: float | None
-    logit_mse: float | None
-    embedding_error: float | None
-    feature_cosine: float | None
-    feature_change: float | None
-    input_pixels_changed: float
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    match: bool | None = None
+    confidence_change: float | None = None
+    logit_mse: float | None = None
+    embedding_error: float | None = None
+    feature_cosine: float | None = None
+    feature_change: float | None = None
+    input_pixels_changed: float | None = None
+
+    @classmethod
+    def identical(cls) -> "Verification":
+        """Of equal inputs, whatever the model: what is computed from them is equal too."""
+        return cls(
+            match=True,
+            confidence_change=0.0,
+            logit_mse=0.0,
+            embedding_error=0.0,
+            feature_cosine=1.0,
+            feature_change=0.0,
+            input_pixels_changed=0.0,
+        )
 
     def holds(self, tolerance: float) -> bool:
-        """Same class (where there are classes), and embeddings within `tolerance`."""
-        return self.match is not False and (self.embedding_error or 0.0) <= tolerance
+        """Same class (where there are classes), and embeddings (else features) within `tolerance`."""
+        change = self.feature_change if self.embedding_error is None else self.embedding_error
+        return self.match is not False and (change or 0.0) <= tolerance
 
 
-def verify(model: LoadedModel, patch_map: PatchMap, source: Picture, result: Picture) -> Verification:
-    """Compare what the model makes of the source and of the file that was written, re-read from disk."""
+def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
+    """The share of the model's 8-bit input values that differ between two files."""
+    before, after = (transform.input_pixels(picture.pixels) for picture in (source, result))
+    return float((before != after).mean())
+
+
+def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
+    """Compare what the model makes of the source and of the file that was written, re-read from disk.
+
+    Args:
+        patch_map: the model's patch embedding; None where it has none.
+    """
     inputs = [model.transform.input_pixels(picture.pixels) for picture in (source, result)]
     batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
     outputs = model(batch)
-    W = patch_map.matrix("normalized")
-    tokens = patch_map.patchify(batch.double()) @ W.mT
-    before = after = match = change = mse = None
+    before = after = match = change = mse = error = None
+    if patch_map:
+        tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT
+        error = metrics.relative_change(tokens[0], tokens[1])
     if outputs.logits is not None:
         (old, old_p), (new, new_p) = (metrics.top1(row) for row in outputs.logits)
         before = {"class": old, "label": model.label(old), "probability": old_p}
@@ -204,7 +196,7 @@ def verify(model: LoadedModel, patch_map: PatchMap, source: Picture, result: Pic
         match=match,
         confidence_change=change,
         logit_mse=mse,
-        embedding_error=metrics.relative_change(tokens[0], tokens[1]),
+        embedding_error=error,
         feature_cosine=metrics.cosine(outputs.features[0], outputs.features[1]),
         feature_change=metrics.relative_change(outputs.features[0], outputs.features[1]),
         input_pixels_changed=float((inputs[0] != inputs[1]).mean()),
@@ -213,27 +205,54 @@ def verify(model: LoadedModel, patch_map: PatchMap, source: Picture, result: Pic
 
 def likeness(result: Watermarked) -> dict[str, float | None]:
     """How close the picture stays to its source (PSNR in dB), and how well the change shows the wanted one."""
-    shown = torch.from_numpy(result.pixels.copy()).permute(2, 0, 1).double() / 255
-    wanted = result.target.clamp(0, 1) - result.source
+    count, sums = result.source.size, np.zeros(5)
+    for change, wanted in _changes(result):
+        sums += change.sum(), wanted.sum(), (change**2).sum(), (wanted**2).sum(), (change * wanted).sum()
+    mean_change, mean_wanted, power, wanted_power, product = sums / count
+    spread = (power - mean_change**2) * (wanted_power - mean_wanted**2)
     return {
-        "psnr": metrics.psnr(result.source, shown),
-        "mark_correlation": metrics.correlation(shown - result.source, wanted),
+        "psnr": float(10 * np.log10(255**2 / power)) if power else None,
+        "mark_correlation": float((product - mean_change * mean_wanted) / spread**0.5) if spread > 0 else None,
     }
 
 
-def noise_picture(result: Watermarked) -> NDArray[np.uint8]:
-    """The watermark's noise as a picture [h, w, 3]: mid-grey is no change, the largest change is black or white."""
-    noise = result.image - result.source
-    scaled = 0.5 + 0.5 * noise / noise.abs().max().clamp_min(1e-12)
-    return (scaled * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+def attained(result: Watermarked) -> float:
+    """How much of the wanted change was made: <z - x, t - x> / ||t - x||^2. 1 where nothing was wanted."""
+    made = wished = 0.0
+    for change, wanted in _changes(result):
+        made, wished = made + float((change * wanted).sum()), wished + float((wanted**2).sum())
+    return made / wished if wished else 1.0
+
+
+def _changes(result: Watermarked) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The change that was made and the one that was wanted, in levels, some rows at a time."""
+    for start in range(0, len(result.source), CHUNK):
+        rows = slice(start, start + CHUNK)
+        source = result.source[rows].astype(np.float64)
+        yield result.pixels[rows] - source, result.wanted[rows] - source
+
+
+def noise_picture(result: Watermarked) -> Pixels:
+    """The watermark's noise: mid-grey is no change, the largest change is black or white."""
+    noise = result.pixels.astype(np.int16) - result.source
+    largest = max(int(np.abs(noise).max(initial=0)), 1)
+    picture: Pixels = (128 + (noise * np.float32(127 / largest))).round().astype(np.uint8)
+    return picture
 
 
 def save_float(
-    path: Path, result: Watermarked, model: LoadedModel, source: Path, mark: Path, placement: Placement, *, force: bool
+    path: Path,
+    result: Watermarked,
+    design: Design,
+    source: Path,
+    *,
+    model: str,
+    weights_sha256: str | None,
+    seed: int,
+    force: bool,
 ) -> Path:
-    """Write the exact solution `image`, `source` and `target`, float64 [3, h, w] in pixel space, before rounding."""
-    parents = {"source": sha256_of(source), "mark": sha256_of(mark)}
-    parameters = {"norm": 2, **asdict(placement)}
-    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, model.seed, parameters, parents)
-    tensors = {"image": result.image, "source": result.source, "target": result.target}
-    return write_tensors(path, tensors, provenance, force=force)
+    """Write `image`, the exact solution before rounding, `source` and `target`: [3, h, w] in pixel space [0, 1]."""
+    parents = {"source": sha256_of(source), "mark": design.mark.sha256}
+    parameters = {"norm": result.solver["norm"], "nullspace": result.nullspace, **design.describe()}
+    provenance = Provenance(KIND, "pixel", model, weights_sha256, seed, parameters, parents)
+    return write_tensors(path, result.exact()._asdict(), provenance, force=force)

@@ -37,22 +37,25 @@ BASIS: dict[str, Any] = {
 }
 
 ANSWER: dict[str, Any] = {"class": int, "label": str | None, "probability": Number}
+ANSWER_OR_NULL = (ANSWER, None)
 
 WATERMARKED: dict[str, Any] = {
     "source": str,
     "output": str,
     "size": [int],
-    "before": ANSWER,
-    "after": ANSWER,
-    "match": bool,
-    "confidence_change": Number,
-    "logit_mse": Number,
-    "embedding_error": Number,
-    "feature_cosine": Number,
+    "before": ANSWER_OR_NULL,
+    "after": ANSWER_OR_NULL,
+    "match": bool | None,
+    "confidence_change": NumberOrNull,
+    "logit_mse": NumberOrNull,
+    "embedding_error": NumberOrNull,
+    "feature_cosine": NumberOrNull,
+    "feature_change": NumberOrNull,
+    "input_pixels_changed": Number,
     "psnr": NumberOrNull,
     "mark_correlation": NumberOrNull,
     "nullspace": str,
-    "input_pixels_changed": Number,
+    "rounding": str,
     "solver": {
         "norm": int,
         "status": str,
@@ -61,21 +64,27 @@ WATERMARKED: dict[str, Any] = {
         "residual": Number,
         "bound_violation": Number,
     },
+    "verified": bool | None,
+    "diff": str | None,
+    "float": str | None,
     "seconds": Number,
 }
 
 WATERMARK: dict[str, Any] = {
     **SHARED,
+    "weights_sha256": str | None,  # null where no weights were read
     "images": [WATERMARKED],
     "summary": {
         "count": int,
         "failed": int,
-        "matched": int,
-        "match_percent": Number,
-        "mean_confidence_change": Number,
+        "skipped": int,
+        "matched": int | None,
+        "match_percent": NumberOrNull,
+        "mean_confidence_change": NumberOrNull,
         "bit_identical": int,
-        "images_per_second": Number,
+        "images_per_second": NumberOrNull,
     },
+    "failures": [{"source": str, "error": str}],
 }
 
 
@@ -90,6 +99,9 @@ def _check_type(value: Any, kind: Any, name: str) -> None:
     if isinstance(kind, Mapping):
         assert isinstance(value, Mapping), f"{name}: {value!r}"
         check_keys(value, kind)
+    elif isinstance(kind, tuple):  # what it is, unless it is null
+        if value is not None:
+            _check_type(value, kind[0], name)
     elif isinstance(kind, list):
         assert isinstance(value, list), f"{name}: {value!r}"
         for item in value:

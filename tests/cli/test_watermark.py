@@ -1,87 +1,29 @@
-"""`vitnull watermark`: what the files hold, measured again with plain timm, and what is refused."""
+"""`vitnull watermark --size model`: what the files hold, measured again with plain timm; and what is refused."""
 
 import shutil
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
-import timm
 import torch
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from safetensors.torch import load_file, save_file
-from timm.data import create_transform, resolve_data_config
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from tests.cli.contract import WATERMARK, check_keys
+from tests.cli.reference import Array, Reference, pixels_of
 from tests.conftest import Outcome, Vitnull, contents
 
-Array = NDArray[Any]
-
 OUTPUT = "photo.watermarked.png"
+MODEL_SIZE = ("--size", "model")
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A model that was built without this package, and timm's own transform for it."""
-
-    arguments: tuple[str, ...]
-    module: nn.Module
-    config: dict[str, Any]
-
-    @property
-    def size(self) -> int:
-        return int(self.config["input_size"][1])
-
-    @property
-    def kernel(self) -> Tensor:
-        return self.module.get_parameter("patch_embed.proj.weight").detach().double()
-
-    def input(self, path: Path | str) -> Tensor:
-        with Image.open(path) as image:
-            batch: Tensor = create_transform(**self.config)(image.convert("RGB"))[None]
-        return batch
-
-    def visible(self, path: Path | str) -> Array:
-        """What the model sees of an image, in [0, 1]: [3, size, size]."""
-        mean, std = (np.array(self.config[name])[:, None, None] for name in ("mean", "std"))
-        return np.asarray(self.input(path)[0].double().numpy() * std + mean)
-
-    def embeddings(self, path: Path | str) -> Tensor:
-        """The patch embeddings, without their bias."""
-        return F.conv2d(self.input(path).double(), self.kernel, stride=self.kernel.shape[-1])
-
-    def answer(self, path: Path | str) -> tuple[int, float]:
-        with torch.inference_mode():
-            probabilities = self.module(self.input(path))[0].double().softmax(0)
-        return int(probabilities.argmax()), float(probabilities.max())
-
-
-@pytest.fixture(scope="session")
-def tiny(tiny_vit: tuple[str, ...]) -> Reference:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=64).eval()
-    return Reference(tiny_vit, module, resolve_data_config({"input_size": (3, 64, 64)}, model=module))
-
-
-@pytest.fixture(scope="session")
-def demo() -> Reference:
-    model = DEMO_MODELS["demo"]
-    module = timm.create_model(model.architecture, **model.model_kwargs).eval()
-    module.load_state_dict({name: tensor.float() for name, tensor in load_file(WEIGHTS / model.weights).items()})
-    return Reference(("demo",), module, model.data_config)
-
-
-@pytest.fixture(params=["tiny", "demo"])
+@pytest.fixture(params=["tiny", pytest.param("demo", marks=pytest.mark.slow)])
 def reference(request: pytest.FixtureRequest) -> Reference:
     reference: Reference = request.getfixturevalue(request.param)
     return reference
@@ -89,18 +31,12 @@ def reference(request: pytest.FixtureRequest) -> Reference:
 
 @pytest.fixture
 def stamp(vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path) -> Vitnull:
-    """`vitnull watermark IMAGE... logo.png --model <the tiny ViT> --json`, with further options."""
+    """`vitnull watermark IMAGE... logo.png --model <the tiny ViT> --size model --json`, with further options."""
 
     def stamp(*arguments: str | Path, **options: Any) -> Outcome:
-        return vitnull("watermark", *arguments, logo, "--model", *tiny_vit, "--json", **options)
+        return vitnull("watermark", *arguments, logo, "--model", *tiny_vit, *MODEL_SIZE, "--json", **options)
 
     return stamp
-
-
-def pixels_of(path: Path | str) -> Array:
-    with Image.open(path) as image:
-        assert (image.format, image.mode) == ("PNG", "RGB")
-        return np.asarray(image)
 
 
 def planes(pixels: Array) -> Array:
@@ -122,7 +58,7 @@ def change(before: Tensor, after: Tensor) -> float:
 
 
 def test_the_file_has_the_sources_embeddings(vitnull: Vitnull, reference: Reference, photo: Path, logo: Path) -> None:
-    document = vitnull("watermark", photo, logo, "--model", *reference.arguments, "--json").document
+    document = vitnull("watermark", photo, logo, *MODEL_SIZE, "--model", *reference.arguments, "--json").document
     check_keys(document, WATERMARK)
     (record,) = document["images"]
     assert (record["source"], record["output"], record["nullspace"]) == (str(photo), OUTPUT, "patch")
@@ -140,7 +76,8 @@ def test_the_file_has_the_sources_embeddings(vitnull: Vitnull, reference: Refere
 
 
 def test_the_answers_are_the_models(vitnull: Vitnull, reference: Reference, photo: Path, logo: Path) -> None:
-    (record,) = vitnull("watermark", photo, logo, "--model", *reference.arguments, "--json").document["images"]
+    document = vitnull("watermark", photo, logo, *MODEL_SIZE, "--model", *reference.arguments, "--json").document
+    (record,) = document["images"]
     for path, answer in ((photo, record["before"]), (OUTPUT, record["after"])):
         index, probability = reference.answer(path)
         assert answer["class"] == index
@@ -153,7 +90,7 @@ def test_the_answers_are_the_models(vitnull: Vitnull, reference: Reference, phot
 
 
 def test_the_exact_solution(vitnull: Vitnull, reference: Reference, photo: Path, logo: Path) -> None:
-    options = ("--float", "exact.safetensors", "--json")
+    options = (*MODEL_SIZE, "--float", "exact.safetensors", "--json")
     (record,) = vitnull("watermark", photo, logo, "--model", *reference.arguments, *options).document["images"]
     image, source, target = exact()
     width, height = record["size"]
@@ -173,13 +110,26 @@ def test_the_exact_solution(vitnull: Vitnull, reference: Reference, photo: Path,
     assert np.linalg.norm(patches @ rows.T, axis=1).max() <= max(residual, 1e-12) * 1.01
     assert np.abs(patches).max() > 0.1
 
-    # The source is the photo as the model's transform resizes it; the PNG is the solution, rounded.
+    # The source is the photo as the model's transform resizes it.
     assert np.abs(source[crop] - reference.visible(photo)).max() < 1e-6
-    assert np.array_equal(pixels_of(OUTPUT), np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0))
 
     # Closest to the target: of all solutions on the way to the source, none comes closer.
     distances = [np.linalg.norm(image + t * (source - image) - target) for t in (0, 0.01, 0.1, 1)]
     assert distances == sorted(distances)
+
+
+def test_rounding(stamp: Vitnull, photo: Path) -> None:
+    """The nearest levels are those of the solution; others, not far from it, keep more of what the solution kept."""
+    errors = {}
+    for rounding in ("nearest", "aware"):
+        options = ("--rounding", rounding, "--tolerance", "1", "--float", "exact.safetensors", "--force")
+        (record,) = stamp(photo, *options, "-o", f"{rounding}.png").document["images"]
+        assert record["rounding"] == rounding
+        errors[rounding] = record["embedding_error"]
+    image, _, _ = exact()
+    assert np.array_equal(pixels_of("nearest.png"), np.rint(image * 255).astype(np.uint8).transpose(1, 2, 0))
+    assert np.abs(planes(pixels_of("aware.png")) - image).mean() < 1 / 255
+    assert errors["aware"] < errors["nearest"] / 2
 
 
 def test_the_measures_of_the_picture(stamp: Vitnull, photo: Path) -> None:
@@ -187,7 +137,7 @@ def test_the_measures_of_the_picture(stamp: Vitnull, photo: Path) -> None:
     _, source, target = exact()
     shown = planes(pixels_of(OUTPUT))
     assert record["psnr"] == pytest.approx(-10 * np.log10(np.mean((shown - source) ** 2)))
-    wanted = target.clip(0, 1) - source
+    wanted = np.rint(target.clip(0, 1) * 255) / 255 - source
     correlation = np.corrcoef((shown - source).ravel(), wanted.ravel())[0, 1]
     assert record["mark_correlation"] == pytest.approx(correlation)
     assert correlation > 0.3
@@ -254,7 +204,7 @@ def test_the_picture_of_the_noise(stamp: Vitnull, photo: Path) -> None:
     assert np.corrcoef((image - source).ravel(), shown.ravel())[0, 1] > 0.999
     unchanged = np.abs(image - source).max(0) == 0
     assert np.abs(shown[:, unchanged] - 0.5).max(initial=0) < 0.01
-    assert 0 in (shown.min(), 1 - shown.max())
+    assert np.abs(shown * 255 - 128).max() == pytest.approx(127)
 
 
 def test_the_source_is_left_as_it_is(stamp: Vitnull, photo: Path, logo: Path) -> None:
@@ -265,7 +215,7 @@ def test_the_source_is_left_as_it_is(stamp: Vitnull, photo: Path, logo: Path) ->
 
 
 def test_the_human_result(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Path, logo: Path) -> None:
-    outcome = vitnull("watermark", photo, logo, "--model", *tiny_vit)
+    outcome = vitnull("watermark", photo, logo, *MODEL_SIZE, "--model", *tiny_vit)
     assert outcome.stderr == ""
     rows = dict(line.split(maxsplit=1) for line in outcome.stdout.splitlines() if line)
     assert rows["image"].startswith(f"{photo} -> {OUTPUT} (")
@@ -273,7 +223,7 @@ def test_the_human_result(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Pa
     assert rows["embedding"].startswith("changed by 0.")
 
 
-def test_no_file_is_overwritten(stamp: Vitnull, no_model: None, photo: Path) -> None:
+def test_no_file_is_overwritten(stamp: Vitnull, no_weights: None, photo: Path) -> None:
     options = {"--out": "out.png", "--diff": "diff.png", "--float": "float.safetensors"}
     for name in options.values():
         Path(name).write_text("precious")
@@ -300,7 +250,7 @@ def test_force_overwrites(stamp: Vitnull, photo: Path) -> None:
     ],
 )
 def test_output_that_cannot_be_written(
-    stamp: Vitnull, no_model: None, photo: Path, options: tuple[str, str], reason: str
+    stamp: Vitnull, no_weights: None, photo: Path, options: tuple[str, str], reason: str
 ) -> None:
     Path("file").touch()
     assert reason in stamp(photo, *options, expect=1).message
@@ -386,19 +336,22 @@ def test_a_model_without_a_head(stamp: Vitnull, photo: Path) -> None:
         ("a.png b.png --float c.safetensors", "--float"),
         ("a.png --out c.png --out-dir d", "--out-dir"),
         ("a.png folder/a.png", "a.watermarked.png"),
-        ("a.png a.png", "a.watermarked.png"),
         ("a.png --out c.png --diff c.png", "c.png"),
         ("a.png --out folder/../a.png --force", "a.png"),
         ("a.png a.watermarked.png --force", "a.watermarked.png"),
-        ("a.png --size native", "native size comes with the next release; use --size model"),
-        ("a.png --norm 1", "--norm"),
+        ("a.png --norm 3", "--norm"),
+        ("a.png --nullspace resize", "--nullspace"),
+        ("a.png --jsonl", "--json or --jsonl, not both"),
+        ("a.png --workers 0", "--workers"),
+        ("a.png --treatment wavy", "--treatment"),
+        ("a.png --rounding up", "--rounding"),
         ("a.png --strength nan", "--strength"),
         ("a.png --scale 0", "--scale"),
         ("a.png --position middle", "--position"),
-        ("", "at least one image and then the mark"),
+        ("", "no image was named"),
     ],
 )
-def test_usage_errors(stamp: Vitnull, no_model: None, photo: Path, line: str, named: str) -> None:
+def test_usage_errors(stamp: Vitnull, no_weights: None, photo: Path, line: str, named: str) -> None:
     Path("folder").mkdir()
     for name in ("a.png", "b.png", "a.watermarked.png", "folder/a.png"):
         shutil.copy(photo, name)
@@ -427,13 +380,12 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (Path.touch, "the file is empty"),
     "text": (lambda path: path.write_text("This is no picture.\n" * 100), "it is not a PNG"),
     "cut off": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00"), "damaged or truncated"),
-    "folder": (Path.mkdir, "it is a folder"),
     "bomb": (bomb, "more than"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_images(stamp: Vitnull, no_model: None, kind: str) -> None:
+def test_bad_images(stamp: Vitnull, no_weights: None, kind: str) -> None:
     make, reason = BAD[kind]
     make(Path("bad.png"))
     outcome = stamp("bad.png", expect=1)
@@ -443,7 +395,7 @@ def test_bad_images(stamp: Vitnull, no_model: None, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_marks(vitnull: Vitnull, no_model: None, photo: Path, kind: str) -> None:
+def test_bad_marks(vitnull: Vitnull, no_weights: None, photo: Path, kind: str) -> None:
     make, reason = BAD[kind]
     make(Path("bad.png"))
     outcome = vitnull("watermark", photo, "bad.png", "--model", "demo", expect=1)
@@ -451,8 +403,14 @@ def test_bad_marks(vitnull: Vitnull, no_model: None, photo: Path, kind: str) -> 
     assert reason in outcome.message
 
 
+def test_a_folder_is_no_mark(vitnull: Vitnull, no_weights: None, photo: Path) -> None:
+    Path("marks").mkdir()
+    outcome = vitnull("watermark", photo, "marks", "--model", "demo", expect=1)
+    assert "Cannot read marks: it is a folder" in outcome.message
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])
-def test_blank_marks(vitnull: Vitnull, no_model: None, photo: Path, mode: str) -> None:
+def test_blank_marks(vitnull: Vitnull, no_weights: None, photo: Path, mode: str) -> None:
     colour: Any = {"RGBA": (255, 0, 0, 0), "RGB": (10, 20, 30), "L": 255}[mode]
     Image.new(mode, (40, 20), colour).save("blank.png")
     outcome = vitnull("watermark", photo, "blank.png", "--model", "demo", expect=1)
@@ -472,7 +430,7 @@ def test_an_image_that_no_resize_can_take(stamp: Vitnull) -> None:
 
 
 def test_a_model_without_a_nullspace(vitnull: Vitnull, photo: Path, logo: Path) -> None:
-    outcome = vitnull("watermark", photo, logo, "--model", "demo-cnn", expect=5)
+    outcome = vitnull("watermark", photo, logo, *MODEL_SIZE, "--model", "demo-cnn", expect=5)
     assert outcome.message.startswith("vitnull: error: demo-cnn has no exact patch nullspace")
     assert contents() == []
 
@@ -535,7 +493,7 @@ def test_a_basis_in_another_space(stamp: Vitnull, basis: Callable[..., str], pho
     ],
 )
 def test_bad_bases(
-    stamp: Vitnull, basis: Callable[..., str], photo: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reason: str
+    stamp: Vitnull, basis: Callable[..., str], photo: Path, request: pytest.FixtureRequest, kind: str, reason: str
 ) -> None:
     path = Path("bad.safetensors")
     if kind == "noise":
@@ -546,7 +504,7 @@ def test_bad_bases(
         save_file({"basis": torch.ones(3, 4), "row_space": torch.ones(3, 4)}, path, {"schema": "vitnull/basis/1"})
     elif kind == "watermark":
         stamp(photo, "--float", path, "--out", "before.png")
-    monkeypatch.setattr("nullspace_cli.engine.models.load_model", lambda request: pytest.fail("a model was loaded"))
+    request.getfixturevalue("no_weights")
     assert reason in stamp(photo, "--basis", path, expect=1).message
     assert not Path(OUTPUT).exists()
 

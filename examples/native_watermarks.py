@@ -1,0 +1,65 @@
+"""Watermarks at native size on any model and folder: `python examples/native_watermarks.py MODEL [FOLDER] [OPTION...]`.
+
+Every file is verified by running the model on it. Prints a row of a table: how many inputs stayed bit-identical and
+predictions kept, how the confidence moved, what the mark is like and how long it took. Calls the command line alone;
+without FOLDER on the embedded models' validation drawings, at 512 pixels.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from nullspace_cli.demo.drawing import draw
+from nullspace_cli.demo.logo import draw_logo
+from nullspace_cli.engine.images import encode_png
+
+DRAWINGS, SIDE = 500, 512
+
+
+def main() -> None:
+    model, *rest = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        mark = folder / "mark.png"
+        mark.write_bytes(encode_png(draw_logo()))
+        if rest and not rest[0].startswith("-"):
+            images, rest = rest[0], rest[1:]
+        else:
+            images = str(folder / "drawings")
+            (folder / "drawings").mkdir()
+            for i in range(DRAWINGS):
+                (folder / "drawings" / f"{i:04d}.png").write_bytes(encode_png(draw("val", i, size=SIDE)[0]))
+        command = ["vitnull", "watermark", images, str(mark), "--model", model, "--out-dir", str(folder / "out")]
+        result = subprocess.run([*command, "--verify", "--json", *rest], stdout=subprocess.PIPE, text=True, check=False)
+        if result.returncode not in (0, 3):
+            sys.exit(result.returncode)
+        print_row(model, json.loads(result.stdout))
+
+
+def print_row(model: str, document: dict) -> None:
+    records, summary = document["images"], document["summary"]
+
+    def spread(key: str, form: str) -> str:
+        values = sorted(record[key] for record in records if record[key] is not None)
+        return (
+            " / ".join(format(values[round(share * (len(values) - 1))], form) for share in (0, 0.5, 1))
+            if values
+            else "-"
+        )
+
+    kept = "no head" if summary["matched"] is None else f"{summary['match_percent']:.1f}%"
+    print(
+        "| model | images | bit-identical | kept | confidence change | features | mark correlation | PSNR, dB | images/s |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"| {model} | {len(records)} | {summary['bit_identical']} | {kept} | {spread('confidence_change', '.3%')} | "
+        f"{spread('feature_change', '.3%')} | {spread('mark_correlation', '.2f')} | {spread('psnr', '.1f')} | "
+        f"{summary['images_per_second']:.2f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Which image files a command reads, and which it writes for each."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ENDING = ".watermarked.png"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Pairs of source and output, and the sources that are left out because their output is there."""
+
+    files: list[tuple[Path, Path]]
+    skipped: list[Path]
+
+
+def named_images(given: Sequence[Path], listed: str | None) -> list[tuple[Path, Path]]:
+    """Each image with its place below the output folder: folders are searched, and keep their inner order.
+
+    Args:
+        listed: a file with one name a line, "-" for stdin, or None.
+    """
+    names = [*given, *(_read_list(listed) if listed else [])]
+    if not names:
+        raise typer.BadParameter("no image was named; give files, folders, or --files-from")
+    found: dict[Path, Path] = {}
+    for name in names:
+        if not name.is_dir():
+            found.setdefault(name, Path(name.name))
+            continue
+        inside = sorted(
+            path
+            for path in name.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not path.name.endswith(ENDING) and not path.name.startswith(".")
+        )
+        if not inside:
+            raise typer.BadParameter(f"the folder {name} holds no images ({', '.join(SUFFIXES)})")
+        for path in inside:
+            found.setdefault(path, path.relative_to(name))
+    return list(found.items())
+
+
+def _read_list(listed: str) -> list[Path]:
+    if listed == "-" and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise typer.BadParameter("only one of torchrun's processes has a stdin; give a file", param_hint="--files-from")
+    try:
+        text = sys.stdin.read() if listed == "-" else Path(listed).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot read the list {listed}: {error}", param_hint="--files-from") from error
+    return [Path(line) for line in text.splitlines() if line.strip()]
+
+
+def plan_outputs(
+    images: Sequence[tuple[Path, Path]],
+    out: Path | None,
+    out_dir: Path | None,
+    *,
+    single: dict[str, Path | None],
+    read: Sequence[Path],
+    force: bool,
+    skip_existing: bool,
+) -> Planned:
+    """The file of each result, with everything refused that would lose something or fail later.
+
+    Args:
+        single: options that name one more file to write, and what was given for them; they need a single image.
+        read: further files that are read.
+    """
+    given = [name for name, value in {"--out": out, **single}.items() if value is not None]
+    if len(images) > 1 and given:
+        raise typer.BadParameter("takes one image; use --out-dir for several", param_hint=given[0])
+    if out and out_dir:
+        raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
+    base = out_dir or Path()
+    pairs = [(source, out or base / place.with_name(f"{place.stem}{ENDING}")) for source, place in images]
+    extra = [path for path in single.values() if path]
+    for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
+        if target and target.suffix.lower() != ".png":
+            raise typer.BadParameter(f"{target}: a lossy format would destroy the guarantee; use .png", param_hint=name)
+    _refuse_clashes([*(source for source, _ in pairs), *read], [*(target for _, target in pairs), *extra])
+
+    from nullspace_cli.engine.artifacts import check_output, make_folder
+
+    skipped = [source for source, target in pairs if skip_existing and target.exists()]
+    todo = [(source, target) for source, target in pairs if source not in set(skipped)]
+    if out_dir:
+        for folder in sorted({target.parent for _, target in todo}):
+            make_folder(folder)
+    for file in [*(target for _, target in todo), *(extra if todo else [])]:
+        check_output(file, force=force)
+    return Planned(todo, skipped)
+
+
+def _refuse_clashes(read: Sequence[Path], written: Sequence[Path]) -> None:
+    """Refuse to write two results to one name, or a result over an input, --force or not."""
+    twice = [str(path) for path, count in Counter(written).items() if count > 1]
+    if twice:
+        raise typer.BadParameter(f"several results would be written to {', '.join(twice)}; rename or run them apart")
+    inputs = {path.resolve() for path in read}
+    over = [str(path) for path in written if path.resolve() in inputs]
+    if over:
+        raise typer.BadParameter(f"the result would replace its own input {', '.join(over)}; give it another name")

@@ -1,0 +1,58 @@
+"""Several processes that share one job, as `torchrun` starts them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this one is; a process on its own is rank 0 of 1."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's part of the items: every `world`-th."""
+        return list(items[self.rank :: self.world])
+
+    def gather(self, part: T) -> list[T]:
+        """The parts of all processes, in the order of their ranks, in every one of them."""
+        if self.world == 1:
+            return [part]
+        parts: list[T | None] = [None] * self.world
+        distributed.all_gather_object(parts, part)
+        return [item for item in parts if item is not None]
+
+    def device(self, name: str) -> str:
+        """The device of this process: "auto" and "cuda" deal out one GPU to each."""
+        if self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+            return f"cuda:{self.local % torch.cuda.device_count()}"
+        return name
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """Join the process group that the environment describes, if it describes one, and leave it in the end."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    distributed.init_process_group("gloo")  # records and figures are gathered, not gradients
+    try:
+        yield Ranks(distributed.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.barrier()  # nobody leaves while another still gathers
+    finally:
+        distributed.destroy_process_group()

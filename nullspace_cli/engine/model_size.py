@@ -1,0 +1,173 @@
+"""Watermarks at the model's own size (paper, section 6, eq. 7 and A.2).
+
+The image at *model size* is the source after the resize of the model's evaluation transform and before its crop. That
+transform leaves such an image as it is, so a file of that size reaches the network pixel for pixel. Inside the crop,
+each patch z is the point nearest to the target t with A z = A x and values in [0, 1]: its tokens, and with them the
+whole output, are those of the source. Pixels outside the crop, which the network never reads, follow the target freely.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nullspace_cli.engine.images import Picture
+from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.interior_point import solve_affine_box
+from nullspace_cli.engine.solvers.rounding import MetricRounding
+from nullspace_cli.engine.solvers.solution import Solution
+from nullspace_cli.engine.transform import EvalTransform, Geometry, overlap
+from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
+from nullspace_cli.engine.watermarking import Design, Exact, PatchSpace, Rounding, Watermarked
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Makes watermarks at model size; the patches of all images of a call are solved together.
+
+    Attributes:
+        norm: the p of eq. 7.
+        rounding: "aware" rounds in the metric of the patch embedding, "nearest" each value for itself.
+        tolerance: largest ||A (z - x)||_2 of a patch, by an orthonormal basis of A's row space, in [0, 1] pixel units.
+    """
+
+    transform: EvalTransform
+    space: PatchSpace
+    design: Design
+    norm: Literal[1, 2] = 2
+    rounding: Rounding = "aware"
+    tolerance: float = 1e-9
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __call__(self, pictures: Sequence[Picture]) -> list[Watermarked]:
+        """Watermark each picture.
+
+        Raises:
+            ImageError: a picture is too elongated to be resized.
+        """
+        canvases = [self._canvas(picture) for picture in pictures]
+        x, t, lower, upper = (
+            torch.cat(parts).to(self.device) for parts in zip(*(c.patches for c in canvases), strict=True)
+        )
+        solution = self._solve(x, t, lower, upper)
+        solved = solution.residual <= self.tolerance
+        z = torch.where(solved[:, None], solution.value, x)
+        q = self._round(z, lower, upper)
+        results, start = [], 0
+        for canvas in canvases:
+            part = slice(start, start := start + len(canvas.patches[0]))
+            results.append(self._finish(canvas, z[part].cpu(), q[part].cpu(), _of(solution, part), solved[part].cpu()))
+        return results
+
+    def _solve(self, x: Tensor, t: Tensor, lower: Tensor, upper: Tensor) -> Solution:
+        A = self.space.row_space.to(self.device)
+        if self.norm == 2:
+            return project_affine_box(A, x, t, lower, upper, tolerance=self.tolerance)
+        return solve_affine_box(A, x, t, lower, upper, norm=1, tolerance=self.tolerance)
+
+    def _round(self, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        if self.rounding == "aware":
+            return self._metric.round(z, lower=lower, upper=upper)
+        return (z * 255).round() / 255
+
+    @cached_property
+    def _metric(self) -> MetricRounding:
+        return MetricRounding.of(self.space.patch_map.matrix("pixel").to(self.device))
+
+    @cached_property
+    def _tint(self) -> tuple[float, float, float]:
+        return visible_tint(self.space.row_space, self.space.patch_map.patch_size, MODEL_PERIOD)
+
+    def _canvas(self, picture: Picture) -> "_Canvas":
+        geometry = self.transform.geometry(picture.width, picture.height)
+        source = torch.from_numpy(self.transform.resize(picture.pixels)).permute(2, 0, 1).double() / 255
+        target = self.design.target(source, "outline", MODEL_PERIOD, self._tint)
+        return _Canvas(self.space, geometry, source, target)
+
+    def _finish(self, canvas: "_Canvas", z: Tensor, q: Tensor, solution: Solution, solved: Tensor) -> Watermarked:
+        wanted = canvas.target.clamp(0, 1)
+        image, rounded = canvas.with_patches(wanted, z), canvas.with_patches(wanted, q)
+        certificate = {
+            "norm": self.norm,
+            "status": solution.status.name.lower(),
+            "iterations": int(solution.iterations.max()),
+            "gap": float(solution.gap.max()),
+            "residual": float(solution.residual.max()),
+            "bound_violation": float(solution.bound_violation.max()),
+            "patches": len(z),
+            "unmarked_patches": int((~solved).sum()),
+        }
+        return Watermarked(
+            source=_to_pixels(canvas.source),
+            wanted=_to_pixels(wanted),
+            pixels=_to_pixels(rounded),
+            nullspace="patch",
+            rounding=self.rounding,
+            solver=certificate,
+            exact=lambda: Exact(image, canvas.source, canvas.target),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Canvas:
+    """One image at model size, [3, h, w] in [0, 1], and the crop of it that the network reads."""
+
+    space: PatchSpace
+    geometry: Geometry
+    source: Float[Tensor, "3 h w"]
+    target: Float[Tensor, "3 h w"]
+
+    @property
+    def patches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x, t and the bounds, patch by patch; padding is not part of the file, so its bounds are its own value."""
+        cut = self.space.patch_map.patchify
+        x, t = cut(self._crop(self.source)), cut(self._crop(self.target))
+        inside = torch.zeros(3, *self.geometry.crop, dtype=torch.bool)
+        (_, rows_seen), (_, cols_seen) = self._overlaps
+        inside[:, rows_seen, cols_seen] = True
+        free = cut(inside)
+        return x, t, torch.where(free, 0.0, x), torch.where(free, 1.0, x)
+
+    def with_patches(self, image: Float[Tensor, "3 h w"], patches: Float[Tensor, "m n"]) -> Float[Tensor, "3 h w"]:
+        """A copy of the image whose crop is made of these patches."""
+        crop = self.space.patch_map.unpatchify(patches, self._crop(image))
+        whole = image.clone()
+        (rows, rows_seen), (cols, cols_seen) = self._overlaps
+        whole[:, rows, cols] = crop[:, rows_seen, cols_seen]
+        return whole
+
+    def _crop(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 ch cw"]:
+        fill = torch.tensor(self.geometry.fill, dtype=image.dtype)[:, None, None] / 255
+        crop = fill.expand(3, *self.geometry.crop).clone()
+        (rows, rows_seen), (cols, cols_seen) = self._overlaps
+        crop[:, rows_seen, cols_seen] = image[:, rows, cols]
+        return crop
+
+    @property
+    def _overlaps(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns that the crop takes: as slices of the image, and of the crop."""
+        g, (height, width) = self.geometry, self.source.shape[1:]
+        return overlap(g.top, g.crop[0], height), overlap(g.left, g.crop[1], width)
+
+
+def _of(solution: Solution, part: slice) -> Solution:
+    """The certificate of some of the problems."""
+    return Solution(
+        solution.value[part],
+        solution.residual[part],
+        solution.bound_violation[part],
+        solution.gap[part],
+        solution.iterations[part],
+        solution.status,
+    )
+
+
+def _to_pixels(image: Float[Tensor, "3 h w"]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return pixels

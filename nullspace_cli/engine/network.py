@@ -1,0 +1,76 @@
+"""The network of a watermarking run: how it looks at images at once, its weights only when something asks for them."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nullspace_cli.engine.artifacts import read_provenance
+from nullspace_cli.engine.basis import KIND, find_basis, load_row_space, patch_map_of
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, load_view
+from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.watermarking import PatchSpace
+
+T = TypeVar("T")
+
+
+class Network:
+    """A model that is loaded when it is first needed, once, from whichever thread.
+
+    Args:
+        basis: a file of `vitnull basis` to take the row space from; else it is computed.
+
+    Raises:
+        ArtifactError: `basis` is not a basis.
+    """
+
+    def __init__(self, request: ModelRequest, basis: Path | None = None) -> None:
+        if basis:
+            read_provenance(basis, KIND)
+        self.request, self._basis = request, basis
+        self._made: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def transform(self) -> EvalTransform:
+        """The evaluation transform; without weights as long as nothing else has asked for them."""
+        if "model" in self._made:
+            return self.model.transform
+        return self._once("view", lambda: load_view(self.request)).transform
+
+    @property
+    def model(self) -> LoadedModel:
+        return self._once("model", lambda: load_model(self.request))
+
+    @property
+    def patch_map(self) -> PatchMap | None:
+        """The patch embedding, None where the model does not start with one."""
+        return self._once("patch_map", lambda: patch_map_of(self.model))
+
+    @property
+    def patches(self) -> PatchSpace:
+        """The patch embedding and its row space.
+
+        Raises:
+            NoNullspaceError: the model has no exact patch nullspace.
+        """
+        return self._once("patches", self._find_patches)
+
+    def describe(self) -> dict[str, Any]:
+        """The keys about the model that every JSON document carries; of the weights only if they were loaded."""
+        return (self._made.get("model") or self._once("view", lambda: load_view(self.request))).describe()
+
+    def _find_patches(self) -> PatchSpace:
+        patch_map = self.patch_map
+        if self._basis and patch_map:
+            return PatchSpace(patch_map, load_row_space(self._basis, self.model))
+        found = find_basis(self.model)
+        return PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            made: T = self._made[name]
+            return made

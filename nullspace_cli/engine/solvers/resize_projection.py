@@ -1,0 +1,244 @@
+"""Projection of a whole image onto the pictures that a resize maps to a given view: p = 2 at native size.
+
+    minimise 1/2 ||z - t||^2   subject to   C (R_h z R_w^T) = C b,   lower <= z <= upper,   for every channel,
+
+where R_h [h, H] and R_w [w, W] are the two passes of the resize, b is the view to keep, and C says what of it must be
+kept: all of it (the resize's own nullspace) or its patch embeddings (the nullspaces composed).
+
+As in `box_l2`, the dual in y has no constraints, z(y) = clip(t + R_h^T (C^T y) R_w), and a semismooth Newton method
+with conjugate gradients finds it. Without the box, C = 1 has the closed form of a Kronecker product,
+y = (R_h R_h^T)^-1 (b - R_h t R_w^T) (R_w R_w^T)^-1: two small matrices precondition everything else. Neither z nor any
+other float array of the image's size is ever held: strips of rows are made and used up while in the cache.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+STRIP_BYTES = 1_500_000
+"""Size of a strip of rows in float32: what stays in a core's cache."""
+
+DAMPING = 0.01
+"""Share of an entry on its bound in the Hessian: where all of a kernel's entries are, there would be no curvature."""
+
+
+class Constraint(Protocol):
+    """What of a view must be kept: an orthogonal map C (C C^T = 1) from views to constraint values."""
+
+    def reduce(self, view: Float[Tensor, "h c w"]) -> Tensor:
+        """C v."""
+        ...
+
+    def spread(self, values: Tensor) -> Float[Tensor, "h c w"]:
+        """C^T y."""
+        ...
+
+
+class WholeView:
+    """C = 1: the view itself."""
+
+    def reduce(self, view: Float[Tensor, "h c w"]) -> Tensor:
+        return view
+
+    def spread(self, values: Tensor) -> Float[Tensor, "h c w"]:
+        return values
+
+
+class Strip(NamedTuple):
+    """Rows `start` to `stop` of the image, the view's rows `first` to `last` that they reach, and how."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    weights: Float[Tensor, "k s"]
+
+
+class SeparableResize:
+    """R_h z R_w^T on images [H, c, W], by strips of rows; float32 on one device.
+
+    Channels lie between the axes: then a row holds its channels one after another, and both passes are plain matrix
+    products of what lies in memory, whether the rows or the columns are multiplied.
+
+    Args:
+        rows: R_h, no row of it zero.
+        cols: R_w, likewise.
+        channels: c.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.floating],
+        cols: NDArray[np.floating],
+        channels: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        (self.h, self.height), (self.w, self.width), self.channels = rows.shape, cols.shape, channels
+        self.rows = torch.as_tensor(rows, dtype=torch.float32, device=device)
+        self.cols = torch.as_tensor(cols, dtype=torch.float32, device=device)
+        self.device = self.rows.device
+        self._row_inverse, self._col_inverse = (self._inverse_gram(matrix) for matrix in (rows, cols))
+        self.strips = list(self.cut(max(8, STRIP_BYTES // (4 * self.width * channels))))
+
+    def _inverse_gram(self, matrix: NDArray[np.floating]) -> Float[Tensor, "k k"]:
+        """(R R^T)^-1, shifted a little: of an enlarging R, which has no inverse there, by enough to precondition."""
+        gram = np.asarray(matrix, np.float64) @ np.asarray(matrix, np.float64).T
+        shift = 0.1 if matrix.shape[0] > matrix.shape[1] else 1e-6
+        gram[np.diag_indices_from(gram)] += shift * gram.diagonal().mean()
+        return torch.as_tensor(np.linalg.inv(gram), dtype=torch.float32, device=self.device)
+
+    def cut(self, size: int) -> Iterator[Strip]:
+        """The image's rows, `size` at a time."""
+        for start in range(0, self.height, size):
+            stop = min(self.height, start + size)
+            used = torch.nonzero((self.rows[:, start:stop] != 0).any(1))[:, 0].tolist()
+            first, last = (used[0], used[-1] + 1) if used else (0, 0)
+            yield Strip(start, stop, first, last, self.rows[first:last, start:stop].contiguous())
+
+    def widen(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h c*W"]:
+        """v R_w: the adjoint of the horizontal pass, on a view."""
+        return (view.flatten(0, 1) @ self.cols).view(self.h, -1)
+
+    def narrow(self, wide: Float[Tensor, "k c*W"]) -> Float[Tensor, "k c w"]:
+        """u R_w^T: the horizontal pass, on any number of rows."""
+        return (wide.view(-1, self.width) @ self.cols.T).view(len(wide), self.channels, -1)
+
+    def precondition(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h c w"]:
+        """(R_h R_h^T)^-1 v (R_w R_w^T)^-1."""
+        return ((self._row_inverse @ view.flatten(1)).view(-1, self.w) @ self._col_inverse).view(view.shape)
+
+    def shifts(
+        self, view: Float[Tensor, "h c w"], strips: Iterable[Strip] | None = None
+    ) -> Iterator[tuple[Strip, Float[Tensor, "s c*W"]]]:
+        """R_h^T v R_w, strip by strip."""
+        wide = self.widen(view)
+        for strip in strips or self.strips:
+            yield strip, strip.weights.T @ wide[strip.first : strip.last]
+
+    def gather(self, parts: Iterator[tuple[Strip, Float[Tensor, "s c*W"]]]) -> Float[Tensor, "h c w"]:
+        """R_h z R_w^T of an image that comes in strips."""
+        wide = torch.zeros(self.h, self.width * self.channels, device=self.device)
+        for strip, part in parts:
+            wide[strip.first : strip.last].addmm_(strip.weights, part)
+        return self.narrow(wide)
+
+
+@dataclass(frozen=True)
+class ResizeProblem:
+    """One projection. Images are uint8 levels [H, c, W], views float32 levels [h, c, w].
+
+    Attributes:
+        target: t.
+        lower, upper: the bounds, of the image's shape or numbers.
+    """
+
+    resize: SeparableResize
+    constraint: Constraint
+    target: UInt8[Tensor, "H c W"]
+    lower: UInt8[Tensor, "H c W"] | int = 0
+    upper: UInt8[Tensor, "H c W"] | int = 255
+
+    def images(
+        self, y: Tensor, strips: Iterable[Strip] | None = None
+    ) -> Iterator[tuple[Strip, Float[Tensor, "s c*W"], Float[Tensor, "s c*W"]]]:
+        """u = t + R_h^T (C^T y) R_w and z = clip(u), strip by strip."""
+        for strip, shift in self.resize.shifts(self.constraint.spread(y), strips):
+            u = shift.add_(self.target[strip.start : strip.stop].reshape(shift.shape))
+            low, high = (
+                bound if isinstance(bound, int) else bound[strip.start : strip.stop].reshape(shift.shape)
+                for bound in (self.lower, self.upper)
+            )
+            yield strip, u, u.clamp(low, high)  # type: ignore[arg-type]
+
+    def view(self, y: Tensor, free: Bool[Tensor, "H c*W"]) -> Float[Tensor, "h c w"]:
+        """R_h z(y) R_w^T; `free` is filled with whether an entry lies off its bounds."""
+
+        def parts() -> Iterator[tuple[Strip, Tensor]]:
+            for strip, u, z in self.images(y):
+                torch.eq(u, z, out=free[strip.start : strip.stop])
+                yield strip, z
+
+        return self.resize.gather(parts())
+
+    def curvature(self, y: Tensor, free: Bool[Tensor, "H c*W"]) -> Tensor:
+        """C R (M + damping) R^T C^T y, where M marks the free entries: the generalised Hessian of the dual."""
+        shifts = self.resize.shifts(self.constraint.spread(y))
+        masked = ((strip, shift.mul_(free[strip.start : strip.stop] + DAMPING)) for strip, shift in shifts)
+        return self.constraint.reduce(self.resize.gather(masked))
+
+    def precondition(self, values: Tensor) -> Tensor:
+        return self.constraint.reduce(self.resize.precondition(self.constraint.spread(values)))
+
+
+class ResizeSolution(NamedTuple):
+    """The last dual point and what is left of the constraint there: C (R z R^T - b), in levels."""
+
+    y: Tensor
+    residual: Tensor
+    iterations: int
+
+
+def project_onto_view(
+    problem: ResizeProblem,
+    goal: Float[Tensor, "h c w"],
+    start: Tensor | None = None,
+    *,
+    tolerance: float = 0.02,
+    max_iterations: int = 8,
+    max_inner: int = 6,
+) -> ResizeSolution:
+    """Minimise the dual by a semismooth Newton method, from `start` where there is one.
+
+    Args:
+        goal: b.
+        tolerance: largest residual of one constraint, in levels, that counts as solved. A view is rounded to whole
+            levels anyway; where bounds leave no room the residual stays larger.
+        max_iterations: Newton steps.
+        max_inner: conjugate gradient steps within each.
+    """
+    resize, wanted = problem.resize, problem.constraint.reduce(goal)
+    free = torch.empty(resize.height, resize.width * resize.channels, dtype=torch.bool, device=resize.device)
+    y = torch.zeros_like(wanted) if start is None else start.clone()
+    g = problem.constraint.reduce(problem.view(y, free)) - wanted
+    if start is None:
+        free.fill_(True)  # the first step is the closed form's, bounds or not
+    for iteration in range(max_iterations):
+        if float(g.abs().max()) <= tolerance:
+            return ResizeSolution(y, g, iteration)
+        step = _newton_step(problem, g, free, max_inner)
+        # The dual's slope along the step rises from negative; a secant finds where it is near 0.
+        slope, length = float((g * step).sum()), 1.0
+        for _ in range(4):
+            there = problem.constraint.reduce(problem.view(y + length * step, free)) - wanted
+            rise = float((there * step).sum())
+            if rise <= 0.5 * abs(slope):
+                break
+            length *= slope / (slope - rise)
+        y, g = y + length * step, there
+    return ResizeSolution(y, g, max_iterations)
+
+
+def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, max_inner: int) -> Tensor:
+    """The Hessian's solution for -g, to a relative accuracy that tightens as the residual falls."""
+    accuracy = min(0.1, float(g.square().mean().sqrt()) ** 0.5)
+    step, residual = torch.zeros_like(g), -g
+    preconditioned = problem.precondition(residual)
+    direction, rho = preconditioned, (residual * preconditioned).sum()
+    goal = accuracy**2 * rho
+    for _ in range(max_inner):
+        image = problem.curvature(direction, free)
+        alpha = rho / (direction * image).sum().clamp_min(1e-30)
+        step = step + alpha * direction
+        residual = residual - alpha * image
+        preconditioned = problem.precondition(residual)
+        fresh = (residual * preconditioned).sum()
+        if bool(fresh < goal):
+            break
+        direction, rho = preconditioned + fresh / rho * direction, fresh
+    return step

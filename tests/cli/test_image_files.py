@@ -1,0 +1,170 @@
+"""Which images `vitnull watermark` reads, and what it names the results: folders, lists, what is there already."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.contract import WATERMARK, check_keys
+from tests.conftest import Outcome, Vitnull
+
+
+@pytest.fixture
+def stamp(vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path) -> Vitnull:
+    """`vitnull watermark IMAGE... logo.png`, as quickly as can be."""
+
+    def stamp(*arguments: str | Path, **options: Any) -> Outcome:
+        quick = ("--nullspace", "resize", "--no-verify", "--scale", "0.2", "--json")
+        return vitnull("watermark", *arguments, logo, *quick, "--model", *tiny_vit, **options)
+
+    return stamp
+
+
+@pytest.fixture
+def put(vitnull: Vitnull, photo: Path) -> Any:
+    """Copies of the photo, below the folder that the command runs in."""
+
+    def put(*names: str) -> None:
+        for name in names:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, name)
+
+    return put
+
+
+def files(folder: str = ".") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def sources(outcome: Outcome) -> list[str]:
+    check_keys(outcome.document, WATERMARK)
+    return [record["source"] for record in outcome.document["images"]]
+
+
+# Folders
+
+
+def test_a_folder_keeps_its_inner_order(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png", "in/b/a.PNG", "in/b/c/d.png")
+    assert sources(stamp("in", "--out-dir", "out/new")) == ["in/a.png", "in/b/a.PNG", "in/b/c/d.png"]
+    assert files("out/new") == ["a.watermarked.png", "b/a.watermarked.png", "b/c/d.watermarked.png"]
+    assert files("in") == ["a.png", "b/a.PNG", "b/c/d.png"]
+
+
+def test_what_is_no_source_is_passed_over(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png", "in/.hidden.png", "in/b.watermarked.png")
+    Path("in/notes.txt").write_text("no picture")
+    assert sources(stamp("in", "--out-dir", "in")) == ["in/a.png"]
+    assert "a.watermarked.png" in files("in")
+
+
+def test_an_image_inside_a_folder_that_was_named_too_is_done_once(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png", "b.png")
+    assert sources(stamp("in/a.png", "in", "b.png", "b.png", "--out-dir", "out")) == ["in/a.png", "b.png"]
+
+
+def test_a_folder_without_a_folder_for_its_results(stamp: Vitnull, put: Any) -> None:
+    """Sub-folders are made below the current directory only as far as they are there: nothing else is created."""
+    put("in/a.png")
+    assert sources(stamp("in")) == ["in/a.png"]
+    assert files() == ["a.watermarked.png", "in/a.png"]
+
+
+@pytest.mark.parametrize("inside", [[], ["notes.txt"], ["a.watermarked.png"]], ids=["nothing", "a text", "a result"])
+def test_a_folder_without_images(stamp: Vitnull, no_weights: None, put: Any, inside: list[str]) -> None:
+    Path("in").mkdir()
+    put(*(f"in/{name}" for name in inside))
+    assert "the folder in holds no images" in stamp("in", expect=2).message
+
+
+def test_two_results_of_one_name(stamp: Vitnull, no_weights: None, put: Any) -> None:
+    put("in/a.png", "in/a.bmp", "in/b/c.png", "c.png")
+    before = files()
+    outcome = stamp("in", "--out-dir", "out", expect=2)
+    assert "several results would be written to out/a.watermarked.png" in outcome.message
+    assert files() == before
+
+
+def test_an_image_that_is_not_readable_among_others_is_named(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png", "in/b.png")
+    Path("in/cut.png").write_bytes(Path("in/a.png").read_bytes()[:5000])
+    Path("in/empty.jpg").touch()
+    outcome = stamp("in", "--out-dir", "out", expect=4)
+    assert sources(outcome) == ["in/a.png", "in/b.png"]
+    assert sorted(failure["source"] for failure in outcome.document["failures"]) == ["in/cut.png", "in/empty.jpg"]
+    for failure in outcome.document["failures"]:
+        assert f"vitnull: error: {failure['error']}" in outcome.stderr
+        assert failure["error"].startswith(f"Cannot read {failure['source']}: ")
+    assert files("out") == ["a.watermarked.png", "b.watermarked.png"]
+
+
+# Lists
+
+
+def test_a_list_in_a_file(stamp: Vitnull, put: Any) -> None:
+    put("a.png", "in/b.png", "name with space.png")
+    Path("list.txt").write_text("in\n\nname with space.png\n")
+    outcome = stamp("a.png", "--files-from", "list.txt", "--out-dir", "out")
+    assert sources(outcome) == ["a.png", "in/b.png", "name with space.png"]
+    assert len(files("out")) == 3
+
+
+def test_a_list_with_a_missing_file(stamp: Vitnull, put: Any) -> None:
+    put("a.png")
+    Path("list.txt").write_text("a.png\nmissing.png\n")
+    outcome = stamp("--files-from", "list.txt", expect=4)
+    assert sources(outcome) == ["a.png"]
+    assert outcome.document["summary"]["failed"] == 1
+    assert "vitnull: error: Cannot read missing.png: there is no such file" in outcome.stderr
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"], ids=["empty", "blank"])
+def test_a_list_of_nothing(stamp: Vitnull, no_weights: None, content: str) -> None:
+    Path("list.txt").write_text(content)
+    assert "no image was named" in stamp("--files-from", "list.txt", expect=2).message
+
+
+def test_lists_that_cannot_be_read(stamp: Vitnull, no_weights: None, photo: Path) -> None:
+    Path("latin.txt").write_bytes(b"caf\xe9.png")
+    for name in ("missing.txt", ".", "latin.txt", str(photo)):
+        assert f"cannot read the list {name}" in stamp("--files-from", name, expect=2).message
+
+
+# What is there already
+
+
+def test_what_is_there_already_is_left_out(stamp: Vitnull, put: Any) -> None:
+    put("a.png", "b.png")
+    Path("a.watermarked.png").write_text("precious")
+    outcome = stamp("a.png", "b.png", "--skip-existing")
+    assert sources(outcome) == ["b.png"]
+    assert outcome.document["summary"]["skipped"] == 1
+    assert Path("a.watermarked.png").read_text() == "precious"
+
+
+def test_a_second_run_does_nothing(stamp: Vitnull, put: Any, request: pytest.FixtureRequest) -> None:
+    put("in/a.png", "in/b/c.png")
+    stamp("in", "--out-dir", "out", "--skip-existing")
+    before = {name: Path("out", name).stat().st_mtime_ns for name in files("out")}
+    request.getfixturevalue("no_weights")
+    outcome = stamp("in", "--out-dir", "out", "--skip-existing")
+    check_keys(outcome.document, WATERMARK)
+    summary = outcome.document["summary"]
+    assert (summary["count"], summary["failed"], summary["skipped"], outcome.document["images"]) == (0, 0, 2, [])
+    assert outcome.stderr == ""
+    assert {name: Path("out", name).stat().st_mtime_ns for name in files("out")} == before
+
+
+def test_nothing_to_do_for_people(vitnull: Vitnull, put: Any, tiny_vit: tuple[str, ...], logo: Path) -> None:
+    put("a.png", "a.watermarked.png", "b.png", "b.watermarked.png")
+    outcome = vitnull("watermark", "a.png", "b.png", logo, "--skip-existing", "--model", *tiny_vit)
+    (line,) = outcome.stdout.splitlines()
+    assert line.startswith("0 images done, 0 failed, 2 there already")
+
+
+def test_without_it_nothing_is_done_where_one_is_there(stamp: Vitnull, no_weights: None, put: Any) -> None:
+    put("a.png", "b.png")
+    Path("b.watermarked.png").write_text("precious")
+    assert "b.watermarked.png exists already" in stamp("a.png", "b.png", expect=1).message
+    assert files() == ["a.png", "b.png", "b.watermarked.png"]

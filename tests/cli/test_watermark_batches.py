@@ -1,0 +1,382 @@
+"""Many images to `vitnull watermark`: records, failures, workers; and processes that are cut short or run at once."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nullspace_cli.engine import stamping
+from nullspace_cli.engine.model_size import ModelSize
+from tests.cli.contract import WATERMARK, WATERMARKED, check_keys
+from tests.cli.reference import pixels_of
+from tests.conftest import Outcome, Vitnull, contents
+
+NAMES = ("a.png", "b.png", "c.png", "d.png")
+
+
+def result_of(name: str) -> str:
+    return name.replace(".png", ".watermarked.png")
+
+
+@pytest.fixture
+def stamp(vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path) -> Vitnull:
+    """`vitnull watermark IMAGE... logo.png` through the resize, with further options."""
+
+    def stamp(*arguments: str | Path, **options: Any) -> Outcome:
+        return vitnull("watermark", "--nullspace", "resize", *arguments, logo, "--model", *tiny_vit, **options)
+
+    return stamp
+
+
+@pytest.fixture
+def images(tmp_path: Path, photo: Path) -> tuple[str, ...]:
+    """Four pictures of several sizes."""
+    with Image.open(photo) as image:
+        for i, name in enumerate(NAMES):
+            image.crop((0, 0, 260 - 20 * (i % 2), 230)).rotate(180 * (i // 2)).save(tmp_path / name)
+    return NAMES
+
+
+def parsed(text: str) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+# Records
+
+
+def test_a_record_a_line(stamp: Vitnull, images: tuple[str, ...]) -> None:
+    records = parsed(stamp(*images, "--jsonl").stdout)
+    assert [record["source"] for record in records] == list(images)
+    for record in records:
+        check_keys(record, WATERMARKED)
+        assert record["input_pixels_changed"] == 0
+
+
+def test_failures_are_no_records(stamp: Vitnull, images: tuple[str, ...]) -> None:
+    Path("b.png").write_text("no picture")
+    outcome = stamp("missing.png", *images, "--jsonl", expect=4)
+    assert [record["source"] for record in parsed(outcome.stdout)] == ["a.png", "c.png", "d.png"]
+    for name in ("missing.png", "b.png"):
+        assert f"vitnull: error: Cannot read {name}: " in outcome.stderr
+    assert outcome.stderr.count("\n") == 2
+
+
+def test_the_document_of_a_batch(stamp: Vitnull, no_weights: None, images: tuple[str, ...]) -> None:
+    document = stamp(*images, "--json").document
+    check_keys(document, WATERMARK)
+    assert [record["output"] for record in document["images"]] == [result_of(name) for name in images]
+    summary = document["summary"]
+    assert (summary["count"], summary["failed"], summary["skipped"], summary["bit_identical"]) == (4, 0, 0, 4)
+    assert (summary["match_percent"], summary["mean_confidence_change"]) == (100, 0)
+    assert document["failures"] == []
+
+
+def test_the_table_of_a_batch(stamp: Vitnull, images: tuple[str, ...]) -> None:
+    outcome = stamp(*images)
+    assert outcome.stderr == ""
+    header, *rows, blank, last = outcome.stdout.splitlines()
+    assert header.split()[0] == "image"
+    assert [row.split()[0] for row in rows] == [result_of(name) for name in images]
+    assert all("bit-identical" in row for row in rows)
+    assert blank == ""
+    assert last.startswith("4 images done, 0 failed; 4 with a bit-identical model input")
+
+
+def test_several_images_and_a_text(vitnull: Vitnull, tiny_vit: tuple[str, ...], images: tuple[str, ...]) -> None:
+    """All files are images then, the last one too."""
+    options = ("--text", "Hi", "--nullspace", "resize", "--no-verify")
+    records = vitnull("watermark", *images[:2], *options, "--json", "--model", *tiny_vit).document["images"]
+    assert [record["source"] for record in records] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("size", ["native", "model"])
+def test_workers_change_nothing(
+    vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path, images: tuple[str, ...], size: str
+) -> None:
+    def run(workers: str) -> tuple[list[Any], list[bytes]]:
+        options = ("--workers", workers, "--out-dir", workers, "--size", size, "--no-verify", "--json")
+        document = vitnull("watermark", *images, logo, *options, "--scale", "0.3", "--model", *tiny_vit).document
+        order = [record["source"] for record in document["images"]]
+        return order, [Path(workers, result_of(name)).read_bytes() for name in images]
+
+    assert run("1") == run("3")
+
+
+# Failures on the way
+
+
+def test_a_picture_that_cannot_be_solved_takes_none_along(
+    vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path, images: tuple[str, ...]
+) -> None:
+    """At model size pictures are solved together."""
+    Image.new("L", (1, 30_000)).save("b.png")
+    options = ("--size", "model", "--no-verify", "--json", "--model", *tiny_vit)
+    outcome = vitnull("watermark", *images, logo, *options, expect=4)
+    assert [record["source"] for record in outcome.document["images"]] == ["a.png", "c.png", "d.png"]
+    (failure,) = outcome.document["failures"]
+    assert failure["source"] == "b.png"
+    assert "too elongated" in failure["error"]
+    assert "too elongated" in outcome.stderr
+
+
+@pytest.mark.parametrize(("bad", "code"), [(False, 3), (True, 4)], ids=["alone", "with a failure"])
+def test_a_failed_verification(stamp: Vitnull, images: tuple[str, ...], bad: bool, code: int) -> None:
+    if bad:
+        Path("a.png").write_text("no picture")
+    outcome = stamp("a.png", "b.png", "--nullspace", "patch", "--tolerance", "0", "--json", expect=code)
+    assert [record["verified"] for record in outcome.document["images"]] == [False] * (1 if bad else 2)
+    assert "b.watermarked.png does not hold" in outcome.stderr
+
+
+def test_all_fail(stamp: Vitnull, no_weights: None) -> None:
+    outcome = stamp("missing.png", "gone.png", "--json", expect=4)
+    check_keys(outcome.document, WATERMARK)
+    assert outcome.document["images"] == []
+    assert outcome.document["summary"]["failed"] == 2
+    assert contents() == []
+
+
+def test_memory_that_is_short_is_shared(
+    vitnull: Vitnull,
+    tiny_vit: tuple[str, ...],
+    logo: Path,
+    images: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call = ModelSize.__call__
+
+    def starved(self: ModelSize, pictures: Any) -> Any:
+        if len(pictures) > 1:
+            raise MemoryError
+        return call(self, pictures)
+
+    monkeypatch.setattr(ModelSize, "__call__", starved)
+    options = ("--size", "model", "--no-verify", "--json", "--model", *tiny_vit)
+    outcome = vitnull("watermark", *images, logo, *options)
+    assert outcome.document["summary"]["count"] == 4
+    assert "vitnull: warning: out of memory with 4 images at once; going on with 2" in outcome.stderr
+
+
+def test_a_bug_in_a_worker_is_not_mistaken_for_a_failure(
+    stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stamping, "read_picture", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stamp(*images, "--workers", "2")
+    assert contents() == sorted(images)
+
+
+# Processes of their own. They spend seconds on imports, and are started together.
+
+WAITING = """
+import sys
+import threading
+from nullspace_cli.engine import stamping
+read_picture = stamping.read_picture
+def read_or_wait(path):
+    if path.name in ("b.png", "c.png", "d.png"):
+        sys.stdin.read()
+    return read_picture(path)
+stamping.read_picture = read_or_wait
+from nullspace_cli.__main__ import main
+main()
+"""
+"""A `vitnull` that does a.png, and waits with the others until its stdin is closed."""
+
+
+class Ended(NamedTuple):
+    """How a process ended, what it had printed, and its folder."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory, tiny_vit: tuple[str, ...], photo: Path, logo: Path
+) -> Iterator[dict[str, Ended]]:
+    """Processes that were interrupted, read in part, given a list, or set to the same work."""
+    started: dict[str, tuple[subprocess.Popen[str], Path]] = {}
+    options = ("--nullspace", "resize", "--scale", "0.3", "--model", *tiny_vit)
+
+    def folder(name: str) -> Path:
+        made = tmp_path_factory.mktemp(name)
+        for image in NAMES:
+            shutil.copy(photo, made / image)
+        return made
+
+    def start(name: str, where: Path, *arguments: str | Path, code: str = "") -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        command = [sys.executable, *(["-c", code] if code else ["-m", "nullspace_cli"]), "watermark", *arguments]
+        process = subprocess.Popen(
+            [str(word) for word in [*command, *options]],
+            cwd=where,
+            stdin=pipe if name in ("interrupted", "listed") else subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+        )
+        started[name] = (process, where)
+        return process
+
+    try:
+        waiting = start("interrupted", folder("interrupted"), *NAMES, logo, "--jsonl", "--workers", "2", code=WAITING)
+        reader = start("read in part", folder("part"), *NAMES, logo, "--jsonl", "--workers", "1")
+        listed = start("listed", folder("listed"), "--files-from", "-", logo, "--jsonl")
+        shared = folder("shared")
+        for name in ("first", "second"):
+            start(name, shared, ".", logo, "--out-dir", "out", "--skip-existing", "--json", "--workers", "1")
+
+        assert listed.stdin
+        assert waiting.stdout
+        assert reader.stdout
+        listed.stdin.write("d.png\n\nb.png\n")
+        reader.stdout.readline()
+        reader.stdout.close()
+        overdue = threading.Timer(120, waiting.kill)
+        overdue.start()
+        lines = waiting.stdout.readline()
+        overdue.cancel()
+        assert lines, "no record came before all was done"
+        waiting.send_signal(signal.SIGINT)
+
+        found = {}
+        for name, (process, where) in started.items():
+            if process is reader:
+                assert process.stderr
+                with process:
+                    out, err = "", process.stderr.read()
+            else:
+                out, err = process.communicate(timeout=300)
+            found[name] = Ended(process.returncode, (lines if process is waiting else "") + out, err, where)
+        yield found
+    finally:
+        for process, _ in started.values():
+            process.kill()
+            process.wait()
+
+
+def left_over(folder: Path) -> list[str]:
+    return [str(path) for path in folder.rglob("*.part")]
+
+
+def test_ctrl_c_during_a_batch(ended: dict[str, Ended]) -> None:
+    end = ended["interrupted"]
+    assert end.exit_code == 130
+    assert end.stderr == "vitnull: error: Interrupted; nothing is left half-written.\n"
+    assert parsed(end.stdout)[0]["source"] == "a.png"
+    assert left_over(end.folder) == []
+    results = sorted(path.name for path in end.folder.glob("*.watermarked.png"))
+    assert "a.watermarked.png" in results
+    assert "d.watermarked.png" not in results, "it went on after the interruption"
+    for name in results:
+        assert pixels_of(end.folder / name).shape == (230, 260, 3)
+
+
+def test_a_reader_that_has_had_enough(ended: dict[str, Ended]) -> None:
+    end = ended["read in part"]
+    assert (end.exit_code, end.stderr) == (0, "")
+    assert left_over(end.folder) == []
+
+
+def test_a_list_on_stdin(ended: dict[str, Ended]) -> None:
+    end = ended["listed"]
+    assert (end.exit_code, end.stderr) == (0, "")
+    assert [record["source"] for record in parsed(end.stdout)] == ["d.png", "b.png"]
+
+
+def test_two_processes_at_the_same_work(ended: dict[str, Ended]) -> None:
+    """Each image is done, whole, by one of them; the other says so or has passed it over."""
+    ends = [ended["first"], ended["second"]]
+    folder = ends[0].folder / "out"
+    assert contents(folder) == [result_of(name) for name in NAMES]
+    images = [pixels_of(folder / result_of(name)) for name in NAMES]
+    assert all(np.array_equal(image, images[0]) for image in images)
+    assert left_over(ends[0].folder) == []
+    done = [record["source"] for end in ends for record in json.loads(end.stdout)["images"]]
+    assert sorted(done) == sorted(NAMES)
+    for end in ends:
+        assert end.exit_code in (0, 4)
+        for line in end.stderr.splitlines():
+            assert re.search("exists already|was written by another process meanwhile", line)
+
+
+# torchrun
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def torchrun(
+    tmp_path: Path, tiny_vit: tuple[str, ...], logo: Path, free_port: int
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Two processes that share one `vitnull watermark IMAGE... logo.png`."""
+
+    def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+        options = ("--nullspace", "resize", "--scale", "0.3", "--model", *tiny_vit)
+        ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port))
+        return subprocess.run(
+            [sys.executable, *ranks, "-m", "nullspace_cli", "watermark", *arguments, str(logo), *options],
+            cwd=tmp_path,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+    return torchrun
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["--json", "--jsonl"])
+def test_two_ranks(
+    torchrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], form: str
+) -> None:
+    result = torchrun(*images, form)
+    assert (result.returncode, result.stderr) == (0, "")
+    if form == "--jsonl":
+        records = parsed(result.stdout)
+    else:
+        document = json.loads(result.stdout)
+        check_keys(document, WATERMARK)
+        assert (document["summary"]["count"], document["summary"]["bit_identical"]) == (4, 4)
+        records = document["images"]
+    assert sorted(record["source"] for record in records) == list(images)
+    assert sorted(path.name for path in tmp_path.glob("*.watermarked.png")) == [result_of(name) for name in images]
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bad", [0, 1], ids=["first rank", "second rank"])
+def test_a_failure_in_one_rank(
+    torchrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], bad: int
+) -> None:
+    """torchrun has an exit code and a report of its own, whatever that of its processes."""
+    (tmp_path / images[bad]).write_text("no picture")
+    result = torchrun(*images, "--json")
+    assert result.returncode != 0
+    assert result.stderr.count(f"vitnull: error: Cannot read {images[bad]}") == 1
+    document = json.loads(result.stdout)
+    check_keys(document, WATERMARK)
+    assert (document["summary"]["count"], document["summary"]["failed"]) == (3, 1)
+    assert [failure["source"] for failure in document["failures"]] == [images[bad]]

@@ -1,0 +1,362 @@
+"""`vitnull watermark` at native size: what is bit-identical, by plain timm; what is kept of a file; which nullspace."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+from safetensors.torch import load_file
+
+from nullspace_cli.demo.drawing import draw
+from tests.cli.contract import WATERMARK, check_keys
+from tests.cli.reference import Array, Reference, pixels_of
+from tests.conftest import Outcome, Vitnull, contents
+
+LARGE = "large.watermarked.png"
+PHOTO = "photo.watermarked.png"
+UNFETCHABLE = "resnet18.a1_in1k"
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawing that is more than twice as large as the demo models' input."""
+    path = tmp_path_factory.mktemp("large") / "large.png"
+    Image.fromarray(draw("val", 3, size=512)[0]).save(path)
+    return path
+
+
+@pytest.fixture
+def stamp(vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path) -> Vitnull:
+    """`vitnull watermark IMAGE... logo.png --model <the tiny ViT> --json`, with further options."""
+
+    def stamp(*arguments: str | Path, **options: Any) -> Outcome:
+        return vitnull("watermark", *arguments, logo, "--model", *tiny_vit, "--json", **options)
+
+    return stamp
+
+
+@pytest.fixture
+def through_resize(stamp: Vitnull) -> Vitnull:
+    """As `stamp`, through the resize's nullspace."""
+
+    def through_resize(*arguments: str | Path, **options: Any) -> Outcome:
+        return stamp(*arguments, "--nullspace", "resize", **options)
+
+    return through_resize
+
+
+# What the watermark holds, measured without this package
+
+
+@pytest.mark.parametrize("model", ["demo", "demo_cnn"])
+def test_the_models_input_is_bit_identical(
+    vitnull: Vitnull, no_weights: None, large: Path, logo: Path, model: str, request: pytest.FixtureRequest
+) -> None:
+    reference: Reference = request.getfixturevalue(model)
+    document = vitnull("watermark", large, logo, "--model", *reference.arguments, "--json").document
+    check_keys(document, WATERMARK)
+    (record,) = document["images"]
+    assert (record["output"], record["size"], record["nullspace"]) == (LARGE, [512, 512], "resize")
+    assert (record["input_pixels_changed"], record["embedding_error"], record["logit_mse"]) == (0, 0, 0)
+    assert (record["match"], record["confidence_change"], record["feature_cosine"]) == (True, 0, 1)
+    assert (record["before"], record["after"], document["weights_sha256"]) == (None, None, None)
+    assert document["summary"]["bit_identical"] == document["summary"]["matched"] == 1
+    assert record["mark_correlation"] > 0.8
+
+    before, after = pixels_of(large), pixels_of(LARGE)
+    assert before.shape == after.shape
+    assert np.abs(after.astype(int) - before).max() > 50
+    assert torch.equal(reference.input(large), reference.input(LARGE))
+    assert torch.equal(reference.logits(large), reference.logits(LARGE))
+
+
+def test_verification_runs_the_model(vitnull: Vitnull, demo: Reference, large: Path, logo: Path) -> None:
+    document = vitnull("watermark", large, logo, "--model", "demo", "--verify", "--json").document
+    (record,) = document["images"]
+    index, probability = demo.answer(large)
+    assert (record["before"]["class"], record["match"], record["verified"]) == (index, True, True)
+    assert record["before"]["probability"] == pytest.approx(probability, rel=1e-4)
+    assert isinstance(document["weights_sha256"], str)
+
+
+def test_a_text_as_the_mark(vitnull: Vitnull, no_weights: None, demo: Reference, large: Path) -> None:
+    (record,) = vitnull("watermark", large, "--text", "Hi", "--model", "demo", "--json").document["images"]
+    assert (record["nullspace"], record["input_pixels_changed"]) == ("resize", 0)
+    assert torch.equal(demo.input(large), demo.input(LARGE))
+    assert record["mark_correlation"] > 0.7
+
+
+def test_the_patch_nullspace_keeps_the_embeddings(stamp: Vitnull, tiny: Reference, photo: Path) -> None:
+    (record,) = stamp(photo, "--nullspace", "patch").document["images"]
+    assert (record["nullspace"], record["size"], record["verified"]) == ("patch", [260, 230], True)
+    before, after = tiny.embeddings(photo), tiny.embeddings(PHOTO)
+    error = float((after - before).norm() / before.norm())
+    assert error == pytest.approx(record["embedding_error"], rel=1e-4)
+    assert error < 0.01
+    assert not torch.equal(tiny.input(photo), tiny.input(PHOTO))
+    assert record["input_pixels_changed"] > 0.1
+
+
+# No weights are read where they are not needed
+
+
+@pytest.mark.parametrize("name", [UNFETCHABLE, "vit_base_patch16_224"])
+def test_weights_that_cannot_be_fetched_are_not_missed(vitnull: Vitnull, name: str, large: Path, logo: Path) -> None:
+    document = vitnull("watermark", large, logo, "--model", name, "--json").document
+    assert document["model"].startswith(name)
+    assert document["weights_sha256"] is None
+    assert document["summary"]["bit_identical"] == 1
+
+
+@pytest.mark.parametrize("options", [["--verify"], ["--nullspace", "patch"], ["--size", "model"]], ids=" ".join)
+def test_weights_that_are_missed(vitnull: Vitnull, large: Path, logo: Path, options: list[str]) -> None:
+    outcome = vitnull("watermark", large, logo, "--model", UNFETCHABLE, *options, "--json", expect=1)
+    assert f"The weights of {UNFETCHABLE} could not be fetched" in outcome.message
+    assert "--checkpoint FILE" in outcome.message
+    assert (outcome.stdout, contents()) == ("", [])
+
+
+# Which nullspace
+
+
+@pytest.fixture
+def small() -> str:
+    Image.fromarray(draw("val", 3, size=224)[0]).save("small.png")
+    return "small.png"
+
+
+def test_an_image_of_input_size_falls_back_to_the_patches(
+    vitnull: Vitnull, demo: Reference, logo: Path, small: str
+) -> None:
+    (record,) = vitnull("watermark", small, logo, "--model", "demo", "--json").document["images"]
+    assert (record["nullspace"], record["match"], record["verified"]) == ("patch", True, True)
+    before, after = demo.embeddings(small), demo.embeddings("small.watermarked.png")
+    assert (after - before).norm() < 0.01 * before.norm()
+
+
+@pytest.mark.parametrize("options", [[], ["--nullspace", "resize"]], ids=["auto", "resize"])
+def test_an_image_that_is_too_small(vitnull: Vitnull, logo: Path, small: str, options: list[str]) -> None:
+    outcome = vitnull("watermark", small, logo, "--model", "demo-cnn", *options, expect=1)
+    assert "small.png is too small for a watermark through the resize alone: 224 x 224 becomes 224 x 224" in (
+        outcome.message
+    )
+    assert contents() == ["small.png"]
+
+
+@pytest.mark.parametrize("files", [["small.png"], ["small.png", "other.png"]], ids=["one", "two"])
+def test_a_model_without_a_patch_nullspace(vitnull: Vitnull, logo: Path, small: str, files: list[str]) -> None:
+    Path("other.png").write_bytes(Path(small).read_bytes())
+    outcome = vitnull("watermark", *files, logo, "--model", "demo-cnn", "--nullspace", "patch", expect=5)
+    assert outcome.message.startswith("vitnull: error: demo-cnn has no exact patch nullspace")
+    assert outcome.stderr.count("\n") == 1
+    assert contents() == ["other.png", "small.png"]
+
+
+@pytest.mark.parametrize("line", ["--norm 1", "--norm 1 --nullspace patch"])
+def test_p_of_1_needs_model_size(stamp: Vitnull, no_weights: None, photo: Path, line: str) -> None:
+    assert "--size model" in stamp(photo, *line.split(), expect=2).message
+    assert contents() == []
+
+
+def test_p_of_1_at_model_size(stamp: Vitnull, photo: Path) -> None:
+    (record,) = stamp(photo, "--norm", "1", "--size", "model").document["images"]
+    assert (record["solver"]["norm"], record["verified"]) == (1, True)
+    assert record["size"] != [260, 230]
+
+
+# How the mark is drawn
+
+
+@pytest.mark.parametrize("treatment", ["hatch", "outline", "plain"])
+def test_every_treatment(stamp: Vitnull, photo: Path, treatment: str) -> None:
+    (record,) = stamp(photo, "--nullspace", "patch", "--treatment", treatment).document["images"]
+    assert record["verified"]
+    assert record["mark_correlation"] > 0.3
+
+
+def test_the_default_treatment(stamp: Vitnull, photo: Path) -> None:
+    """The hatch through the resize, the outline through the patches."""
+    for nullspace, asked in (("resize", ("hatch", "1")), ("patch", ("outline", "2"))):
+        options = ("--nullspace", nullspace, "--force", "-o")
+        stamp(photo, *options, "default.png")
+        stamp(photo, *options, "asked.png", "--treatment", asked[0], "--strength", asked[1])
+        stamp(photo, *options, "other.png", "--treatment", asked[0], "--strength", "0.5")
+        assert np.array_equal(pixels_of("default.png"), pixels_of("asked.png"))
+        assert not np.array_equal(pixels_of("default.png"), pixels_of("other.png"))
+
+
+def test_tiles_are_everywhere(through_resize: Vitnull, photo: Path) -> None:
+    (record,) = through_resize(photo, "--fit", "tile").document["images"]
+    assert record["input_pixels_changed"] == 0
+    noise = np.abs(pixels_of(PHOTO).astype(int) - pixels_of(photo)).max(2)
+    corners = [
+        noise[rows, cols].max() for rows in (slice(80), slice(-80, None)) for cols in (slice(80), slice(-80, None))
+    ]
+    assert min(corners) > 30
+
+
+@pytest.mark.parametrize("option", ["--strength", "--opacity"])
+@pytest.mark.parametrize("nullspace", ["auto", "patch"])
+def test_no_mark_changes_nothing(stamp: Vitnull, photo: Path, option: str, nullspace: str) -> None:
+    (record,) = stamp(photo, option, "0", "--nullspace", nullspace).document["images"]
+    assert (record["psnr"], record["mark_correlation"], record["input_pixels_changed"]) == (None, None, 0)
+    assert np.array_equal(pixels_of(PHOTO), pixels_of(photo))
+
+
+def test_less_opacity_is_less_mark(through_resize: Vitnull, photo: Path) -> None:
+    psnr = [
+        through_resize(photo, "--opacity", opacity, "--force").document["images"][0]["psnr"]
+        for opacity in ("1", "0.5", "0.2")
+    ]
+    assert psnr == sorted(psnr)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\\n"])
+def test_a_blank_text(vitnull: Vitnull, no_weights: None, photo: Path, text: str) -> None:
+    outcome = vitnull("watermark", photo, "--text", text, "--model", "demo", expect=2)
+    assert "blank" in outcome.message
+    assert contents() == []
+
+
+def test_a_text_that_the_font_lacks(vitnull: Vitnull, no_weights: None, photo: Path) -> None:
+    outcome = vitnull("watermark", photo, "--text", "印", "--model", "demo", expect=2)
+    assert "cannot write 印" in outcome.message
+
+
+# Kinds of files: what is kept, and that the input stays
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """What a model is shown, by Pillow alone."""
+    if image.mode == "I;16":
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+    if "A" in image.mode:
+        ground = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def assert_same_input(model: Reference, before: Image.Image, path: str, share: float = 0) -> None:
+    on_white(before).save("seen before.png")
+    with Image.open(path) as after:
+        on_white(after).save("seen after.png")
+    seen = [(model.visible(f"seen {when}.png") * 255).round() for when in ("before", "after")]
+    assert np.mean(seen[0] != seen[1]) <= share
+
+
+def graded(size: tuple[int, int]) -> Image.Image:
+    """Alpha from clear to opaque."""
+    return Image.linear_gradient("L").resize(size)
+
+
+def grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
+
+
+def deep_grey(image: Image.Image) -> Image.Image:
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+
+
+def grey_alpha(image: Image.Image) -> Image.Image:
+    made = image.convert("LA")
+    made.putalpha(graded(image.size))
+    return made
+
+
+def colour_alpha(image: Image.Image) -> Image.Image:
+    made = image.convert("RGBA")
+    made.putalpha(graded(image.size))
+    return made
+
+
+@pytest.mark.parametrize("make", [grey, deep_grey, grey_alpha, colour_alpha])
+def test_size_mode_and_alpha_are_kept(
+    through_resize: Vitnull, tiny: Reference, photo: Path, make: Callable[[Image.Image], Image.Image]
+) -> None:
+    with Image.open(photo) as image:
+        source = make(image.convert("RGB"))
+    source.save("kind.png")
+    (record,) = through_resize("kind.png").document["images"]
+    with Image.open("kind.watermarked.png") as result:
+        assert (result.format, result.mode, result.size) == ("PNG", source.mode, source.size)
+        if "A" in source.mode:
+            assert result.getchannel("A").tobytes() == source.getchannel("A").tobytes()
+    assert record["size"] == list(source.size)
+    assert record["input_pixels_changed"] <= 0.001
+    assert_same_input(tiny, source, "kind.watermarked.png", record["input_pixels_changed"])
+    assert record["mark_correlation"] > 0.5
+
+
+def test_a_grey_image_through_the_patches(stamp: Vitnull, photo: Path) -> None:
+    with Image.open(photo) as image:
+        image.convert("L").save("kind.png")
+    (record,) = stamp("kind.png", "--nullspace", "patch").document["images"]
+    assert (record["nullspace"], record["verified"]) == ("patch", True)
+    with Image.open("kind.watermarked.png") as result:
+        assert result.mode == "L"
+
+
+def test_a_palette_becomes_its_colours(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:
+    with Image.open(photo) as image:
+        source = image.convert("RGB").quantize(16)
+    source.save("kind.png")
+    outcome = through_resize("kind.png")
+    (record,) = outcome.document["images"]
+    assert pixels_of("kind.watermarked.png").shape == (230, 260, 3)
+    assert_same_input(tiny, source, "kind.watermarked.png", record["input_pixels_changed"])
+
+
+def test_a_turned_image_is_set_upright(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(photo) as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save("kind.png", exif=exif)
+        (record,) = through_resize("kind.png").document["images"]
+        assert record["size"] == [260, 230]
+        assert_same_input(tiny, upright, "kind.watermarked.png")
+    with Image.open("kind.watermarked.png") as result:
+        assert result.size == (260, 230)
+        assert result.getexif().get(ExifTags.Base.Orientation, 1) == 1
+
+
+def test_what_a_png_cannot_hold_is_said(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:
+    with Image.open(photo) as image:
+        source = image.convert("CMYK")
+    source.save("kind.tif")
+    outcome = through_resize("kind.tif")
+    assert outcome.stderr.startswith("vitnull: warning: kind.watermarked.png is 8-bit RGB, not CMYK")
+    assert outcome.stderr.count("\n") == 1
+    assert_same_input(tiny, source, "kind.watermarked.png", outcome.document["images"][0]["input_pixels_changed"])
+
+
+def test_the_files_beside_it(through_resize: Vitnull, photo: Path) -> None:
+    (record,) = through_resize(photo, "--diff", "diff.png", "--float", "exact.safetensors").document["images"]
+    assert (record["diff"], record["float"]) == ("diff.png", "exact.safetensors")
+    image, source, target = (load_file("exact.safetensors")[name].numpy() for name in ("image", "source", "target"))
+    assert image.shape == source.shape == target.shape == (3, 230, 260)
+    assert np.array_equal(np.rint(source * 255).transpose(1, 2, 0), pixels_of(photo))
+    noise = pixels_of(PHOTO).astype(float) - pixels_of(photo)
+    shown: Array = pixels_of("diff.png").astype(float)
+    assert np.corrcoef(noise.ravel(), shown.ravel())[0, 1] > 0.999
+
+
+def test_the_same_bytes_on_two_runs(through_resize: Vitnull, photo: Path) -> None:
+    through_resize(photo, "-o", "a.png")
+    through_resize(photo, "-o", "b.png")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_the_human_result(
+    vitnull: Vitnull, no_weights: None, tiny_vit: tuple[str, ...], photo: Path, logo: Path
+) -> None:
+    outcome = vitnull("watermark", photo, logo, "--nullspace", "resize", "--model", *tiny_vit)
+    assert outcome.stderr == ""
+    rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in outcome.stdout.splitlines())
+    assert rows["image"].endswith("(260 x 230)")
+    assert rows["model"].endswith("(no weights read)")
+    assert (rows["nullspace"], rows["model input"]) == ("resize", "bit-identical")
+    assert rows["mark"].startswith("correlation 0.")
