@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
@@ -38,7 +39,7 @@ def main() -> None:
         print_row(model, json.loads(result.stdout))
 
 
-def print_row(model: str, document: dict) -> None:
+def print_row(model: str, document: dict[str, Any]) -> None:
     records, summary = document["images"], document["summary"]
 
     def spread(key: str, form: str) -> str:
@@ -50,9 +51,7 @@ def print_row(model: str, document: dict) -> None:
         )
 
     kept = "no head" if summary["matched"] is None else f"{summary['match_percent']:.1f}%"
-    print(
-        "| model | images | bit-identical | kept | confidence change | features | mark correlation | PSNR, dB | images/s |"
-    )
+    print("| model | images | bit-identical | kept | confidence change | features | mark | PSNR, dB | images/s |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     print(
         f"| {model} | {len(records)} | {summary['bit_identical']} | {kept} | {spread('confidence_change', '.3%')} | "

@@ -13,6 +13,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
@@ -38,9 +42,7 @@ def main() -> None:
         else:
             images = [write(folder / f"{i:04d}.png", draw("val", i)[0]) for i in range(options.count or 500)]
         images = images[: options.count or None]
-        print(
-            "| run | images | predictions kept | confidence off by, mean | largest | embedding moved, median | seconds an image |"
-        )
+        print("| run | images | kept | confidence off by, mean | largest | embedding moved | s/image |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         print(PAPER)
         for norm in (1, 2):
@@ -51,14 +53,14 @@ def main() -> None:
                 )
 
 
-def write(path: Path, pixels) -> Path:
+def write(path: Path, pixels: NDArray[np.uint8]) -> Path:
     path.write_bytes(encode_png(pixels))
     return path
 
 
 def watermarked(
     images: list[Path], mark: Path, out: Path, model: str, norm: int, rounding: str, rest: list[str]
-) -> dict:
+) -> dict[str, Any]:
     """The JSON document of one run of the command line."""
     command = ["vitnull", "watermark", *map(str, images), str(mark), "--model", model, "--size", "model"]
     command += ["--norm", str(norm), "--rounding", rounding, "--out-dir", str(out), "--verify", "--json", *rest]
@@ -68,7 +70,7 @@ def watermarked(
     return json.loads(result.stdout)
 
 
-def row(name: str, document: dict) -> str:
+def row(name: str, document: dict[str, Any]) -> str:
     records, summary = document["images"], document["summary"]
     moved = sorted(record["embedding_error"] for record in records)[len(records) // 2]
     if summary["matched"] is None:

@@ -1,6 +1,7 @@
 """The Typer application: what commands there are, and the one boundary where errors become exit codes."""
 
 import functools
+import os
 import signal
 import traceback
 from collections.abc import Callable
@@ -94,4 +95,6 @@ _register(demo.demo, "demo")
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminated)
+    # torch's threads else spin while they wait, and a machine with other work to do slows down sixfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()

@@ -26,7 +26,7 @@ def demo(
         console.json(console.document("demo", model, seed, body))
     else:
         _render(console, body)
-    kept = all(record["match"] for record in body["watermarks"])
+    kept = all(record["match"] for record in [*body["watermarks"], body["native"]])
     if body["nullspace"]["check"]["passed"] and kept:
         return 0
     console.error("The demo's own checks failed; this installation computes wrongly. Please report it.")
@@ -74,8 +74,16 @@ def _render(console: Console, body: dict[str, Any]) -> None:
         )
     console.grid(["watermarked", "before", "after", "embedding moved", "solver residual"], rows)
     console.line()
+    native = body["native"]
+    changed = native["input_pixels_changed"]
+    console.line(
+        f"{native['output']} keeps its {native['size'][0]} x {native['size'][1]} pixels. Of the model's input "
+        + ("not a bit changed." if changed == 0 else f"{changed:.4%} changed.")
+    )
+    console.line()
     folder = Path(body["artifacts"][0]).parent
     console.line(
-        f"Look at {folder / 'watermarks.png'} and {folder / 'demo.basis.png'}. Then, on a picture of your own:"
+        f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'} and {folder / 'demo.basis.png'}. Then, on a "
+        f"picture of your own:"
     )
     console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo")

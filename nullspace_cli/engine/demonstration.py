@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine.artifacts import check_output, make_folder, write_bytes
@@ -18,12 +19,13 @@ from nullspace_cli.engine.images import encode_png
 from nullspace_cli.engine.marks import Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.plots import draw_basis, draw_watermarks
+from nullspace_cli.engine.plots import draw_basis, draw_native, draw_watermarks
 from nullspace_cli.engine.stamping import Job, Stamp
 from nullspace_cli.engine.watermarking import Design
 
 NOISE_STD = 1.0
 PHOTOS = 4
+LARGE, LARGE_SIDE = 4, 640  # the drawing that is watermarked at its own size
 
 
 def run_demo(
@@ -47,6 +49,9 @@ def run_demo(
             "demo.basis.safetensors",
             "demo.basis.png",
             "watermarks.png",
+            "large.png",
+            "large.watermarked.png",
+            "native.png",
             *(f"photo-{i}.watermarked.png" for i in range(PHOTOS)),
         )
     ]
@@ -85,7 +90,7 @@ def run_demo(
         cnn_message = str(error)
 
     progress("stamping watermarks")
-    records = _watermark(ModelRequest(vit.name, device=device, seed=seed), data, folder, force=force)
+    records, native = _watermark(ModelRequest(vit.name, device=device, seed=seed), data, folder, force=force)
     return vit, {
         "images": images,
         "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
@@ -93,12 +98,15 @@ def run_demo(
         "noise": {"std": NOISE_STD, "match_percent": kept},
         "cnn": cnn_message,
         "watermarks": records,
+        "native": native,
         "artifacts": [str(file) for file in files],
     }
 
 
-def _watermark(request: ModelRequest, data: ImageSet, folder: Path, *, force: bool) -> list[dict[str, Any]]:
-    """Stamp the demo's logo onto some of its images, from file to verified file, and draw a sheet of them."""
+def _watermark(
+    request: ModelRequest, data: ImageSet, folder: Path, *, force: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Stamp the demo's logo onto some of its images at model size and onto one at its own, and draw sheets of them."""
 
     def save(name: str, image: np.ndarray) -> Path:
         return write_bytes(folder / name, encode_png(image), force=force)
@@ -111,7 +119,11 @@ def _watermark(request: ModelRequest, data: ImageSet, folder: Path, *, force: bo
         for i, sample in enumerate(data[1 : 1 + PHOTOS])
     ]
     draw_watermarks(folder / "watermarks.png", done, force=force)
-    return [stamped.record for stamped in done]
+    network = Network(request)
+    large = save("large.png", draw("val", LARGE, size=LARGE_SIDE)[0])
+    native = Stamp(network, design, force=force)(Job(large, folder / "large.watermarked.png"))
+    draw_native(folder / "native.png", native, network.transform, force=force)
+    return [stamped.record for stamped in done], native.record
 
 
 def _classes(model: LoadedModel, images: Float[Tensor, "b 3 h w"]) -> Tensor:
