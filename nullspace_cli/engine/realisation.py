@@ -5,8 +5,8 @@ are looked at transposed), and rounds and clips to 8 bits after each. So a pictu
 the exact projection z of `solvers.resize_projection`. First whole numbers J are chosen near the rows' pass of z so that
 the columns' pass of J lies in the middle of each rounding cell; then q so that its rows' pass lies in the middle of J's
 cells. Both by `solvers.feedback`. What clipping foils is fed back: entries of J that q did not reach become facts that
-the other entries make up for; a last few wrong values are mended by a local search; and where that is not enough the
-target gives way to the source.
+the other entries make up for; a last few wrong values are mended by a local search; where that is not enough the target
+gives way to the source, and at last the picture does.
 """
 
 from collections.abc import Iterable, Iterator
@@ -44,6 +44,9 @@ BLOCK_ROWS = 512
 ROOM = 2
 """Levels that the exact projection stays off black and white, so that rounding can go either way."""
 
+
+FEW = 50
+"""Wrong values that are mended one by one; more are better left to another try as a whole."""
 
 STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
@@ -154,11 +157,11 @@ class Realiser:
         self._spread = torch.as_tensor(np.linalg.pinv(gram) @ passes.cols, dtype=torch.float32, device=device)
         self._blocks = list(self.resize.cut(BLOCK_ROWS * 3 // channels))
 
-    def __call__(self, goal: Goal, *, rounds: int = 5) -> Realised:
+    def __call__(self, goal: Goal, *, rounds: int = 3) -> Realised:
         """Look for the picture: project, round, compare with PIL's own resize, give way, and again.
 
         Args:
-            rounds: how often the target may give way.
+            rounds: how often the whole picture is tried, before what is left is given back to the source.
         """
         goal = self._confined(goal)
         aims, target, y = self._aims(goal), goal.target, None
@@ -181,7 +184,7 @@ class Realiser:
             target = self._give_way(target, goal.source, found.wrong)
             y = solution.y * torch.from_numpy(~_near(found.wrong)).to(solution.y)
         assert best is not None
-        return self._mended(best, goal, most=400)
+        return best if goal.source is None else self._restored(best, goal)
 
     def _with_room(self, goal: Goal) -> tuple[Levels, Levels]:
         """The bounds for the exact projection: ROOM inside those for whole numbers, where anything reads a pixel."""
@@ -349,10 +352,10 @@ class Realiser:
             q = round_along(self._col_taps, _along_columns(moved.cpu().numpy()), _along_columns(error), lower, upper)
             pixels[part] = q.T.reshape(pixels[part].shape)
 
-    def _mended(self, found: Realised, goal: Goal, most: int = 50, sweeps: int = 2) -> Realised:
+    def _mended(self, found: Realised, goal: Goal, sweeps: int = 2) -> Realised:
         """Local search around each wrong value, while they are few; each time a little nearer to the source there."""
         for sweep in range(sweeps):
-            if not 0 < found.wrong.sum() <= most:
+            if not 0 < found.wrong.sum() <= FEW:
                 break
             pixels, wrong = found.pixels.copy(), found.wrong
             if sweep:
@@ -366,6 +369,31 @@ class Realiser:
             wrong = self.passes(pixels) != goal.wanted
             if wrong.sum() < found.wrong.sum():
                 found = found._replace(pixels=pixels, wrong=wrong)
+        return found
+
+    def _restored(self, found: Realised, goal: Goal, sweeps: int = 12) -> Realised:
+        """The source's own pixels under what is still wrong, and under what that makes wrong, as long as need be.
+
+        A value all of whose pixels are the source's is right; what else it touches is mended with the pixels around.
+        """
+        assert goal.source is not None
+        pixels, wrong = found.pixels.copy(), found.wrong
+        rows, columns = _windows(self.passes.rows), _windows(self.passes.cols)
+        lower, upper = (np.array(bound, np.uint8) for bound in (goal.lower, goal.upper))
+        for _ in range(sweeps):
+            if not wrong.any():
+                break
+            for i, j in np.argwhere(wrong.any(1)):
+                part = (rows[i], slice(None), columns[j])
+                pixels[part] = lower[part] = upper[part] = goal.source[part]
+            wrong = self.passes(pixels) != goal.wanted
+            if wrong.sum() <= FEW:
+                held = replace(goal, lower=lower, upper=upper)
+                for i, channel, j in np.argwhere(wrong):
+                    self._mend(pixels[:, channel], int(i), int(j), goal.wanted[:, channel], _channel(held, channel))
+                wrong = self.passes(pixels) != goal.wanted
+            if wrong.sum() < found.wrong.sum():
+                found = found._replace(pixels=pixels.copy(), wrong=wrong)
         return found
 
     def _mend(
