@@ -32,7 +32,7 @@ def squares(folder: Path) -> list[Figure]:
     network = Network(ModelRequest(DEFAULT_MODEL, device="cpu"))
     stamp = Stamp(network, Design(text_mark("vitnull"), Placement()), nullspace="resize", verify=False)
     stamp.prepare()
-    stamp(Job(save_picture(folder, 256, 256), folder / "warm-up.png"))
+    stamp(Job(save_picture(folder, 480, 480), folder / "warm-up.png"))
     figures = []
     for side, bound in SQUARES.items():
         source, target = save_picture(folder, side, side), folder / f"{side}.png"
