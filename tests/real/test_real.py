@@ -63,7 +63,7 @@ def test_watermarks_on_real_photos_move_the_feature_by_less_than_a_hundredth(
     photos = [str(path) for folder in ("interiors", "imagenet") for path in sorted((real / folder).rglob("*.jpg"))]
     result = run(
         "watermark", *photos, str(logo), "--model", "vit_small_patch14_dinov2", *dino(real),
-        "--out-dir", str(tmp_path / "out"), "--json",
+        "--size", "model", "--verify", "--out-dir", str(tmp_path / "out"), "--json",
     )  # fmt: skip
     document = json.loads(result.stdout)
     assert document["summary"]["failed"] == 0
