@@ -112,14 +112,14 @@ def _watermark(
         return write_bytes(folder / name, encode_png(image), force=force)
 
     design = Design(read_mark(save("logo.png", draw_logo())), Placement())
-    stamp = Stamp(Network(request), design, size="model", verify=True, force=force)
+    network = Network(request)
+    stamp = Stamp(network, design, size="model", verify=True, force=force)
     stamp.prepare()
     done = [
         stamp(Job(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
         for i, sample in enumerate(data[1 : 1 + PHOTOS])
     ]
     draw_watermarks(folder / "watermarks.png", done, force=force)
-    network = Network(request)
     large = save("large.png", draw("val", LARGE, size=LARGE_SIDE)[0])
     native = Stamp(network, design, force=force)(Job(large, folder / "large.watermarked.png"))
     draw_native(folder / "native.png", native, network.transform, force=force)

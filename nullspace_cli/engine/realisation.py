@@ -76,6 +76,7 @@ class Passes:
         (self._rows_kept, rows_seen), (self._cols_kept, cols_seen) = (spans[axis] for axis in order)
         self.rows: Float[NDArray[np.float64], "h H"] = matrices[order[0]][rows_seen]
         self.cols: Float[NDArray[np.float64], "w W"] = matrices[order[1]][cols_seen]
+        self.row_windows, self.col_windows = _windows(self.rows), _windows(self.cols)
 
     def _columns_first(self, geometry: Geometry) -> bool:
         """Ask PIL itself: the order changes how values are rounded, and with it the result."""
@@ -164,10 +165,11 @@ class Realiser:
             rounds: how often the whole picture is tried, before what is left is given back to the source.
         """
         goal = self._confined(goal)
-        aims, target, y = self._aims(goal), goal.target, None
-        if goal.source is not None:
-            target = self._spared(goal.source, target)
+        target, y = goal.target, None
         J_real = self._first_real(self._strips_of(target if goal.source is None else goal.source))
+        aims = self._aims(goal, J_real)
+        if goal.source is not None:
+            target = self._spared(goal.source, target, J_real)
         lower, upper = self._with_room(goal)
         best: Realised | None = None
         for _ in range(rounds):
@@ -228,7 +230,7 @@ class Realiser:
         """The columns' pass, before it is rounded: [H, c, w] to [h, c, w]."""
         return (self.passes.rows.astype(np.float32) @ J.reshape(len(J), -1)).reshape(-1, *J.shape[1:])
 
-    def _aims(self, goal: Goal) -> Plane:
+    def _aims(self, goal: Goal, J_source: Plane) -> Plane:
         """Where in its rounding cell each view value shall lie: in the middle, where there is room.
 
         Among pixels at 0 or 255 the source may be the only picture with its view; there the source's own place in the
@@ -237,7 +239,7 @@ class Realiser:
         middle = goal.wanted.astype(np.float32)
         if goal.source is None:
             return middle
-        own = self._second_real(self._first_real(self._strips_of(goal.source)).clip(0, 255))
+        own = self._second_real(J_source.clip(0, 255))
         edge = (goal.source < 2) | (goal.source > 253)
         tight = self._touching.gather(self._strips_of(edge.view(np.uint8))).cpu().numpy() > 0
         near = np.where(tight, own.clip(middle - 0.3, middle + 0.3), middle)
@@ -250,19 +252,18 @@ class Realiser:
             return goal
         differs = (goal.target != goal.source).any(1)
         box = tuple(
-            _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in _windows(matrix)))
-            for axis, matrix in enumerate((self.passes.rows, self.passes.cols))
+            _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in windows))
+            for axis, windows in enumerate((self.passes.row_windows, self.passes.col_windows))
         )
         free = np.zeros(goal.target.shape, bool)
         free[box[0], :, box[1]] = True
         lower, upper = (np.where(free, bound, goal.source).astype(np.uint8) for bound in (goal.lower, goal.upper))
         return replace(goal, lower=lower, upper=upper)
 
-    def _spared(self, source: Levels, target: Levels) -> Levels:
+    def _spared(self, source: Levels, target: Levels, J_source: Plane) -> Levels:
         """The target without what lies under values that PIL clips between its passes in the source already."""
-        J = self._first_real(self._strips_of(source))
-        clipped = ((J < -0.4) | (J > 255.4)).any(1)
-        columns = _windows(self.passes.cols)
+        clipped = ((J_source < -0.4) | (J_source > 255.4)).any(1)
+        columns = self.passes.col_windows
         spared = target.copy()
         for k, j in np.argwhere(clipped):
             spared[k, :, columns[j]] = source[k, :, columns[j]]
@@ -270,7 +271,7 @@ class Realiser:
 
     def _give_way(self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"]) -> Levels:
         """The target half as far from the source under the wrong values, in all channels."""
-        rows, columns = _windows(self.passes.rows), _windows(self.passes.cols)
+        rows, columns = self.passes.row_windows, self.passes.col_windows
         target = target.copy()
         for i, j in np.argwhere(wrong.any(1)):
             part = (rows[i], slice(None), columns[j])
@@ -352,21 +353,18 @@ class Realiser:
             q = round_along(self._col_taps, _along_columns(moved.cpu().numpy()), _along_columns(error), lower, upper)
             pixels[part] = q.T.reshape(pixels[part].shape)
 
-    def _mended(self, found: Realised, goal: Goal, sweeps: int = 2) -> Realised:
-        """Local search around each wrong value, while they are few; each time a little nearer to the source there."""
-        for sweep in range(sweeps):
+    def _mended(self, found: Realised, goal: Goal) -> Realised:
+        """Local search around each wrong value, while they are few; the second time nearer to the source there."""
+        for nearer in (False, True):
             if not 0 < found.wrong.sum() <= FEW:
                 break
             pixels, wrong = found.pixels.copy(), found.wrong
-            if sweep:
+            if nearer:
                 if goal.source is None:
                     break
-                for _ in range(sweep):
-                    pixels = self._give_way(pixels, goal.source, found.wrong)
+                pixels = self._give_way(pixels, goal.source, wrong)
                 wrong = self.passes(pixels) != goal.wanted
-            for i, channel, j in np.argwhere(wrong):
-                self._mend(pixels[:, channel], int(i), int(j), goal.wanted[:, channel], _channel(goal, channel))
-            wrong = self.passes(pixels) != goal.wanted
+            wrong = self._mend_each(pixels, wrong, goal)
             if wrong.sum() < found.wrong.sum():
                 found = found._replace(pixels=pixels, wrong=wrong)
         return found
@@ -378,7 +376,7 @@ class Realiser:
         """
         assert goal.source is not None
         pixels, wrong = found.pixels.copy(), found.wrong
-        rows, columns = _windows(self.passes.rows), _windows(self.passes.cols)
+        rows, columns = self.passes.row_windows, self.passes.col_windows
         lower, upper = (np.array(bound, np.uint8) for bound in (goal.lower, goal.upper))
         for _ in range(sweeps):
             if not wrong.any():
@@ -388,13 +386,18 @@ class Realiser:
                 pixels[part] = lower[part] = upper[part] = goal.source[part]
             wrong = self.passes(pixels) != goal.wanted
             if wrong.sum() <= FEW:
-                held = replace(goal, lower=lower, upper=upper)
-                for i, channel, j in np.argwhere(wrong):
-                    self._mend(pixels[:, channel], int(i), int(j), goal.wanted[:, channel], _channel(held, channel))
-                wrong = self.passes(pixels) != goal.wanted
+                wrong = self._mend_each(pixels, wrong, replace(goal, lower=lower, upper=upper))
             if wrong.sum() < found.wrong.sum():
                 found = found._replace(pixels=pixels.copy(), wrong=wrong)
         return found
+
+    def _mend_each(
+        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], goal: Goal
+    ) -> Bool[NDArray[np.bool_], "h c w"]:
+        """Mend wrong values one after another, in place; what is wrong then."""
+        for i, channel, j in np.argwhere(wrong):
+            self._mend(pixels[:, channel], int(i), int(j), goal.wanted[:, channel], _channel(goal, channel))
+        return self.passes(pixels) != goal.wanted
 
     def _mend(
         self,
@@ -406,7 +409,7 @@ class Realiser:
         steps: int = 20,
     ) -> None:
         """Change single pixels under view value (i, j), by some levels, as long as its neighbourhood gains."""
-        under = (_windows(self.passes.rows)[i], _windows(self.passes.cols)[j])
+        under = (self.passes.row_windows[i], self.passes.col_windows[j])
         (rows_hit, A), (cols_hit, B) = (
             _touched(matrix, window) for matrix, window in zip((self.passes.rows, self.passes.cols), under, strict=True)
         )

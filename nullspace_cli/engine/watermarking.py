@@ -20,7 +20,7 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.marks import Mark, Placement
 from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.nullspace import PatchMap, count_rank, split_space
+from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import DEFAULT_STRENGTH, GREY, Period, Tint, Treatment, target_image
 
@@ -85,11 +85,8 @@ class PatchSpace:
     def of_grey(self) -> "PatchSpace":
         """The same for images whose three channels are equal: one channel, and the sum of the three kernels."""
         kernel = self.patch_map.kernel("pixel").sum(1, keepdim=True)
-        sigma = torch.linalg.svdvals(kernel.flatten(1))
-        rtol = max(self.patch_map.stored_eps, 1e-12)
-        rows, _, _ = split_space(kernel.flatten(1), rtol)
-        assert len(rows) == count_rank(sigma, rtol)
-        return PatchSpace(PatchMap(kernel, (1.0,), self.patch_map.stored_eps), rows)
+        patch_map = PatchMap(kernel, (1.0,), self.patch_map.stored_eps)
+        return PatchSpace(patch_map, patch_map.nullspace().row_space.flatten(1))
 
 
 class Exact(NamedTuple):

@@ -21,10 +21,10 @@ from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.nullspace import PatchMap, split_space
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.watermarking import Design, PatchSpace, Watermarked, attained, likeness, verify
+from tests.engine.patches import smooth_space
 
 TRANSFORM = EvalTransform((3, 64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 PATCHES = 16
@@ -32,16 +32,7 @@ PATCHES = 16
 
 @pytest.fixture(scope="module")
 def space() -> PatchSpace:
-    """A patch embedding of 16 x 16 patches that reads low frequencies, as trained ones do, and a little of the rest."""
-    i = torch.arange(16, dtype=torch.float64)
-    waves = torch.stack([torch.cos(torch.pi * k * (i + 0.5) / 16) for k in range(5)])
-    smooth = torch.einsum("ai,bj->abij", waves, waves).flatten(0, 1)
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(64, 3, len(smooth), generator=generator, dtype=torch.float64)
-    noise = 0.02 * torch.randn(64, 3, 16, 16, generator=generator, dtype=torch.float64)
-    patch_map = PatchMap(torch.einsum("dcs,sij->dcij", mix, smooth) + noise, TRANSFORM.std, 1e-12)
-    rows, _, _ = split_space(patch_map.matrix("pixel"), 1e-12)
-    return PatchSpace(patch_map, rows)
+    return smooth_space(TRANSFORM.std)
 
 
 @pytest.fixture(scope="module")

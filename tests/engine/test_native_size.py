@@ -30,6 +30,7 @@ from nullspace_cli.engine.realisation import Passes
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, SeparableResize, project_onto_view
 from nullspace_cli.engine.transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.watermarking import Design, PatchSpace, Watermarked, attained
+from tests.engine.patches import smooth_space
 
 Maker = Callable[..., NativeSize]
 
@@ -43,16 +44,7 @@ def mark() -> Mark:
 
 @pytest.fixture(scope="module")
 def space() -> PatchSpace:
-    """A patch embedding of 16 x 16 patches that reads low frequencies, as trained ones do, and a little of the rest."""
-    i = torch.arange(16, dtype=torch.float64)
-    waves = torch.stack([torch.cos(torch.pi * k * (i + 0.5) / 16) for k in range(5)])
-    smooth = torch.einsum("ai,bj->abij", waves, waves).flatten(0, 1)
-    generator = torch.Generator().manual_seed(0)
-    mix = torch.randn(64, 3, len(smooth), generator=generator, dtype=torch.float64)
-    noise = 0.02 * torch.randn(64, 3, 16, 16, generator=generator, dtype=torch.float64)
-    patch_map = PatchMap(torch.einsum("dcs,sij->dcij", mix, smooth) + noise, TRANSFORM.std, 1e-12)
-    rows, _, _ = split_space(patch_map.matrix("pixel"), 1e-12)
-    return PatchSpace(patch_map, rows)
+    return smooth_space(TRANSFORM.std)
 
 
 def no_patches() -> PatchSpace:
