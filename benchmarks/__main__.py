@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import basis, batches, native, rounding, start_up, watermark
+from benchmarks import basis, batches, learning, native, rounding, start_up, watermark
 from benchmarks.measure import Figure, Row
 
 GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
@@ -12,6 +12,7 @@ GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
     "rounding": rounding.rows,
     "native": native.rows,
     "batches": batches.rows,
+    "learning": learning.rows,
     "start_up": start_up.rows,
 }
 

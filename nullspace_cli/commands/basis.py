@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions
+from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.basis import Check
@@ -49,7 +49,7 @@ def basis(
 
     Writes <model>.basis.safetensors (basis, row_space, singular_values) and <model>.basis.png.
     """
-    path = out or Path(f"{_file_stem(model)}.basis.safetensors")
+    path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
     if path.suffix.lower() == ".png":
         raise typer.BadParameter(f"{path}: a basis is a safetensors file; .png is its preview's", param_hint="--out")
 
@@ -76,7 +76,7 @@ def basis(
     verdict = engine.check_basis(loaded, found, seed=options.seed) if check else None
     engine.save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     if preview:
-        from nullspace_cli.engine.plots import draw_basis
+        from nullspace_cli.engine.plots.basis import draw_basis
 
         draw_basis(picture, loaded, found, seed=options.seed, force=output.force)
     body = {
@@ -132,10 +132,3 @@ def _render(console: Console, document: dict[str, Any]) -> None:
             ("preview", document["preview"]),
         ]
     )
-
-
-def _file_stem(model: str) -> str:
-    """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
-    if model.startswith("local-dir:"):
-        return Path(model.removeprefix("local-dir:")).resolve().name
-    return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")

@@ -27,6 +27,24 @@ ModelArgument = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write the result.")]
 
+DataOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA",
+        help="A folder of class folders, with or without train/ and val/; a flat folder of images; or demo.",
+    ),
+]
+TransformOption = Annotated[
+    Literal["model", "squash"],
+    typer.Option(help="The model's own eval transform, or the paper's: squashed to the input size, nothing cropped."),
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, by name; else they are an error.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads that decode images. [default: as many as there are cores, up to 16]")
+]
+
 
 def _keyword(text: str) -> str:
     if "=" not in text.strip("="):
@@ -130,6 +148,13 @@ def _parse_keyword(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def artifact_stem(model: str) -> str:
+    """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
+    if model.startswith("local-dir:"):
+        return Path(model.removeprefix("local-dir:")).resolve().name
+    return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")
 
 
 def expand_groups(run: Callable[..., None]) -> Callable[..., None]:

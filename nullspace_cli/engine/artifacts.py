@@ -27,8 +27,9 @@ METADATA_KEY = "vitnull"
 class Provenance:
     """Where an artefact comes from: what it holds, of which weights, in which space, by which parameters.
 
-    `space` is "pixel" (values of [0, 1] images) or "normalized" (after mean and std). `parents` maps the name of each
-    artefact that this one was made from to its sha256. `weights_sha256` is None where no weights played a part.
+    `space` is "pixel" (values of [0, 1] images), "normalized" (after mean and std) or "tokens" (patch embeddings).
+    `parents` maps the name of each artefact that this one was made from to its sha256. `weights_sha256` is None where
+    no weights played a part.
     """
 
     kind: str
@@ -149,12 +150,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], provenance: Provena
     return write_bytes(path, data, force=force)
 
 
-def read_provenance(path: Path, kind: str) -> Provenance:
+def read_provenance(path: Path, *kinds: str) -> Provenance:
     """The provenance in an artefact's header; the tensors are not read.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged or not ours, or it holds something else than `kind`.
+        ArtifactError: there is no such file, it is damaged or not ours, or it holds none of `kinds`.
     """
+    kind = " or a ".join(kinds)
     if not path.is_file():
         raise ArtifactError(f"There is no file {path}; expected a {kind} that vitnull wrote.")
     try:
@@ -168,21 +170,21 @@ def read_provenance(path: Path, kind: str) -> Provenance:
         raise ArtifactError(
             f"{path} was not written by vitnull: it carries no provenance. Expected a {kind}."
         ) from error
-    if provenance.kind != kind:
+    if provenance.kind not in kinds:
         raise ArtifactError(f"{path} holds a {provenance.kind}; expected a {kind}.")
     return provenance
 
 
-def read_tensors(path: Path, kind: str, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Provenance]:
-    """Read the named tensors of an artefact of ours; a name that the artefact lacks is left out of the answer.
+def read_tensors(path: Path, kind: str, names: tuple[str, ...] | None = None) -> tuple[dict[str, Tensor], Provenance]:
+    """Read the named tensors of an artefact of ours, or all; a name that the artefact lacks is left out of the answer.
 
     Raises:
         ArtifactError: as `read_provenance`.
     """
     provenance = read_provenance(path, kind)
     with safe_open(path, framework="pt") as file:
-        present = set(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names if name in present}
+        present = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in present if names is None or name in names}
     return tensors, provenance
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space
+from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space, sample_null, split_space
 from nullspace_cli.engine.stem import Stem
 
 KIND = "basis"
@@ -24,6 +24,11 @@ class PatchBasis(NamedTuple):
 
     patch_map: PatchMap
     nullspace: Nullspace
+
+    @property
+    def pixel_basis(self) -> Float[Tensor, "nullity c rh rw"]:
+        """Null vectors in pixel space, whichever space the nullspace was computed in; orthonormal if it was that."""
+        return _scaled(self.nullspace.basis, self.nullspace.space, self.patch_map.std)
 
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the nullspace."""
@@ -149,17 +154,16 @@ def equal_norm_noise(noise: Float[Tensor, "c h w"], generator: torch.Generator) 
     return control * (noise.norm() / control.norm())
 
 
-def null_noise(model: LoadedModel, basis: PatchBasis, std: float, seed: int) -> Float[Tensor, "c h w"]:
-    """A sample of exact null noise over the model's whole input, in pixel units of root mean square `std`."""
-    c, h, w = model.transform.input_size
-    rh, rw = basis.patch_map.patch_size
-    noise = basis.nullspace.sample((h // rh, w // rw), 1.0, torch.Generator().manual_seed(seed))
-    if basis.nullspace.space == "normalized":
-        noise = model.transform.delta_to_pixels(noise)
-    noise = noise * (std / noise.square().mean().sqrt())
-    whole = torch.zeros(c, h, w, dtype=noise.dtype)
-    whole[:, : noise.shape[1], : noise.shape[2]] = noise
-    return whole
+def null_noise(
+    basis: Float[Tensor, "nullity c rh rw"], size: tuple[int, int], std: float, seed: int
+) -> Float[Tensor, "c h w"]:
+    """A sample of exact null noise over a model's whole input, in pixel units of root mean square `std`.
+
+    Args:
+        basis: null vectors in pixel space, as of `PatchBasis.pixel_basis` or `read_basis`.
+    """
+    noise = sample_null(basis, size, torch.Generator().manual_seed(seed))
+    return noise * (std / noise.square().mean().sqrt())
 
 
 def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
@@ -171,11 +175,11 @@ def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: fl
         std: root mean square of the noise, in [0, 1] pixel units.
     """
     x = probe_images(model, images, seed)
-    null = null_noise(model, basis, std, seed)
+    null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
     outputs = model.exact()(model.transform.to_normalized(batch))
-    values = (outputs.features if outputs.logits is None else outputs.logits).double()
+    values = outputs.answer.double()
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
     informative = random_mse > 1e-9 * float(clean.square().sum(1).mean()) and random_mse > 1e-30
@@ -209,17 +213,45 @@ def save_basis(
     return write_tensors(path, tensors, provenance, force=force)
 
 
-def load_row_space(path: Path, model: LoadedModel) -> Float[Tensor, "rank n"]:
-    """The pixel-space row space that `save_basis` wrote for this very model, flattened to orthonormal rows.
+def read_basis(path: Path) -> tuple[Float[Tensor, "nullity c rh rw"], Provenance]:
+    """The null vectors that `save_basis` wrote, in pixel space, and where they come from.
 
     Raises:
-        ArtifactError: the file is not a basis, was made from other weights, in normalised space, or is damaged.
+        ArtifactError: the file is not a basis, or is damaged.
     """
-    tensors, provenance = read_tensors(path, KIND, ("row_space",))
+    rows, provenance = _read_row_space(path)
+    tensors, _ = read_tensors(path, KIND, ("basis",))
+    basis = tensors.get("basis")
+    if basis is None:  # it was written compact
+        basis = split_space(rows.flatten(1), 1e-6)[1].unflatten(1, rows.shape[1:])
+    return _scaled(basis.double(), provenance.space, tuple(provenance.parameters["std"])), provenance
+
+
+def load_row_space(path: Path, model: LoadedModel) -> Float[Tensor, "rank n"]:
+    """The row space that `save_basis` wrote for this very model, in pixel space, flattened to orthonormal rows.
+
+    Raises:
+        ArtifactError: the file is not a basis, was made from other weights, or is damaged.
+    """
+    rows, provenance = _read_row_space(path)
     require_weights(path, provenance, model.name, model.weights_sha256)
-    if provenance.space != "pixel":
-        raise ArtifactError(f"{path} is in {provenance.space} space; expected pixel space. Make it with --space pixel.")
-    rows = tensors.get("row_space")
-    if rows is None or rows.ndim != 4:
-        raise ArtifactError(f"{path} lacks a row_space of shape [rank, c, r_h, r_w]. Make it again.")
-    return rows.double().flatten(1)
+    if provenance.space == "pixel":
+        return rows.flatten(1)
+    # A = W diag(1/std): its rows are those of W, divided.
+    std = torch.tensor(provenance.parameters["std"], dtype=rows.dtype)[:, None, None]
+    return torch.linalg.qr((rows / std).flatten(1).mT).Q.mT.contiguous()
+
+
+def _read_row_space(path: Path) -> tuple[Float[Tensor, "rank c rh rw"], Provenance]:
+    tensors, provenance = read_tensors(path, KIND, ("row_space",))
+    rows, std = tensors.get("row_space"), provenance.parameters.get("std", ())
+    if rows is None or rows.ndim != 4 or len(std) != rows.shape[1]:
+        raise ArtifactError(f"{path} lacks a row_space of shape [rank, c, r_h, r_w], or its std. Make it again.")
+    return rows.double(), provenance
+
+
+def _scaled(
+    basis: Float[Tensor, "nullity c rh rw"], space: str, std: tuple[float, ...]
+) -> Float[Tensor, "nullity c rh rw"]:
+    """Null vectors in pixel space: a difference of normalised pixels becomes one of pixels by std alone."""
+    return basis if space == "pixel" else basis * torch.tensor(std, dtype=basis.dtype)[:, None, None]

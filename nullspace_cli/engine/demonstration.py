@@ -19,7 +19,8 @@ from nullspace_cli.engine.images import encode_png
 from nullspace_cli.engine.marks import Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.plots import draw_basis, draw_native, draw_watermarks
+from nullspace_cli.engine.plots.basis import draw_basis
+from nullspace_cli.engine.plots.watermarks import draw_native, draw_watermarks
 from nullspace_cli.engine.stamping import Job, Stamp
 from nullspace_cli.engine.watermarking import Design
 
@@ -74,7 +75,7 @@ def run_demo(
     draw_basis(folder / "demo.basis.png", vit, found, seed=seed, force=force)
 
     progress("adding exact null noise")
-    null = bases.null_noise(vit, found, NOISE_STD, seed).float()
+    null = bases.null_noise(found.pixel_basis, vit.transform.input_size[1:], NOISE_STD, seed).float()
     random = bases.equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     noises = {"null": null, "random": random}
     models = {model.name: model for model in (vit, cnn)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 T = TypeVar("T")
 
@@ -36,6 +36,12 @@ class Ranks:
         distributed.all_gather_object(parts, part)
         return [item for item in parts if item is not None]
 
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place, the same to the last bit in every one of them."""
+        if self.world > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
     def device(self, name: str) -> str:
         """The device of this process: "auto" and "cuda" deal out one GPU to each."""
         if self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
@@ -50,9 +56,12 @@ def joined_ranks() -> Iterator[Ranks]:
     if world == 1:
         yield Ranks()
         return
-    distributed.init_process_group("gloo")  # records and figures are gathered, not gradients
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
+    nccl = distributed.is_nccl_available() and 0 < here <= torch.cuda.device_count()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), world, int(os.environ.get("LOCAL_RANK", "0")))
+        yield Ranks(distributed.get_rank(), world, local)
         distributed.barrier()  # nobody leaves while another still gathers
     finally:
         distributed.destroy_process_group()

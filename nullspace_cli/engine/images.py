@@ -7,7 +7,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -171,9 +171,6 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
     return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
 
 
-_PILLOW = threading.RLock()
-"""Held while an image is read: Pillow's permission and Python's warning filters belong to all threads."""
-
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
 _BITS = 258  # TIFF's BitsPerSample
 _PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
@@ -191,6 +188,35 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies the samples of shallow greyscale by, to fill 8 bits. (It does so with 1 bit itself.)"""
 
 
+class _StrictPillow:
+    """Pillow without warnings, and without its global permission to fill what is missing of a file with grey.
+
+    Both belong to all threads: the first one to read an image sets them, the last one to finish sets them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._reading, self._restore = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._reading == 0:
+                # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+            self._reading += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._reading -= 1
+            if self._reading == 0:
+                self._restore.close()
+
+
+_STRICTLY = _StrictPillow()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header is acceptable; what goes wrong then or while it is decoded becomes an ImageError."""
@@ -198,7 +224,7 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         kind = "a folder" if path.is_dir() else "not a regular file"
         raise ImageError(f"Cannot read {path}: it is {kind}. Give the name of an image file.")
     try:
-        with _strict_pillow(), path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        with _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}")
             yield image
@@ -220,21 +246,6 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise ImageError(
             f"Cannot read {path}: the image is damaged or truncated ({error}). Download or export it again."
         ) from error
-
-
-@contextmanager
-def _strict_pillow() -> Iterator[None]:
-    """Pillow without warnings, and without its global permission to fill what is missing of a file with grey."""
-    with _PILLOW:
-        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        try:
-            with warnings.catch_warnings():
-                # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:

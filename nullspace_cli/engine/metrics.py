@@ -1,6 +1,6 @@
 """Measures of change, each with one definition: tensors in, a number out; None where undefined."""
 
-from math import inf, log10
+from math import inf, log10, sqrt
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,19 @@ def cosine(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:
     """Cosine of the angle between two vectors; None where either is zero."""
     norms = float(a.double().norm() * b.double().norm())
     return float(a.double() @ b.double()) / norms if norms > 0 else None
+
+
+def cosines(a: Float[Tensor, "b n"], b: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """`cosine` of each row, on the device of the tensors; NaN where undefined."""
+    a, b = a.double(), b.double()
+    return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+
+
+def wilson(share: float, count: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval of a proportion that was seen to be `share` among `count`; z = 1.96 is that of 95%."""
+    spread = z * sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def relative_change(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> float | None:

@@ -60,6 +60,11 @@ class Outputs(NamedTuple):
     logits: Float[Tensor, "b k"] | None
     features: Float[Tensor, "b f"]
 
+    @property
+    def answer(self) -> Float[Tensor, "b k"]:
+        """What the model is asked for: its logits, or the features of a model without a head."""
+        return self.features if self.logits is None else self.logits
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -71,7 +76,8 @@ class LoadedModel:
         weights_sha256: over the state dictionary (`artifacts.hash_state`).
         transform: the model's evaluation transform, at the *built* model's input size.
         seed: what random weights were drawn from.
-        labels: the name of each class, where known.
+        labels: the name of each class, where known; of ImageNet's, synonyms with commas between them.
+        synsets: the WordNet synset of each class ("n01440764"), where its classes are ImageNet's.
     """
 
     module: nn.Module
@@ -84,6 +90,7 @@ class LoadedModel:
     batch_size: int
     seed: int
     labels: tuple[str, ...] | None
+    synsets: tuple[str, ...] | None = None
 
     def exact(self) -> "LoadedModel":
         """The same model in full precision: what decides whether something is exact must not round by itself."""
@@ -92,13 +99,16 @@ class LoadedModel:
     @torch.inference_mode()
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """Logits and features of normalised images, `batch_size` at a time, as float32 on the CPU."""
-        parts = [self._forward(chunk) for chunk in images.split(self.batch_size)]
-        features = torch.cat([part.features for part in parts])
-        logits = [part.logits for part in parts if part.logits is not None]
+        parts = [self.forward(chunk) for chunk in images.split(self.batch_size)]
+        features = torch.cat([part.features.cpu() for part in parts])
+        logits = [part.logits.cpu() for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, features)
 
-    def _forward(self, images: Tensor) -> Outputs:
-        """One forward pass. The features are whatever reaches the classifier, or the output of a model without one."""
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
+
+        The features are whatever reaches the classifier, or the output of a model without one.
+        """
         seen: list[Tensor] = []
         head = self._classifier()
         hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if head else None
@@ -109,8 +119,8 @@ class LoadedModel:
         finally:
             if hook:
                 hook.remove()
-        features = (seen[0] if seen else answer).flatten(1).float().cpu()
-        return Outputs(answer.float().cpu() if head else None, features)
+        features = (seen[0] if seen else answer).flatten(1).float()
+        return Outputs(answer.float() if head else None, features)
 
     def _classifier(self) -> nn.Module | None:
         """The layer that turns features into logits; the first one where a distilled model has two."""
@@ -121,8 +131,13 @@ class LoadedModel:
         return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
 
     @property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart; 0 without a head."""
+        return int(getattr(self.module, "num_classes", 0))
+
+    @property
     def has_head(self) -> bool:
-        return getattr(self.module, "num_classes", 0) > 0
+        return self._classifier() is not None
 
     def label(self, index: int) -> str | None:
         return self.labels[index] if self.labels and index < len(self.labels) else None
@@ -220,6 +235,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
             module, name, weights = _build(request)
             config = _data_config(module)
     module.eval().requires_grad_(False)
+    labels, synsets = (CLASSES, None) if demo else _imagenet_classes(module)
     return LoadedModel(
         module=module.to(device),
         name=name,
@@ -230,7 +246,8 @@ def load_model(request: ModelRequest) -> LoadedModel:
         amp=request.amp,
         batch_size=request.batch_size,
         seed=request.seed,
-        labels=CLASSES if demo else _labels(module),
+        labels=labels,
+        synsets=synsets,
     )
 
 
@@ -371,15 +388,15 @@ def _data_config(module: nn.Module) -> dict[str, Any]:
     return config
 
 
-def _labels(module: nn.Module) -> tuple[str, ...] | None:
-    """ImageNet's class names, where the model's pretraining says that its classes are ImageNet's."""
+def _imagenet_classes(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Names and synsets of the classes, where the model's pretraining says that they are ImageNet's or its subsets'."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if getattr(module, "num_classes", 0) != cfg.get("num_classes"):
-        return None
+        return None, None
     subset = infer_imagenet_subset(module)
     if subset is None:
-        return None
+        return None, None
     info = ImageNetInfo(subset)
-    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+    return tuple(info.label_descriptions()), tuple(info.label_names())

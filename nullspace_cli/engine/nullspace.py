@@ -70,27 +70,14 @@ class PatchMap:
         return self.kernel(space).flatten(1)
 
     def patchify(self, image: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch m n"]:
-        """Cut an image into m = (h // r_h) (w // r_w) patches, row by row; a remainder is left out, as in timm."""
-        rh, rw = self.patch_size
-        *batch, c, h, w = image.shape
-        gh, gw = h // rh, w // rw
-        blocks = image[..., : gh * rh, : gw * rw].reshape(*batch, c, gh, rh, gw, rw)
-        k = len(batch)
-        order = (*range(k), k + 1, k + 3, k, k + 2, k + 4)
-        return blocks.permute(order).reshape(*batch, gh * gw, c * rh * rw)
+        """`patchify` by this map's patch size."""
+        return patchify(image, self.patch_size)
 
     def unpatchify(
         self, patches: Float[Tensor, "*batch m n"], onto: Float[Tensor, "*batch c h w"]
     ) -> Float[Tensor, "*batch c h w"]:
-        """The inverse of `patchify`: a copy of `onto` whose whole patches are replaced."""
-        rh, rw = self.patch_size
-        *batch, c, h, w = onto.shape
-        gh, gw = h // rh, w // rw
-        k = len(batch)
-        blocks = patches.reshape(*batch, gh, gw, c, rh, rw).permute(*range(k), k + 2, k, k + 3, k + 1, k + 4)
-        image = onto.clone()
-        image[..., : gh * rh, : gw * rw] = blocks.reshape(*batch, c, gh * rh, gw * rw)
-        return image
+        """`unpatchify` by this map's patch size."""
+        return unpatchify(patches, onto, self.patch_size)
 
     def nullspace(self, space: Space = "pixel", rtol: float | None = None, *, per_channel: bool = False) -> "Nullspace":
         """The nullspace {v : W v = 0}, jointly over the channels or channel by channel.
@@ -156,18 +143,42 @@ class Nullspace:
         rows = self.row_space.flatten(1).to(patches)
         return patches - (patches @ rows.T) @ rows
 
-    def sample(self, grid: tuple[int, int], std: float, generator: torch.Generator) -> Float[Tensor, "c h w"]:
-        """Exact nullspace noise over a grid of patches (section 3.2): v = sum_i lambda_i b_i at every position.
 
-        The lambda_i are independent normals, scaled so that the pixels' root mean square is `std`, in units of `space`.
-        """
-        nullity, c, rh, rw = self.basis.shape
-        count = grid[0] * grid[1]
-        coefficients = torch.randn(count, nullity, generator=generator, dtype=self.basis.dtype)
-        patches = coefficients @ self.basis.flatten(1)
-        patches *= std * (c * rh * rw / nullity) ** 0.5
-        blocks = patches.reshape(*grid, c, rh, rw).permute(2, 0, 3, 1, 4)
-        return blocks.reshape(c, grid[0] * rh, grid[1] * rw)
+def sample_null(
+    basis: Float[Tensor, "nullity c rh rw"], size: tuple[int, int], generator: torch.Generator
+) -> Float[Tensor, "c h w"]:
+    """Exact nullspace noise over an image (section 3.2): v = sum_i lambda_i b_i per patch, lambda_i standard normal.
+
+    What the patches leave over at the right and at the bottom is 0.
+    """
+    nullity, c, rh, rw = basis.shape
+    coefficients = torch.randn(size[0] // rh * (size[1] // rw), nullity, generator=generator, dtype=basis.dtype)
+    return unpatchify(coefficients @ basis.flatten(1), torch.zeros(c, *size, dtype=basis.dtype), (rh, rw))
+
+
+def patchify(image: Float[Tensor, "*batch c h w"], patch_size: tuple[int, int]) -> Float[Tensor, "*batch m n"]:
+    """Cut an image into m = (h // r_h) (w // r_w) patches, row by row; a remainder is left out, as in timm."""
+    rh, rw = patch_size
+    *batch, c, h, w = image.shape
+    gh, gw = h // rh, w // rw
+    blocks = image[..., : gh * rh, : gw * rw].reshape(*batch, c, gh, rh, gw, rw)
+    k = len(batch)
+    order = (*range(k), k + 1, k + 3, k, k + 2, k + 4)
+    return blocks.permute(order).reshape(*batch, gh * gw, c * rh * rw)
+
+
+def unpatchify(
+    patches: Float[Tensor, "*batch m n"], onto: Float[Tensor, "*batch c h w"], patch_size: tuple[int, int]
+) -> Float[Tensor, "*batch c h w"]:
+    """The inverse of `patchify`: a copy of `onto` whose whole patches are replaced."""
+    rh, rw = patch_size
+    *batch, c, h, w = onto.shape
+    gh, gw = h // rh, w // rw
+    k = len(batch)
+    blocks = patches.reshape(*batch, gh, gw, c, rh, rw).permute(*range(k), k + 2, k, k + 3, k + 1, k + 4)
+    image = onto.clone()
+    image[..., : gh * rh, : gw * rw] = blocks.reshape(*batch, c, gh * rh, gw * rw)
+    return image
 
 
 def count_rank(singular_values: Float[Tensor, " k"], rtol: float) -> int:

@@ -18,12 +18,14 @@ class Stem:
     Attributes:
         kind: "patch" for one linear map over disjoint patches, "overlapping" for one convolution whose windows overlap
             (or leave gaps, or pad), "branches" for several layers that read the image side by side, "unknown" else.
-        layers: their names in the module and what they are, for messages.
+        names: the layers' names in the module.
+        layers: the same with what they are, for messages.
         weight: for "patch", the kernel [d, c, r_h, r_w].
         window, stride: kernel size and stride of the layer that reads the image, where it is a convolution or a patch.
     """
 
     kind: StemKind
+    names: tuple[str, ...]
     layers: tuple[str, ...]
     weight: Float[Tensor, "d c rh rw"] | None = None
     window: tuple[int, int] | None = None
@@ -84,18 +86,19 @@ def _reads_only(tensor: Tensor, image: Tensor) -> bool:
 
 
 def _classify(readers: list[tuple[str, nn.Module, Tensor]], image: Tensor) -> Stem:
+    names = tuple(name for name, _, _ in readers)
     layers = tuple(f"{name or type(layer).__name__}: {_describe(layer)}" for name, layer, _ in readers)
     if len(readers) > 1:
-        return Stem("branches", layers)
+        return Stem("branches", names, layers)
     if not readers:
-        return Stem("unknown", layers)
+        return Stem("unknown", names, layers)
     _, layer, seen = readers[0]
     if isinstance(layer, nn.Linear):
         weight = _kernel_of_linear(layer, seen, image)
         if weight is None:
-            return Stem("unknown", layers)
+            return Stem("unknown", names, layers)
         size = (weight.shape[2], weight.shape[3])
-        return Stem("patch", layers, weight, size, size)
+        return Stem("patch", names, layers, weight, size, size)
     assert isinstance(layer, nn.Conv2d)  # the only other kind that is watched
     window, stride = _pair(layer.kernel_size), _pair(layer.stride)
     disjoint = (
@@ -107,8 +110,8 @@ def _classify(readers: list[tuple[str, nn.Module, Tensor]], image: Tensor) -> St
         and _uses_its_weight_as_is(layer)
     )
     if disjoint:
-        return Stem("patch", layers, layer.weight.detach(), window, stride)
-    return Stem("overlapping", layers, None, window, stride)
+        return Stem("patch", names, layers, layer.weight.detach(), window, stride)
+    return Stem("overlapping", names, layers, None, window, stride)
 
 
 def _uses_its_weight_as_is(layer: nn.Conv2d) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -89,6 +89,10 @@ class EvalTransform:
         if missing := sorted({"input_size", "mean", "std", "interpolation"} - settings.keys()):
             raise ModelError(f"The data config lacks {', '.join(missing)}. Use timm's resolve_model_data_config.")
         return cls(**settings)
+
+    def squashed(self) -> Self:
+        """The transform of the paper's experiments in place of the model's: to the input's size, bilinear, no crop."""
+        return replace(self, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
 
     def __call__(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> Float32[Tensor, "3 h w"]:
         """The model's normalised input for an image, the very bits of timm's own transform.

@@ -87,6 +87,67 @@ WATERMARK: dict[str, Any] = {
     "failures": [{"source": str, "error": str}],
 }
 
+EVALUATED: dict[str, Any] = {
+    "noise": str,
+    "noise_model": str,
+    "kind": str,
+    "level": str,
+    "limit": NumberOrNull,
+    "sigma": NumberOrNull,
+    "transfer": bool,
+    "realised": bool,
+    "residual": NumberOrNull,
+    "control": str,
+    "trials": int,
+    "match_percent": NumberOrNull,
+    "match_ci95": ([Number], None),
+    "match_trials": ([Number], None),
+    "logit_mse": NumberOrNull,
+    "logit_mse_per_class": NumberOrNull,
+    "probability_mse": NumberOrNull,
+    "feature_mse": NumberOrNull,
+    "feature_cosine": NumberOrNull,
+    "confidence_change": NumberOrNull,
+    "noise_norm": Number,
+    "accuracy": ({"clean": Number, "noisy": Number}, None),
+}
+
+EVAL: dict[str, Any] = {
+    **SHARED,
+    "data": str,
+    "split": str,
+    "transform": str,
+    "images": int,
+    "outputs": str,
+    "accuracy": NumberOrNull,
+    "ground_truth": str,
+    "results": [EVALUATED],
+    "skipped": [str],
+}
+
+LEARN_NOISE: dict[str, Any] = {
+    **SHARED,
+    "level": str,
+    "images": int,
+    "skipped": [str],
+    "outputs": str,
+    "preview": str | None,
+    "noises": [
+        {
+            "limit": Number,
+            "noise": str,
+            "rounds": int,
+            "steps": int,
+            "loss_first": Number,
+            "loss_last": Number,
+            "norm_init": Number,
+            "norm_final": Number,
+            "images_per_second": NumberOrNull,
+            "stopped": bool,
+        }
+    ],
+}
+
 
 def check_keys(document: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
     """See that a document has all the keys, of the right types; further keys are welcome."""

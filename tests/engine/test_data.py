@@ -1,5 +1,7 @@
 """Data sets from folders of every accepted layout, and from the embedded demo."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,31 @@ def test_class_folders(tmp_path: Path) -> None:
     assert open_data(str(tmp_path)).classes == ("ape", "cat")
 
 
+def test_class_folders_are_searched_as_by_image_folder(tmp_path: Path) -> None:
+    """Inner folders and links belong to the class; an empty class keeps its label; what is hidden is no data."""
+    put(tmp_path / "b" / "z.JPeg", 10)
+    put(tmp_path / "b" / "inner" / "deeper" / "1.png", 2)
+    put(tmp_path / "d.png" / "1.png", 3)  # a folder, whatever its name
+    put(tmp_path / "elsewhere" / "1.png", 4)
+    put(tmp_path / ".hidden" / "1.png", 9)
+    put(tmp_path / "b" / ".trash" / "1.png", 9)
+    put(tmp_path / "b" / "._z.png", 9)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "b" / "inner" / "back").symlink_to(tmp_path / "b")
+    (tmp_path / "f").symlink_to(tmp_path / "elsewhere")
+    data = open_data(str(tmp_path))
+    assert data.classes == ("a", "b", "d.png", "elsewhere", "f")
+    assert values(str(tmp_path)) == [(10, 1), (2, 1), (4, 1), (3, 2), (4, 3), (4, 4)]
+    assert data[1].name == data.name_of(1) == str(tmp_path / "b" / "inner" / "deeper" / "1.png")
+
+
+def test_a_dangling_link_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match=r"a\.png: there is no such file"):
+        open_data(str(tmp_path))[0]
+
+
 def test_splits(tmp_path: Path) -> None:
     put(tmp_path / "train" / "a" / "1.png", 1)
     put(tmp_path / "val" / "a" / "2.png", 2)
@@ -48,9 +75,27 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
         open_data(str(tmp_path / "none"))
     with pytest.raises(DataError, match="holds no images"):
         open_data(str(tmp_path))
+    (tmp_path / "empty" / "class").mkdir(parents=True)
+    with pytest.raises(DataError, match="holds no images"):
+        open_data(str(tmp_path / "empty"))
     put(tmp_path / "train" / "a" / "1.png", 1)
     with pytest.raises(DataError, match="has no folder val/"):
         open_data(str(tmp_path), "val")
+    with pytest.raises(DataError, match=r"1\.png is no folder"):
+        open_data(str(tmp_path / "train" / "a" / "1.png"))
+    (tmp_path / "train" / "round").symlink_to("round")
+    with pytest.raises(DataError, match=r"Cannot list .*round: "):
+        open_data(str(tmp_path), "train")
+
+
+def test_images_beside_folders_of_images_are_refused(tmp_path: Path) -> None:
+    """Whether they are a flat folder or class folders with a stray image, only the user knows."""
+    put(tmp_path / "1.png", 1)
+    (tmp_path / "notes").mkdir()
+    assert values(str(tmp_path)) == [(1, None)]
+    put(tmp_path / "cat" / "inner" / "1.png", 1)
+    with pytest.raises(DataError, match=r"images, as 1\.png, and folders of images, as cat\."):
+        open_data(str(tmp_path))
 
 
 def test_images_are_decoded_late_and_never_replaced(tmp_path: Path) -> None:
@@ -71,3 +116,42 @@ def test_demo_draws_its_splits() -> None:
     assert np.array_equal(train[3].pixels, draw("train", 3)[0])
     assert not np.array_equal(train[3].pixels, val[3].pixels)
     assert val[10:20][3].name == "demo/val/00013"
+
+
+def test_the_fingerprint_is_of_classes_names_and_sizes(tmp_path: Path) -> None:
+    def fingerprint(folder: str = "data") -> str:
+        return open_data(str(tmp_path / folder)).fingerprint()
+
+    image = tmp_path / "data" / "a" / "1.png"
+    put(image, 1)
+    put(tmp_path / "data" / "b" / "2.png", 1)
+    first = fingerprint()
+    os.utime(image, (1, 1))
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    assert fingerprint() == fingerprint("copy") == first
+
+    seen = {first, open_data(str(tmp_path / "data"))[:1].fingerprint()}
+    for change in (
+        lambda: (tmp_path / "data" / "empty").mkdir(),
+        lambda: image.rename(image.with_name("3.png")),
+        lambda: (tmp_path / "data" / "a").rename(tmp_path / "data" / "c"),
+        lambda: (tmp_path / "data" / "b" / "2.png").write_bytes(bytes(5)),
+        lambda: (tmp_path / "data" / "b" / "4.png").write_bytes(b""),
+    ):
+        change()
+        assert fingerprint() not in seen
+        seen.add(fingerprint())
+
+
+def test_the_fingerprint_of_what_is_gone(tmp_path: Path) -> None:
+    put(tmp_path / "1.png", 1)
+    data = open_data(str(tmp_path))
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(DataError, match=r"Cannot read .*1\.png: No such file"):
+        data.fingerprint()
+
+
+def test_the_fingerprint_of_drawings() -> None:
+    train, val = open_data("demo", "train"), open_data("demo", "val")
+    assert len({data.fingerprint() for data in (train, val, train[:500], train[500:1000])}) == 4
+    assert val.fingerprint() == open_data("demo", "val").fingerprint()

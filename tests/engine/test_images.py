@@ -5,8 +5,10 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -759,3 +761,19 @@ def test_importing_is_light() -> None:
     heavy = "{'torch', 'torchvision', 'timm'}"
     code = f"import sys, nullspace_cli.engine.images; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_are_read_side_by_side(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads are within `Image.open` at once, and Pillow is as it was when both are done."""
+    path, together, opened = save(RGB), threading.Barrier(2, timeout=20), Image.open
+
+    def open_together(*arguments: Any, **options: Any) -> Any:
+        together.wait()
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Image, "open", open_together)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with ThreadPoolExecutor(2) as pool:
+        pictures = list(pool.map(read_picture, [path, path]))
+    assert all(np.array_equal(picture.pixels, COLOURS) for picture in pictures)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

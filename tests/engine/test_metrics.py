@@ -30,6 +30,19 @@ def test_by_hand() -> None:
     assert metrics.squared_change(A, B).tolist() == pytest.approx(np.square(A.numpy() - B.numpy()).sum(1).tolist())
 
 
+def test_cosines_are_those_of_the_rows() -> None:
+    a = torch.cat([A, torch.zeros(1, 5)])
+    found = metrics.cosines(a, torch.cat([B, torch.ones(1, 5)]))
+    assert found[:3].tolist() == pytest.approx([metrics.cosine(*rows) for rows in zip(A, B, strict=True)])
+    assert found[3].isnan()
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 1), (0, 20), (7, 20), (20, 20), (499, 500), (3925, 3925)])
+def test_wilson(hits: int, count: int) -> None:
+    expected = scipy.stats.binomtest(hits, count).proportion_ci(method="wilson")
+    assert metrics.wilson(hits / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
 def test_undefined_is_none() -> None:
     constant = torch.ones(3, 5)
     assert metrics.psnr(A, A) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space, count_rank, split_space
+from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space, count_rank, sample_null, split_space
 
 STD = (0.2, 0.25, 0.4)
 
@@ -101,14 +101,17 @@ def test_projection_is_idempotent_and_removes_the_row_space() -> None:
     assert nullspace.project(x.float()).dtype == torch.float32
 
 
-def test_sample_has_the_given_size_and_lies_in_the_nullspace() -> None:
+def test_samples_fill_the_nullspace_evenly() -> None:
     map_ = patch_map()
     nullspace = map_.nullspace("normalized")
-    noise = nullspace.sample((40, 30), 0.7, torch.Generator().manual_seed(3))
-    assert noise.shape == (3, 160, 90)
-    assert noise.square().mean().sqrt() == pytest.approx(0.7, rel=0.01)
+    noise = sample_null(nullspace.basis, (162, 91), torch.Generator().manual_seed(3))
+    assert noise.shape == (3, 162, 91)
     assert F.conv2d(noise[None], map_.weight, stride=(4, 3)).abs().max() < 1e-12
-    assert torch.equal(noise, nullspace.sample((40, 30), 0.7, torch.Generator().manual_seed(3)))
+    assert not noise[:, 160:].any()
+    assert not noise[:, :, 90:].any()
+    coefficients = map_.patchify(noise) @ nullspace.basis.flatten(1).mT
+    torch.testing.assert_close(coefficients.std(0), torch.ones(nullspace.nullity).double(), rtol=0.1, atol=0)
+    assert torch.equal(noise, sample_null(nullspace.basis, (162, 91), torch.Generator().manual_seed(3)))
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.integers(0, 9), st.booleans())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data.transforms_factory import create_transform
+from torchvision import transforms
 
 from nullspace_cli.engine.errors import ImageError, ModelError
 from nullspace_cli.engine.linear_view import LinearView
@@ -51,6 +52,21 @@ def as_tensor(pixels: Array, dtype: torch.dtype = torch.float64) -> torch.Tensor
 
 
 # --- timm's transform
+
+
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+def test_squashed_is_torchvisions_plain_resize(crop_mode: str) -> None:
+    plain = transforms.Compose(
+        [
+            transforms.Resize((24, 41)),
+            transforms.ToTensor(),
+            transforms.Normalize(CONFIG["mean"], CONFIG["std"]),
+        ]
+    )
+    transform = transform_of(input_size=(3, 24, 41), crop_mode=crop_mode, crop_pct=0.95).squashed()
+    for width, height in SIZES:
+        pixels = random_image(width, height)
+        assert torch.equal(transform(pixels), plain(Image.fromarray(pixels)))
 
 
 @pytest.mark.parametrize("crop_pct", CROP_PCTS)

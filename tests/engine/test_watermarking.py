@@ -18,7 +18,7 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.marks import Placement, text_mark
 from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.nullspace import PatchMap, split_space
+from nullspace_cli.engine.nullspace import PatchMap, sample_null, split_space
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import DEFAULT_STRENGTH, target_image
 from nullspace_cli.engine.watermarking import (
@@ -193,7 +193,7 @@ def test_a_change_within_the_nullspace_is_not_an_error(tmp_path: Path) -> None:
     model = tiny()
     patch_map = patch_map_of(model)
     assert patch_map is not None
-    noise = patch_map.nullspace().sample((4, 4), 0.1, torch.Generator().manual_seed(0))
+    noise = 0.1 * sample_null(patch_map.nullspace().basis, (32, 32), torch.Generator().manual_seed(0))
     middle = torch.full((3, 32, 32), 0.5, dtype=torch.float64) + 0.2 * torch.rand(3, 1, 1, dtype=torch.float64)
     pair = [(part.clamp(0, 1) * 255).round().byte().movedim(0, 2).numpy() for part in (middle, middle + noise)]
     source, result = (pictured(tmp_path, f"{i}.png", part) for i, part in enumerate(pair))

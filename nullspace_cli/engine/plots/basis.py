@@ -1,9 +1,6 @@
-"""Figures. The only place that knows matplotlib; it draws on figures of its own, without pyplot's global state."""
+"""The picture of a nullspace."""
 
-from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +12,10 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.artifacts import write_bytes
 from nullspace_cli.engine.basis import PatchBasis, equal_norm_noise, null_noise
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import Nullspace
-from nullspace_cli.engine.stamping import Stamped
-from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import noise_picture
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"  # told apart by the colour-blind, and in print
-
-
-def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
-    """Write a figure as PNG, without the creation data that would make equal figures differ."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return write_bytes(path, buffer.getvalue(), force=force)
+from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
 
 
 def draw_basis(path: Path, model: LoadedModel, basis: PatchBasis, *, seed: int = 0, force: bool = False) -> Path:
@@ -103,11 +88,11 @@ def _draw_noise(axes: np.ndarray, model: LoadedModel, basis: PatchBasis, seed: i
     pixels, _ = draw("val", 4 + 10 * seed, size=side)
     image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[:, :h, :w].double() / 255
     image = image if c == 3 else image.mean(0, keepdim=True).expand(c, h, w)
-    null = null_noise(model, basis, 0.1, seed)
+    null = null_noise(basis.pixel_basis, (h, w), 0.1, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     pictures = torch.stack([image, image + null, image + random])
     outputs = model.exact()(model.transform.to_normalized(pictures.float()))
-    values = outputs.features if outputs.logits is None else outputs.logits
+    values = outputs.answer
     titles = ["image", "+ null noise", "+ random noise, same norm"]
     what = "features" if outputs.logits is None else "logits"
     for axis, picture, title, value in zip(axes, pictures, titles, values, strict=True):
@@ -131,56 +116,3 @@ def _displayable(image: Float[Tensor, "c h w"]) -> np.ndarray:
     """[h, w, 3] for colour; the mean over channels, as grey, for any other number of channels."""
     image = image if image.shape[0] == 3 else image.mean(0, keepdim=True).expand(3, *image.shape[1:])
     return image.permute(1, 2, 0).numpy()
-
-
-def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = False) -> Path:
-    """Draw a sheet: for each image the source, the watermarked picture and the noise, with what the network says."""
-    figure = Figure(figsize=(2.6 * len(stamped), 8.2), layout="constrained")
-    axes = figure.subplots(3, len(stamped), squeeze=False)
-    for column, (result, _, record) in zip(axes.T, stamped, strict=True):
-        pictures = (result.source, result.pixels, noise_picture(result))
-        words = [_answer(record["before"]), _answer(record["after"]), "noise"]
-        for axis, picture, text in zip(column, pictures, words, strict=True):
-            axis.imshow(picture)
-            axis.set(xticks=[], yticks=[])
-            axis.set_xlabel(text, fontsize=10)
-    for axis, name in zip(axes[:, 0], ("source", "watermarked", "difference"), strict=True):
-        axis.set_ylabel(name, fontsize=11)
-    return save_figure(path, figure, force=force)
-
-
-def draw_native(path: Path, stamped: Stamped, transform: EvalTransform, *, force: bool = False) -> Path:
-    """Draw one watermark at native size: the source, what was wanted, the result, the noise, and what a model sees.
-
-    All but the last show the middle of the mark, each pixel by several: scaled down, a hatch would vanish here too.
-    """
-    result, verdict, record = stamped
-    changed = verdict.input_pixels_changed
-    seen = "the same, bit for bit" if changed == 0 else f"{changed:.3%} differ"
-    part = _middle(result.pixels != result.source, side=200)
-    panels = {
-        "source": result.source[part],
-        "wanted": result.wanted[part],
-        f"watermarked (correlation {record['mark_correlation']:.2f})": result.pixels[part],
-        "noise": noise_picture(result)[part],
-        f"what the model sees: {seen}": transform.input_pixels(result.pixels),
-    }
-    figure = Figure(figsize=(17, 3.8), layout="constrained")
-    for axis, (title, picture) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        axis.imshow(picture, interpolation="nearest")
-        axis.set(xticks=[], yticks=[])
-        axis.set_xlabel(title, fontsize=11)
-    return save_figure(path, figure, force=force)
-
-
-def _middle(marked: np.ndarray, side: int) -> tuple[slice, slice]:
-    """A square of pixels around the middle of what is marked, or of everything where nothing is."""
-    height, width, _ = marked.shape
-    found = np.argwhere(marked.any(2)) if marked.any() else np.array([[0, 0], [height, width]])
-    top, left = (int(middle) - side // 2 for middle in (found.min(0) + found.max(0)) / 2)
-    top, left = max(0, min(top, height - side)), max(0, min(left, width - side))
-    return slice(top, top + side), slice(left, left + side)
-
-
-def _answer(answer: dict[str, Any] | None) -> str:
-    return "" if answer is None else f"{answer['label'] or answer['class']} {answer['probability']:.2%}"

@@ -1,0 +1,93 @@
+"""Learning encoder-level noise for ViT-S/32 over several rounds, against the authors' procedure written out again.
+
+Theirs decodes every image in every round and runs the clean image beside the noisy one in every step.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from benchmarks.measure import Row, in_turns
+from nullspace_cli.demo.drawing import draw
+from nullspace_cli.engine.data import open_data
+from nullspace_cli.engine.distributed import Ranks
+from nullspace_cli.engine.entry import entry_of
+from nullspace_cli.engine.learning import Learning, Plan
+from nullspace_cli.engine.loading import Store
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.readings import Readings
+
+IMAGES, STEP, ROUNDS, LIMIT, LR = 96, 32, 8, 0.5, 0.01
+
+
+def rows() -> list[Row]:
+    model = load_model(ModelRequest("vit_small_patch32_224", pretrained=False, device="cpu", batch_size=STEP))
+    entry = entry_of(model, "encoder")
+    transform = model.transform.squashed()
+    with TemporaryDirectory() as folder:
+        data = ImageFolder(save_photos(Path(folder)), their_transform(model))
+        images = open_data(folder)
+        plan = Plan("encoder", (LIMIT,), "paper-accum", ROUNDS, LR, 1.0, 2.0, None, STEP, 0, "", IMAGES, {})
+
+        def read() -> Readings:
+            return Readings(model, entry, images, range(IMAGES), transform, Store(2**30))
+
+        def ours(readings: Readings) -> Tensor:
+            learning = Learning(model, entry, readings, plan, Ranks())
+            for _ in learning.steps():
+                pass
+            return learning.learners[0].noise.detach()
+
+        loader = DataLoader(data, STEP, num_workers=2)
+        whole = in_turns(lambda: ours(read()), lambda: theirs(model, loader), 3)
+        kept, pixels = read(), [batch for batch, _ in loader]
+
+        def ours_decoded() -> None:
+            model(torch.cat(pixels))  # the clean answers, which `kept` has already
+            ours(kept)
+
+        decoded = in_turns(ours_decoded, lambda: theirs(model, [(batch, None) for batch in pixels]), 3)
+    what = f"learn-noise, ViT-S/32, {IMAGES} photos, {ROUNDS} rounds"
+    return [
+        Row(what, whole[0], "the authors' procedure,", whole[1], "<= 0.5"),
+        Row(f"{what}, without decoding", decoded[0], "the authors' procedure,", decoded[1], "<= 0.714"),
+    ]
+
+
+def theirs(model: LoadedModel, loader: Iterable[Any]) -> Tensor:
+    vit: Any = model.module
+    noise = torch.empty(1, 49, 384).uniform_(-LIMIT, LIMIT).requires_grad_()
+    for _ in range(ROUNDS):
+        for images, _ in loader:
+            with torch.no_grad():
+                clean = vit(images)
+            tokens = vit.blocks(vit.norm_pre(vit._pos_embed(vit.patch_embed(images) + noise)))
+            loss = ((vit.forward_head(vit.norm(tokens)) - clean) ** 2).sum(-1).sqrt().mean()
+            loss.backward()
+            with torch.no_grad():
+                noise -= LR * noise.grad  # type: ignore[operator]
+    return noise.detach()
+
+
+def their_transform(model: LoadedModel) -> Any:
+    size, normalize = model.transform.input_size[1:], transforms.Normalize(model.transform.mean, model.transform.std)
+    return transforms.Compose([transforms.Resize(size), transforms.ToTensor(), normalize])
+
+
+def save_photos(folder: Path) -> Path:
+    """JPEG files of Imagenette's usual size, with grain, so that they take as long to decode as photos do."""
+    (folder / "photos").mkdir()
+    dice = np.random.default_rng(0)
+    for i in range(IMAGES):
+        pixels = draw("train", i, size=500)[0][:375] + dice.normal(0, 8, (375, 500, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "photos" / f"{i}.jpg", quality=90)
+    return folder

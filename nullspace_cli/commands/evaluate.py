@@ -1,0 +1,280 @@
+"""`vitnull eval`: how stable a model's predictions are under noise."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.options import (
+    ModelOptions,
+    OutputOptions,
+    SkipBadOption,
+    TransformOption,
+    WorkersOption,
+)
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.subjects import Control
+
+CONTROLS: tuple["Control", ...] = ("shuffle", "uniform")
+
+
+def evaluate(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", envvar="VITNULL_MODEL", help="As for basis. Not with --results alone."),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="More files for --noise, as a pattern of the shell gives them."),
+    ] = None,
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="A folder of class folders, with or without train/ and val/; a flat one; or demo."
+        ),
+    ] = None,
+    noise: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE...",
+            help="Learned noise, of this model or another; or a basis, from which exact noise is drawn. Repeatable.",
+        ),
+    ] = None,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(help="Root mean square of exact noise, in [0, 1] pixels. Repeatable. [default: 0.1]"),
+    ] = None,
+    split: Annotated[Literal["train", "val"], typer.Option(help="Which of train/ and val/, where DATA has them.")] = (
+        "val"
+    ),
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Take this many images, spread over DATA and drawn by --seed.")
+    ] = None,
+    controls: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="shuffle: the noise's elements in another order. uniform: U-noise of its norm. none: neither.",
+        ),
+    ] = "shuffle,uniform",
+    trials: Annotated[int, typer.Option(min=1, help="Draws of each control, to average over.")] = 1,
+    transform: TransformOption = "model",
+    realise: Annotated[
+        bool, typer.Option("--realise", help="Encoder-level noise once more, as pixels that bring it about.")
+    ] = False,
+    bound: Annotated[float, typer.Option(help="Largest value of those pixels, in normalised units.")] = 1.0,
+    min_match: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PCT", min=0, max=100, help="Exit code 3 if the predictions match less often under any noise."
+        ),
+    ] = None,
+    skip_bad: SkipBadOption = False,
+    workers: WorkersOption = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as a table.")] = None,
+    per_image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a JSON record a line for each image and noise.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw match and mse over the size of the noise, as a PNG.")
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="A document of an earlier run, for --plot to draw as well. Repeatable; needs no MODEL."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the JSON document.")] = None,
+    options: ModelOptions,
+    output: OutputOptions,
+    console: Console,
+) -> int:
+    """Compare MODEL's predictions on DATA with those under each noise, and under controls of the same norm.
+
+    A small noise moves little, whatever it is: only beside its controls does a figure say anything. All noises share
+    one pass over the images. logit_mse is summed over the classes, and like all figures a mean over the images.
+    """
+    paths = list(dict.fromkeys([*(noise or []), *(files or [])]))
+    written = [path for path in (out, csv, per_image, plot) if path]
+    chosen = _controls(controls)
+    for name, value in [*(("--sigma", value) for value in sigma or ()), ("--bound", bound)]:
+        if not 0 < value < float("inf"):
+            raise typer.BadParameter("expected a positive number, such as 0.1", param_hint=name)
+    earlier = list(results or ())
+    if plot and earlier and data is None and not paths:
+        return _draw(console, plot, earlier, force=output.force)
+    if model is None or data is None:
+        raise typer.BadParameter("give a MODEL, --data DATA and --noise FILE; or --results and --plot alone")
+    _refuse(model, paths, written, earlier)
+
+    from nullspace_cli.engine import evaluation as engine
+    from nullspace_cli.engine import subjects as noises
+    from nullspace_cli.engine.artifacts import check_output, read_provenance, write_json
+    from nullspace_cli.engine.basis import KIND as BASIS
+    from nullspace_cli.engine.data import open_data
+    from nullspace_cli.engine.distributed import joined_ranks
+    from nullspace_cli.engine.errors import UsageError
+    from nullspace_cli.engine.models import load_model
+    from nullspace_cli.engine.noise import KIND as NOISE
+
+    for path in written:
+        check_output(path, force=output.force)
+    for path in paths:
+        read_provenance(path, NOISE, BASIS)
+    if plot:
+        from nullspace_cli.engine.plots.curves import draw_curves, read_documents
+
+        drawn = read_documents(earlier)
+    images = open_data(data, split)
+    if count is not None:
+        images = images.select(engine.spread(count, len(images), options.seed))
+    with joined_ranks() as ranks:
+        loaded = load_model(options.request(model, ranks.device(options.device)))
+        if transform == "squash":
+            loaded = replace(loaded, transform=loaded.transform.squashed())
+        if min_match is not None and not loaded.has_head:
+            raise UsageError(f"--min-match needs predictions, and {loaded.name} has no head. Leave it out.")
+        console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
+        subjects = noises.read_subjects(paths, loaded, sigmas=sigma or (0.1,), seed=options.seed)
+        if realise:
+            if all(subject.noise.level != "encoder" for subject in subjects):
+                console.warn("--realise: there is no noise at encoder level.")
+            subjects = noises.with_realised(subjects, loaded, bound)
+        with console.progress("images", len(ranks.share(range(len(images))))) as advance:
+
+            def done(count: int) -> None:
+                for _ in range(count):
+                    advance()
+
+            found = engine.evaluate(
+                loaded,
+                images,
+                noises.cases_of(subjects, chosen, trials, options.seed),
+                workers=workers,
+                skip_bad=skip_bad,
+                ranks=ranks,
+                notice=console.warn,
+                advance=done,
+            )
+        if not ranks.first:
+            return 0
+    body = {"data": data, "split": split, "transform": transform, **found.to_json()}
+    document = console.document("eval", loaded, options.seed, body)
+    if per_image:
+        engine.write_per_image(per_image, found, force=output.force)
+    if csv:
+        engine.write_csv(csv, document["results"], force=output.force)
+    if out:
+        write_json(out, document, force=output.force)
+    if plot:
+        draw_curves(plot, [*drawn, document], force=output.force)
+    if output.json:
+        console.json(document)
+    else:
+        _render(console, document)
+    return _judge(console, document["results"], min_match)
+
+
+def _controls(text: str) -> list["Control"]:
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in (*CONTROLS, "none")]:
+        raise typer.BadParameter(f"'{unknown[0]}' is none of {', '.join(CONTROLS)}, none", param_hint="--controls")
+    if "none" in names and len(names) > 1:
+        raise typer.BadParameter("none excludes the others", param_hint="--controls")
+    return [name for name in CONTROLS if name in names]
+
+
+def _draw(console: Console, plot: Path, documents: list[Path], *, force: bool) -> int:
+    """Draw earlier runs together; nothing is run."""
+    from nullspace_cli.engine.artifacts import check_output
+    from nullspace_cli.engine.plots.curves import draw_curves, read_documents
+
+    check_output(plot, force=force)
+    draw_curves(plot, read_documents(documents), force=force)
+    if console.options.json:
+        console.json({"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))})
+    else:
+        console.line(str(plot))
+    return 0
+
+
+def _refuse(model: str, noises: list[Path], written: list[Path], earlier: list[Path]) -> None:
+    """Refuse what cannot be meant."""
+    if model.endswith(".safetensors"):
+        raise typer.BadParameter(f"{model} is a file; the first argument is the model: vitnull eval MODEL --noise FILE")
+    if not noises:
+        raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
+    if len({path.resolve() for path in written}) < len(written):
+        raise typer.BadParameter("several results would be written to one file", param_hint="--out")
+    inputs = {path.resolve() for path in [*noises, *earlier]}
+    if over := next((path for path in written if path.resolve() in inputs), None):
+        raise typer.BadParameter(f"the result would replace its own input {over}; give it another name")
+
+
+def _judge(console: Console, results: list[dict[str, Any]], min_match: float | None) -> int:
+    if min_match is None:
+        return 0
+    below = [
+        result
+        for result in results
+        if result["control"] == "none" and (result["match_percent"] is None or result["match_percent"] < min_match)
+    ]
+    for result in below:
+        console.error(f"{_name(result)} keeps {_number(result['match_percent'], '.2f')}%, less than {min_match:g}%.")
+    return 3 if below else 0
+
+
+def _render(console: Console, document: dict[str, Any]) -> None:
+    labelled = document["accuracy"] is not None
+    header = ["noise", "level", "size", "control", "match %", "95%", "logit mse", "feature mse", "cosine", "norm"]
+    console.grid(
+        [*header, *(["accuracy %"] if labelled else [])],
+        [
+            [
+                _name(result),
+                result["level"],
+                _size(result),
+                "-" if result["control"] == "none" else result["control"],
+                _number(result["match_percent"], ".2f"),
+                "-" if result["match_ci95"] is None else "{:.1f} - {:.1f}".format(*result["match_ci95"]),
+                _number(result["logit_mse"], ".3g"),
+                _number(result["feature_mse"], ".3g"),
+                _number(result["feature_cosine"], ".4f"),
+                _number(result["noise_norm"], ".4g"),
+                *([_number(result["accuracy"]["noisy"], ".2f")] if labelled else []),
+            ]
+            for result in document["results"]
+        ],
+    )
+    skipped = f" ({len(document['skipped'])} left out)" if document["skipped"] else ""
+    accuracy = f"{document['accuracy']:.2f}% without noise" if labelled else "unknown"
+    console.line()
+    console.line(
+        f"{document['model']} on {document['images']} images of {document['data']}{skipped}; "
+        f"accuracy {accuracy} ({document['ground_truth']})"
+    )
+
+
+def _name(result: dict[str, Any]) -> str:
+    """What tells a noise from the others of a run."""
+    marks = []
+    if result["transfer"]:
+        marks.append(f"of {result['noise_model']}")
+    if result["realised"]:
+        marks.append(f"in pixels, residual {_number(result['residual'], '.2g')}")
+    return result["noise"] + (f" ({', '.join(marks)})" if marks else "")
+
+
+def _size(result: dict[str, Any]) -> str:
+    """What noise started from, or was drawn with."""
+    if result["sigma"] is not None:
+        return f"sigma {result['sigma']:g}"
+    return "-" if result["limit"] is None else f"limit {result['limit']:g}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

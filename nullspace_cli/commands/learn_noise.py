@@ -1,0 +1,222 @@
+"""`vitnull learn-noise`: noise that the whole network, not its first layer alone, does not notice."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.options import (
+    DataOption,
+    ModelArgument,
+    ModelOptions,
+    OutOption,
+    OutputOptions,
+    SkipBadOption,
+    TransformOption,
+    WorkersOption,
+    artifact_stem,
+)
+
+
+def learn_noise(
+    model: ModelArgument,
+    *,
+    data: DataOption,
+    level: Annotated[
+        Literal["encoder", "input"],
+        typer.Option(help="Noise on the patch embeddings, or on the image (every model, CNNs too)."),
+    ] = "encoder",
+    limit: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="LIM",
+            help="Sampling limit: the noise starts from U(-LIM, LIM). Repeatable, one noise each. [default: 0.5]",
+        ),
+    ] = None,
+    protocol: Annotated[
+        Literal["adamw", "sgd", "paper-accum"],
+        typer.Option(help="AdamW with a cosine; the paper's SGD; the same as its authors ran it, accumulating."),
+    ] = "adamw",
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the images. [default: adamw 30, else 500]")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(min=0, help="Learning rate at the start. [default: adamw 0.02, else 0.01]")
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the training images to use. [default: adamw 0.1, else 1]"),
+    ] = None,
+    norm: Annotated[float, typer.Option(min=1, metavar="P", help="The p of the loss; inf is allowed.")] = 2.0,
+    stop_eps: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop when a round's mean of sum (p - p')^2, of probabilities, is below."),
+    ] = None,
+    step_images: Annotated[
+        int, typer.Option(min=1, help="Images in one optimiser step. --batch-size is what one forward pass takes.")
+    ] = 256,
+    transform: TransformOption = "model",
+    split: Annotated[Literal["train", "val"], typer.Option(help="Which part of DATA, where it has parts.")] = "train",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted; keep noises that are finished.")
+    ] = False,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(min=1, metavar="STEPS", help="Save what --resume needs. [default: every 30 seconds]")
+    ] = None,
+    cache_limit: Annotated[
+        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images; what is more goes to disk.")
+    ] = 4.0,
+    skip_bad: SkipBadOption = False,
+    workers: WorkersOption = None,
+    preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Draw the loss over the steps.")] = True,
+    out: OutOption = None,
+    out_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go; by default here.")] = None,
+    options: ModelOptions,
+    output: OutputOptions,
+    console: Console,
+) -> int:
+    """Learn noise that leaves MODEL's answers as they are, on the images of DATA.
+
+    Writes <model>.<level>.lim<LIM>.noise.safetensors for each limit (noise, init, losses) and <model>.<level>.loss.png.
+    """
+    limits = tuple(dict.fromkeys(limit or [0.5]))
+    if not all(0 < lim < float("inf") for lim in limits):
+        raise typer.BadParameter("a sampling limit is a positive number", param_hint="--limit")
+    outputs, picture = _plan(model, level, limits, out, out_dir)
+
+    from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.distributed import joined_ranks
+    from nullspace_cli.engine.learned_noise import NoiseRun, check_state
+
+    if out_dir:
+        make_folder(out_dir)
+    state = outputs[0].with_name(f"{outputs[0].name}.resume")
+    check_state(state, resume=resume, force=output.force)
+    for path in [*outputs, *([picture] if preview else [])]:
+        check_output(path, force=output.force or resume)
+
+    from nullspace_cli.engine.data import open_data
+    from nullspace_cli.engine.entry import entry_of
+    from nullspace_cli.engine.errors import UsageError
+    from nullspace_cli.engine.learning import Plan
+    from nullspace_cli.engine.loading import Store
+    from nullspace_cli.engine.models import load_model
+    from nullspace_cli.engine.protocols import PROTOCOLS, chosen_images
+
+    chosen = PROTOCOLS[protocol]
+    images = open_data(data, split)
+    fraction = chosen.fraction if fraction is None else fraction
+    selected = images.select(chosen_images(len(images), fraction, options.seed))
+    with joined_ranks() as ranks:
+        loaded = load_model(options.request(model, ranks.device(options.device)))
+        if stop_eps is not None and not loaded.has_head:
+            raise UsageError(f"{loaded.name} has no head, so no probabilities; --stop-eps has nothing to look at.")
+        view = loaded.transform if transform == "model" else loaded.transform.squashed()
+        plan = Plan(
+            level=level,
+            limits=limits,
+            protocol=protocol,
+            rounds=rounds or chosen.rounds,
+            lr=chosen.lr if lr is None else lr,
+            fraction=fraction,
+            norm=norm,
+            stop_eps=stop_eps,
+            step_images=step_images,
+            seed=options.seed,
+            data=images.fingerprint(),
+            images=len(selected),
+            data_config=asdict(view),
+        )
+        skipped: list[str] = []
+
+        def skip(name: str, error: Exception) -> None:
+            skipped.append(name)
+            console.warn(f"left out: {error}")
+
+        learned = NoiseRun(
+            loaded,
+            entry_of(loaded, level),
+            selected,
+            view,
+            plan,
+            outputs,
+            state,
+            Store(int(cache_limit * 2**30)),
+            ranks,
+            resume,
+            output.force,
+            checkpoint_every,
+            workers,
+            skip if skip_bad else None,
+            console.warn,
+            console.progress,
+        )()
+        skipped = [name for part in ranks.gather(skipped) for name in part]
+        if not ranks.first:
+            return 0
+        if preview:
+            from nullspace_cli.engine.plots.learning import draw_losses
+
+            draw_losses(picture, loaded.name, learned, force=output.force or resume)
+    body = {
+        "level": level,
+        "noises": [noise.record for noise in learned],
+        "images": len(selected) - len(skipped),
+        "skipped": skipped,
+        "outputs": "logits" if loaded.has_head else "features",
+        "plan": plan.to_json(),
+        "preview": str(picture) if preview else None,
+    }
+    document = console.document("learn-noise", loaded, options.seed, body)
+    if output.json:
+        console.json(document)
+    else:
+        _render(console, document)
+    return 0
+
+
+def _plan(
+    model: str, level: str, limits: tuple[float, ...], out: Path | None, out_dir: Path | None
+) -> tuple[tuple[Path, ...], Path]:
+    """The file of each noise, and that of the picture."""
+    if out and (out_dir or len(limits) > 1):
+        raise typer.BadParameter("names the file of one noise; use --out-dir for several limits", param_hint="--out")
+    if out and out.suffix.lower() == ".png":
+        raise typer.BadParameter(f"{out}: noise is a safetensors file; .png is its preview's", param_hint="--out")
+    if out:
+        return (out,), out.with_suffix(".png")
+    stem = (out_dir or Path()) / f"{artifact_stem(model)}.{level}"
+    outputs = tuple(stem.with_name(f"{stem.name}.lim{limit:g}.noise.safetensors") for limit in limits)
+    return outputs, stem.with_name(f"{stem.name}.loss.png")
+
+
+def _render(console: Console, document: dict[str, Any]) -> None:
+    plan = document["plan"]
+    console.table(
+        [
+            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
+            ("level", document["level"]),
+            ("images", f"{document['images']}, {len(document['skipped'])} left out"),
+            ("protocol", f"{plan['protocol']}, lr {plan['lr']:g}, {plan['rounds']} rounds of {plan['step_images']}"),
+            ("loss", f"mean ||f(x with noise) - f(x)||_{plan['norm']:g} of the {document['outputs']}"),
+        ]
+    )
+    console.line()
+    console.grid(
+        ["noise", "limit", "steps", "loss, first step", "last round", "norm before", "after", "images/s"],
+        [
+            [
+                record["noise"],
+                f"{record['limit']:g}",
+                f"{record['steps']}{' (stopped)' if record['stopped'] else ''}",
+                f"{record['loss_first']:.4g}",
+                f"{record['loss_last']:.4g}",
+                f"{record['norm_init']:.4g}",
+                f"{record['norm_final']:.4g}",
+                "-" if record["images_per_second"] is None else f"{record['images_per_second']:.1f}",
+            ]
+            for record in document["noises"]
+        ],
+    )

@@ -1,0 +1,68 @@
+"""Which of a model's classes the folders of a data set stand for."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nullspace_cli.engine.models import LoadedModel
+
+
+class GroundTruth(NamedTuple):
+    """The model's class of each folder, None where they cannot be told; and how they were told, or why not."""
+
+    classes: tuple[int, ...] | None
+    note: str
+
+
+def ground_truth(model: LoadedModel, folders: Sequence[str] | None) -> GroundTruth:
+    """Read the names of class folders as classes of a model; all of them by one reading, or none.
+
+    They may be WordNet synsets (n01440764), class indices (207, 0207), or the names of the model's classes, any of
+    their synonyms, in whatever case, with spaces or underscores. Other names are taken in sorted order, as
+    torchvision's ImageFolder does, where there are as many of them as classes.
+
+    Args:
+        folders: names in the order of their labels; None for a data set without labels.
+    """
+    if folders is None:
+        return GroundTruth(None, "the images are not in class folders")
+    if not model.num_classes:
+        return GroundTruth(None, "the model has no head")
+    readings: tuple[tuple[str, Mapping[str, int]], ...] = (
+        ("synsets", {name: index for index, name in enumerate(model.synsets or ())}),
+        ("class indices", _indices(folders, model.num_classes)),
+        ("names of classes", _names(model.labels or ())),
+    )
+    for what, known in readings:
+        found = [known.get(_plain(folder)) for folder in folders]
+        if None not in found:
+            return GroundTruth(tuple(index for index in found if index is not None), f"folders are {what}")
+    if len(folders) == model.num_classes:
+        return GroundTruth(tuple(range(len(folders))), "folders in sorted order are taken for the classes in theirs")
+    names = {name for _, reading in readings for name in reading}
+    stranger = next((folder for folder in folders if _plain(folder) not in names), None)
+    if stranger is None:
+        return GroundTruth(None, "the folders are named in several ways")
+    return GroundTruth(
+        None,
+        f"the folder {stranger} names no class, or several, of {model.name}, which has {model.num_classes} classes to "
+        f"{len(folders)} folders",
+    )
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def _indices(folders: Sequence[str], count: int) -> dict[str, int]:
+    numbers = {_plain(folder): int(folder) for folder in folders if folder.isascii() and folder.isdecimal()}
+    return {name: number for name, number in numbers.items() if number < count}
+
+
+def _names(labels: Sequence[str]) -> dict[str, int]:
+    """Whole labels and their synonyms; a synonym of several classes ("crane" the bird, and the machine) is none."""
+    owners: defaultdict[str, set[int]] = defaultdict(set)
+    for index, label in enumerate(labels):
+        for name in {label, *label.split(",")}:
+            owners[_plain(name)].add(index)
+    return {name: min(classes) for name, classes in owners.items() if len(classes) == 1}

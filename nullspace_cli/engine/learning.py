@@ -1,0 +1,250 @@
+"""Learning noise that a network does not notice (paper, section 4, eq. 6): the loop, and how a killed run goes on.
+
+For each sampling limit a noise v, drawn from U(-lim, lim), is moved to lessen
+
+    mean over images of || f(x with v) - f(x) ||_p,
+
+f the logits, or the features of a model without a head. f(x) never changes: it is computed once.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.batching import in_chunks
+from nullspace_cli.engine.distributed import Ranks
+from nullspace_cli.engine.entry import Entry, Level
+from nullspace_cli.engine.errors import ArtifactError, VitnullError
+from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.protocols import PROTOCOLS, ProtocolName, owner, steps_of_round
+from nullspace_cli.engine.readings import Readings
+
+STATE_KIND = "learning"
+FP16_SCALE = 1024.0
+"""Gradients of half precision vanish below 6e-8; this lifts those of single images well above."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what is learned, besides the model.
+
+    Attributes:
+        limits: sampling limits, one noise each, in the units of the level's inputs.
+        norm: the p of the loss.
+        stop_eps: a noise is done when the mean over a round of sum_k (p_k - p'_k)^2, p the probabilities, is below.
+        step_images: images in one optimiser step, of all processes together.
+        data, images: fingerprint of the data set, and how many of its images are used.
+        data_config: the transform by which they are read.
+    """
+
+    level: Level
+    limits: tuple[float, ...]
+    protocol: ProtocolName
+    rounds: int
+    lr: float
+    fraction: float
+    norm: float
+    stop_eps: float | None
+    step_images: int
+    seed: int
+    data: str
+    images: int
+    data_config: dict[str, Any]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run, if nothing stops early."""
+        return self.rounds * -(-self.images // self.step_images)
+
+    def to_json(self) -> dict[str, Any]:
+        plan: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plan
+
+    def require(self, path: Path, other: dict[str, Any], *, but: tuple[str, ...] = ()) -> None:
+        """Refuse a file that was made by another plan; `but` names what may differ."""
+        own = self.to_json()
+        differing = [name for name in own if name not in but and own[name] != other.get(name)]
+        if differing:
+            what = ", ".join(f"{name} {other.get(name)} (now {own[name]})" for name in differing)
+            raise ArtifactError(f"{path} was learned with {what}. Repeat those options, or use --force to start anew.")
+
+
+class Learner:
+    """One noise on its way."""
+
+    def __init__(self, limit: float, shape: tuple[int, ...], plan: Plan, device: torch.device) -> None:
+        generator = torch.Generator().manual_seed(plan.seed)
+        self.limit = limit
+        self.init = (2 * torch.rand(1, *shape, generator=generator) - 1) * limit
+        self.noise = nn.Parameter(self.init.to(device, copy=True))
+        self.optimizer = PROTOCOLS[plan.protocol].optimizer(self.noise, plan.lr)
+        self.losses: list[float] = []
+        self.probability_change = 0.0  # summed over the images of the round so far
+        self.stopped = False
+
+    def step(self, gradient: Float[Tensor, "1 *shape"], lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.noise.grad = gradient
+        self.optimizer.step()
+
+    def record(self, plan: Plan) -> dict[str, Any]:
+        """The keys of the JSON document that equal runs share."""
+        steps = len(self.losses)
+        per_round = plan.steps // plan.rounds
+        rounds = -(-steps // per_round)
+        last = self.losses[(rounds - 1) * per_round :]
+        return {
+            "limit": self.limit,
+            "rounds": rounds,
+            "steps": steps,
+            "loss_first": self.losses[0],
+            "loss_last": sum(last) / len(last),
+            "norm_init": float(self.init.double().norm()),
+            "norm_final": float(self.noise.detach().double().norm()),
+            "stopped": self.stopped,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that changes, to go on from."""
+        state = {f"optimizer.{name}": value for name, value in self.optimizer.state[self.noise].items()}
+        return {"noise": self.noise.detach(), "losses": torch.tensor(self.losses, dtype=torch.float64), **state}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.noise.copy_(tensors.pop("noise"))
+        self.losses = tensors.pop("losses").tolist()
+        # AdamW counts its steps on the CPU, and keeps all else beside the noise.
+        self.optimizer.state[self.noise] = {
+            name.removeprefix("optimizer."): value if value.ndim == 0 else value.to(self.noise.device)
+            for name, value in tensors.items()
+        }
+
+
+class Learning:
+    """A run: several noises that share images, clean answers and forward passes.
+
+    Attributes:
+        present: of each of the plan's images, whether it could be read.
+        done: optimiser steps so far.
+        images: noisy images that went forward and back in this process.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        entry: Entry,
+        readings: Readings,
+        plan: Plan,
+        ranks: Ranks,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._model, self._entry, self._readings, self.plan, self._ranks = model, entry, readings, plan, ranks
+        self._notice, self._chunk = notice, model.batch_size
+        missing = {image for part in ranks.gather(readings.missing) for image in part}
+        self.present = [image not in missing for image in range(plan.images)]
+        self.learners = [Learner(limit, entry.shape, plan, model.device) for limit in plan.limits]
+        self.done = self.images = 0
+
+    def steps(self) -> Iterator[int]:
+        """Learn, from where it stands; after each step, how many are done. Ends early when all noises have stopped."""
+        per_round = self.plan.steps // self.plan.rounds
+        for number in range(self.done // per_round, self.plan.rounds):
+            order = steps_of_round(self.plan.images, self.plan.step_images, self.plan.seed, number)
+            for images in order[self.done % per_round :]:
+                if all(learner.stopped for learner in self.learners):
+                    return
+                self._step([image for image in images if self.present[image]])
+                self.done += 1
+                if self.done % per_round == 0:
+                    self._end_round()
+                yield self.done
+
+    def _end_round(self) -> None:
+        for learner in self.learners:
+            mean = learner.probability_change / sum(self.present)
+            learner.stopped = learner.stopped or (self.plan.stop_eps is not None and mean < self.plan.stop_eps)
+            learner.probability_change = 0.0
+
+    def _step(self, images: Sequence[int]) -> None:
+        """One optimiser step of every noise that has not stopped, over the images of all processes."""
+        if not images:
+            return
+        active = [learner for learner in self.learners if not learner.stopped]
+        noises = torch.cat([learner.noise.detach() for learner in active])
+        mine = [image for image in images if owner(image, self.plan.step_images, self._ranks.world) == self._ranks.rank]
+        gradient = torch.zeros_like(noises)
+        sums = torch.zeros(len(active), 2, dtype=torch.float64, device=noises.device)
+
+        def learn(start: int, stop: int) -> None:
+            inputs, clean = self._readings(mine[start:stop])
+            together = max(1, self._chunk // len(inputs))  # noises in one forward pass
+            parts = [self._gradient(group, inputs, clean) for group in noises.split(together)]
+            gradient.add_(torch.cat([part for part, _ in parts]))  # all or nothing: a part may run out of memory
+            sums.add_(torch.cat([part for _, part in parts]))
+
+        self._chunk = in_chunks(learn, len(mine), self._chunk, self._notice)
+        self._ranks.sum(gradient)
+        self._ranks.sum(sums)
+        gradient /= len(images)
+        if not bool(gradient.isfinite().all()):
+            raise VitnullError(
+                f"The gradient is not finite after {self.done} steps. Use --amp bf16 or none, or a smaller --lr."
+            )
+        self.images += len(mine) * len(active)
+        lr = self.plan.lr * PROTOCOLS[self.plan.protocol].decay(self.done, self.plan.steps)
+        for learner, part, (loss, change) in zip(active, gradient, sums.tolist(), strict=True):
+            learner.losses.append(loss / len(images))
+            learner.probability_change += change
+            learner.step(part[None], lr)
+
+    def _gradient(
+        self, noises: Float[Tensor, "g *shape"], inputs: Float[Tensor, "b *shape"], clean: Float[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "g *shape"], Float[Tensor, "g 2"]]:
+        """Summed over images: the gradient of each noise's loss, and its loss and change of probabilities."""
+        noises = noises.clone().requires_grad_()
+        noisy = (inputs + noises[:, None]).flatten(0, 1)
+        with torch.enable_grad():
+            answers = self._entry.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
+            losses = torch.linalg.vector_norm(answers - clean, ord=self.plan.norm, dim=-1)
+            scale = FP16_SCALE if self._model.amp == "fp16" else 1.0
+            (gradient,) = torch.autograd.grad(losses.sum() * scale, noises)
+        change = torch.zeros_like(losses)
+        if self.plan.stop_eps is not None:
+            change = (answers.detach().softmax(-1) - clean.softmax(-1)).square().sum(-1)
+        return gradient / scale, torch.stack([losses.detach().double().sum(1), change.double().sum(1)], 1)
+
+    def save(self, path: Path) -> None:
+        """Write all that a killed run needs to go on."""
+        tensors = {f"{i}.{name}": t for i, learner in enumerate(self.learners) for name, t in learner.tensors().items()}
+        progress = {
+            "done": self.done,
+            "stopped": [learner.stopped for learner in self.learners],
+            "probability_change": [learner.probability_change for learner in self.learners],
+        }
+        model, parameters = self._model, {"plan": self.plan.to_json(), **progress}
+        about = Provenance(STATE_KIND, "state", model.name, model.weights_sha256, self.plan.seed, parameters)
+        write_tensors(path, tensors, about, force=True)
+
+    def restore(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            ArtifactError: it belongs to another model or another plan.
+        """
+        tensors, about = read_tensors(path, STATE_KIND)
+        require_weights(path, about, self._model.name, self._model.weights_sha256)
+        self.plan.require(path, about.parameters["plan"])
+        self.done = about.parameters["done"]
+        for i, learner in enumerate(self.learners):
+            own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
+            learner.restore(own)
+            learner.stopped = about.parameters["stopped"][i]
+            learner.probability_change = about.parameters["probability_change"][i]

@@ -1,0 +1,24 @@
+"""How the loss fell while noise was learned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from nullspace_cli.engine.learned_noise import Learned
+from nullspace_cli.engine.plots.figure import save_figure, shades
+
+
+def draw_losses(path: Path, model: str, learned: Sequence[Learned], *, force: bool = False) -> Path:
+    """Draw the loss of each noise over the optimiser steps, darker for larger sampling limits."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (record, losses), color in zip(learned, shades(len(learned)), strict=True):
+        axes.semilogy(np.arange(1, len(losses) + 1), losses, color=color, lw=1.6)
+        end = f" {record['limit']:g}" + (" (stopped)" if record["stopped"] else "")
+        axes.annotate(end, (len(losses), losses[-1]), color=color, va="center", fontsize=9)
+    axes.set(xlabel="optimiser step", ylabel="loss", title=f"{model}: noise from U(-lim, lim), lim beside its curve")
+    axes.margins(x=0.08)
+    axes.spines[["top", "right"]].set_visible(False)
+    return save_figure(path, figure, force=force)

@@ -1,0 +1,253 @@
+"""`vitnull learn-noise`: its files and documents, what it refuses, and runs that are killed, repeated or shared."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from nullspace_cli.demo.drawing import draw
+from tests.cli.contract import LEARN_NOISE, check_keys
+from tests.conftest import Outcome, Vitnull, contents
+
+QUICK = ("--rounds", "2", "--fraction", "1", "--step-images", "4", "--batch-size", "4")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of five drawings to train on, and two to look at."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 5), ("val", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(draw(split, 10 * i + label, size=70)[0]).save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def learn(vitnull: Vitnull, tiny_vit: tuple[str, ...], photos: Path) -> Callable[..., Outcome]:
+    def learn(*arguments: str | Path, **options: Any) -> Outcome:
+        return vitnull("learn-noise", *tiny_vit, "--data", photos, *QUICK, *arguments, **options)
+
+    return learn
+
+
+def provenance(path: str | Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        document: dict[str, Any] = json.loads(file.metadata()["vitnull"])
+    return document
+
+
+def test_document_and_files(learn: Callable[..., Outcome]) -> None:
+    document = learn("--limit", "0.1", "--limit", "1", "--json").document
+    check_keys(document, LEARN_NOISE)
+    assert (document["level"], document["images"], document["outputs"]) == ("encoder", 10, "logits")
+    names = [f"deit_tiny_patch16_224.encoder.lim{limit}.noise.safetensors" for limit in ("0.1", "1")]
+    assert contents() == sorted([*names, "deit_tiny_patch16_224.encoder.loss.png"])
+    assert [record["noise"] for record in document["noises"]] == names
+    for record, limit in zip(document["noises"], (0.1, 1.0), strict=True):
+        tensors = load_file(record["noise"])
+        assert tensors["noise"].shape == tensors["init"].shape == (1, 16, 192)
+        assert tensors["init"].abs().max() <= limit
+        assert tensors["init"].abs().max() > 0.99 * limit
+        assert record["norm_init"] == pytest.approx(float(tensors["init"].norm()))
+        assert record["norm_final"] == pytest.approx(float(tensors["noise"].norm()))
+        assert (record["limit"], record["rounds"], record["steps"], record["stopped"]) == (limit, 2, 6, False)
+        assert record["loss_first"] == pytest.approx(float(tensors["losses"][0]))
+        assert record["loss_last"] == pytest.approx(float(tensors["losses"][3:].mean()))
+        about = provenance(record["noise"])
+        assert (about["kind"], about["space"], about["model"]) == ("noise", "tokens", document["model"])
+        assert about["weights_sha256"] == document["weights_sha256"]
+        assert about["parameters"]["limit"] == limit
+        assert about["parameters"]["plan"]["data_config"]["crop_mode"] == "center"
+
+
+def test_table(learn: Callable[..., Outcome]) -> None:
+    text = learn("--level", "input", "--no-preview").stdout
+    assert "deit_tiny_patch16_224.input.lim0.5.noise.safetensors" in text
+    assert "10, 0 left out" in text
+    assert contents() == ["deit_tiny_patch16_224.input.lim0.5.noise.safetensors"]
+    tensors = load_file(contents()[0])
+    assert tensors["noise"].shape == (1, 3, 64, 64)
+    assert provenance(contents()[0])["space"] == "normalized"
+
+
+def test_same_inputs_same_bytes(learn: Callable[..., Outcome]) -> None:
+    learn("--out", "a.safetensors", "--no-preview")
+    learn("--out", "b.safetensors", "--no-preview")
+    learn("--out", "c.safetensors", "--no-preview", "--seed", "1")
+    a, b, c = (Path(f"{name}.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_squash_reads_the_whole_image(learn: Callable[..., Outcome]) -> None:
+    learn("--out", "a.safetensors", "--no-preview", "--transform", "squash")
+    plan = provenance("a.safetensors")["parameters"]["plan"]
+    assert (plan["data_config"]["crop_mode"], plan["data_config"]["crop_pct"]) == ("squash", 1.0)
+
+
+def test_no_head(learn: Callable[..., Outcome]) -> None:
+    document = learn("--model-kwargs", "num_classes=0", "--json").document
+    assert document["outputs"] == "features"
+    assert document["noises"][0]["loss_first"] > 0
+    message = learn("--model-kwargs", "num_classes=0", "--stop-eps", "1", "--force", expect=2).message
+    assert "no probabilities" in message
+
+
+def test_early_stop(learn: Callable[..., Outcome]) -> None:
+    document = learn("--stop-eps", "100", "--json").document
+    assert document["noises"][0]["stopped"] is True
+    assert document["noises"][0]["rounds"] == 1
+    assert "(stopped)" in learn("--stop-eps", "100", "--force").stdout
+
+
+def test_a_cnn_takes_noise_on_its_input(vitnull: Vitnull, photos: Path) -> None:
+    arguments = ("learn-noise", "demo-cnn", "--data", photos, *QUICK)
+    message = vitnull(*arguments, expect=1).message
+    assert "no patch tokens" in message
+    assert "--level input" in message
+    document = vitnull(*arguments, "--level", "input", "--json").document
+    assert load_file(document["noises"][0]["noise"])["noise"].shape == (1, 3, 224, 224)
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--limit", "0"), "positive number"),
+        (("--limit", "nan"), "positive number"),
+        (("--norm", "0.5"), "greater than or equal to 1"),
+        (("--limit", "1", "--limit", "2", "--out", "a.safetensors"), "--out-dir"),
+        (("--out", "a.png"), "safetensors"),
+        (("--protocol", "adam"), "adamw"),
+        (("--rounds", "0"), "greater than or equal to 1"),
+    ],
+)
+def test_usage(learn: Callable[..., Outcome], no_model: None, arguments: tuple[str, ...], words: str) -> None:
+    assert words in learn(*arguments, expect=2).message
+    assert contents() == []
+
+
+def test_existing_files_are_kept(learn: Callable[..., Outcome], no_model: None) -> None:
+    Path("a.safetensors").write_text("mine")
+    assert "--force" in learn("--out", "a.safetensors", expect=1).message
+    assert Path("a.safetensors").read_text() == "mine"
+
+
+def test_no_data(vitnull: Vitnull, no_model: None, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for data, words in (("missing", "no folder missing"), ("empty", "holds no images")):
+        assert words in vitnull("learn-noise", "demo", "--data", data, expect=1).message
+
+
+def test_unreadable_images(vitnull: Vitnull, tiny_vit: tuple[str, ...], photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (photos / "train" / "cat").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "bad.png").write_text("no picture")
+    arguments = ("learn-noise", *tiny_vit, "--data", str(folder), *QUICK, "--no-preview")
+    assert "bad.png" in vitnull(*arguments, expect=1).message
+    assert contents(tmp_path) == ["folder"]
+    outcome = vitnull(*arguments, "--skip-bad", "--json")
+    assert "bad.png" in outcome.message
+    assert outcome.document["images"] == 5
+    assert [Path(name).name for name in outcome.document["skipped"]] == ["bad.png"]
+    for path in folder.iterdir():
+        path.write_text("no picture")
+    assert "None of the 6 images" in vitnull(*arguments, "--skip-bad", "--force", expect=1).message
+
+
+# Runs that are killed, repeated or shared
+
+
+def test_finished_noises_are_kept(learn: Callable[..., Outcome], photos: Path) -> None:
+    first = learn("--limit", "1", "--json").document["noises"]
+    stamp = Path(first[0]["noise"]).stat().st_mtime_ns
+    document = learn("--limit", "1", "--limit", "2", "--resume", "--json").document
+    assert Path(first[0]["noise"]).stat().st_mtime_ns == stamp
+    assert document["noises"][0] == {**first[0], "images_per_second": None}
+    assert document["noises"][1]["images_per_second"] > 0
+    message = learn("--limit", "1", "--resume", "--rounds", "3", expect=1).message
+    assert "rounds 2 (now 3)" in message
+
+
+def test_an_interrupted_run_is_not_thrown_away(learn: Callable[..., Outcome], no_model: None) -> None:
+    Path("deit_tiny_patch16_224.encoder.lim0.5.noise.safetensors.resume").write_text("state")
+    message = learn(expect=1).message
+    assert "--resume" in message
+    assert "--force" in message
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    learn: Callable[..., Outcome], tiny_vit: tuple[str, ...], photos: Path
+) -> None:
+    arguments = ("--limit", "0.5", "--limit", "1", "--rounds", "400", "--checkpoint-every", "1", "--no-preview")
+    names = [f"deit_tiny_patch16_224.encoder.lim{limit}.noise.safetensors" for limit in ("0.5", "1")]
+    learn(*arguments)
+    whole = [Path(name).read_bytes() for name in names]
+    for name in names:
+        Path(name).unlink()
+    command = [
+        sys.executable,
+        "-m",
+        "nullspace_cli",
+        "learn-noise",
+        *tiny_vit,
+        "--data",
+        str(photos),
+        *QUICK,
+        *arguments,
+    ]
+    state = Path(f"{names[0]}.resume")
+    for moment in (0.0, 0.4):
+        with subprocess.Popen([*command, "--resume"]) as process:
+            deadline = time.monotonic() + 60
+            while not state.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(moment)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL, "it was too quick to be killed"
+        assert contents() == [state.name] or any(name.endswith(".part") for name in contents())
+    learn(*arguments, "--resume")
+    assert [Path(name).read_bytes() for name in names] == whole
+    assert not state.exists()
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(
+    learn: Callable[..., Outcome], tiny_vit: tuple[str, ...], photos: Path
+) -> None:
+    learn("--out", "one.safetensors", "--no-preview", "--stop-eps", "1e-12")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["-m", "nullspace_cli", "learn-noise", *tiny_vit, "--data", str(photos), *QUICK]
+    command += ["--out", "two.safetensors", "--no-preview", "--stop-eps", "1e-12", "--json"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    done = subprocess.run(
+        [*launcher, *command], capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["images"] == 10
+    one, two = (load_file(f"{name}.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two["noise"], one["noise"], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
+    assert contents() == ["one.safetensors", "two.safetensors"]

@@ -1,0 +1,83 @@
+"""Folder names read as a model's classes."""
+
+from dataclasses import replace
+
+import pytest
+from timm.data import ImageNetInfo
+
+from nullspace_cli.demo.drawing import CLASSES
+from nullspace_cli.engine.ground_truth import ground_truth
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+
+IMAGENETTE = (
+    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413", "n03445777",
+    "n03888257",
+)  # fmt: skip
+TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+
+
+@pytest.fixture(scope="module")
+def demo() -> LoadedModel:
+    return load_model(ModelRequest("demo"))
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> LoadedModel:
+    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY))
+
+
+def test_synsets(imagenet: LoadedModel) -> None:
+    """Imagenette's ten classes of ImageNet's thousand, by the numbers that its users know."""
+    expected = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+    assert ground_truth(imagenet, IMAGENETTE) == (expected, "folders are synsets")
+
+
+def test_synsets_of_a_larger_imagenet() -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    model = load_model(ModelRequest(name, pretrained=False, kwargs=TINY))
+    found = ground_truth(model, IMAGENETTE).classes
+    names = ImageNetInfo("imagenet-21k-goog").label_names()
+    assert found is not None
+    assert [names[index] for index in found] == list(IMAGENETTE)
+
+
+def test_a_head_of_ones_own_has_no_synsets() -> None:
+    model = load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 10}))
+    assert (model.synsets, model.labels) == (None, None)
+    found, note = ground_truth(model, IMAGENETTE)
+    assert found == tuple(range(10))
+    assert "sorted order" in note
+
+
+@pytest.mark.parametrize(("folders", "expected"), [(("0", "207"), (0, 207)), (("0022", "0999"), (22, 999))])
+def test_indices(imagenet: LoadedModel, folders: tuple[str, ...], expected: tuple[int, ...]) -> None:
+    assert ground_truth(imagenet, folders) == (expected, "folders are class indices")
+
+
+def test_names(imagenet: LoadedModel, demo: LoadedModel) -> None:
+    folders = ("Tinca_tinca", "tench, Tinca tinca", "golden retriever", "PARACHUTE")
+    assert ground_truth(imagenet, folders).classes == (0, 0, 207, 701)
+    assert ground_truth(demo, tuple(reversed(CLASSES))).classes == tuple(reversed(range(10)))
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (None, "not in class folders"),
+        (("cat", "tench"), "the folder cat names no class"),
+        (("tench", "crane"), "the folder crane names no class, or several"),  # the bird, and the machine
+        (("0", "1000"), "the folder 1000 names no class"),
+        (("n01440764", "n99999999"), "the folder n99999999 names no class"),
+        (("n01440764", "tench"), "named in several ways"),
+    ],
+)
+def test_what_cannot_be_told(imagenet: LoadedModel, folders: tuple[str, ...] | None, message: str) -> None:
+    found, note = ground_truth(imagenet, folders)
+    assert found is None
+    assert message in note
+
+
+def test_without_a_head(demo: LoadedModel) -> None:
+    headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}))
+    assert ground_truth(headless, CLASSES) == (None, "the model has no head")
+    assert ground_truth(replace(demo, labels=None), CLASSES).classes == tuple(range(10))
