@@ -74,3 +74,46 @@ def test_watermarks_on_real_photos_move_the_feature_by_less_than_a_hundredth(
         assert record["solver"]["residual"] <= 1e-8
         assert record["solver"]["bound_violation"] <= 1e-9
         assert record["solver"]["unmarked_patches"] == 0
+
+
+def photos_for_learning(real: Path, folder: Path) -> Path:
+    """Interiors to learn from, ImageNet's photos, whose folders are class indices, to look at."""
+    (folder / "train").symlink_to(real / "interiors")
+    (folder / "val").symlink_to(real / "imagenet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "level", "limit"),
+    [("tf_efficientnet_lite0", "input", "0.25"), ("vit_small_patch14_dinov2", "encoder", "1")],
+)
+def test_learned_noise_moves_a_real_network_less_than_its_controls(
+    real: Path, run: Any, tmp_path: Path, model: str, level: str, limit: str
+) -> None:
+    weights = dino(real) if "dinov2" in model else ("--checkpoint", str(real / f"{model}.safetensors"))
+    data = photos_for_learning(real, tmp_path)
+    learned = run(
+        "learn-noise", model, *weights, "--data", str(data), "--level", level, "--limit", limit, "--fraction", "1",
+        "--step-images", "8", "--rounds", "20", "--out", "noise.safetensors", "--no-preview",
+    )  # fmt: skip
+    assert learned.exit_code == 0, learned.stderr
+    result = run("eval", model, *weights, "noise.safetensors", "--data", str(data), "--json")
+    document = json.loads(result.stdout)
+    noise, shuffle, uniform = document["results"]
+    assert noise["feature_mse"] < 0.5 * min(shuffle["feature_mse"], uniform["feature_mse"])
+    if level == "input":
+        assert document["accuracy"] == 90
+        assert noise["match_percent"] >= max(shuffle["match_percent"], uniform["match_percent"])
+
+
+def test_exact_noise_of_any_size_moves_no_real_vit(real: Path, run: Any) -> None:
+    model = ("vit_small_patch14_dinov2", *dino(real))
+    assert run("basis", *model, "--out", "dino.safetensors", "--no-preview", "--no-check").exit_code == 0
+    sizes = ("--sigma", "0.1", "--sigma", "1", "--sigma", "10")
+    result = run("eval", *model, "dino.safetensors", *sizes, "--data", str(real / "imagenet"), "--json")
+    for record in json.loads(result.stdout)["results"]:
+        if record["control"] == "none":
+            assert record["feature_mse"] < 1e-5
+            assert record["feature_cosine"] > 1 - 1e-6
+        else:
+            assert record["feature_mse"] > 10

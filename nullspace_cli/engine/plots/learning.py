@@ -19,6 +19,7 @@ def draw_losses(path: Path, model: str, learned: Sequence[Learned], *, force: bo
         end = f" {record['limit']:g}" + (" (stopped)" if record["stopped"] else "")
         axes.annotate(end, (len(losses), losses[-1]), color=color, va="center", fontsize=9)
     axes.set(xlabel="optimiser step", ylabel="loss", title=f"{model}: noise from U(-lim, lim), lim beside its curve")
-    axes.margins(x=0.08)
+    steps = max(len(losses) for _, losses in learned)
+    axes.set_xlim(0, 1.1 * steps)  # with room for the limits
     axes.spines[["top", "right"]].set_visible(False)
     return save_figure(path, figure, force=force)
