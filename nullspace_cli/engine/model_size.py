@@ -24,7 +24,7 @@ from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import Solution
 from nullspace_cli.engine.transform import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
-from nullspace_cli.engine.watermarking import Design, Exact, PatchSpace, Rounding, Watermarked
+from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Rounding, Watermarked
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ModelSize:
 
     transform: EvalTransform
     space: PatchSpace
-    design: Design
+    design: Aim
     norm: Literal[1, 2] = 2
     rounding: Rounding = "aware"
     tolerance: float = 1e-9

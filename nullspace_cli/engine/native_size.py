@@ -25,7 +25,7 @@ from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, Resize
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transform import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.treatment import GREY, MODEL_PERIOD, Period, Tint, Treatment, line_period, visible_tint
-from nullspace_cli.engine.watermarking import Design, Exact, PatchSpace, Pixels, Rounding, Watermarked, attained
+from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Pixels, Rounding, Watermarked, attained
 
 Choice = Literal["auto", "resize", "patch"]
 
@@ -89,14 +89,16 @@ class NativeSize:
     Attributes:
         patches: the model's patch embedding; called only where it is needed. May raise NoNullspaceError.
         nullspace: "auto" takes the resize's where it allows ENOUGH of the mark, else the patch embedding's.
+        least: share of the wanted change below which the result is refused.
     """
 
     transform: EvalTransform
-    design: Design
+    design: Aim
     patches: Callable[[], PatchSpace]
     nullspace: Choice = "auto"
     rounding: Rounding = "aware"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    least: float = VISIBLE
 
     def __post_init__(self) -> None:
         self._realisers: OrderedDict[tuple[int, int, int], Realiser] = OrderedDict()
@@ -118,9 +120,9 @@ class NativeSize:
             try:
                 return task.by_patches(self.patches())
             except (NoNullspaceError, ModelError) as error:
-                if reached < VISIBLE and not isinstance(error, NoNullspaceError):
+                if reached < self.least and not isinstance(error, NoNullspaceError):
                     raise
-        if reached < VISIBLE:
+        if reached < self.least:
             width, height = task.view.geometry.resized
             raise ImageError(
                 f"{picture.path} is too small for a watermark through the resize alone: {picture.width} x "

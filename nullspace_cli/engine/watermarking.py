@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -33,9 +33,23 @@ CHUNK = 256
 """Rows of an image that are measured at a time."""
 
 
+class Aim(Protocol):
+    """What a picture should look like, whichever picture it is: a mark on it, or another picture altogether."""
+
+    def target(
+        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+    ) -> Float[Tensor, "c h w"]:
+        """The target image for the source `image` in [0, 1]; it may leave [0, 1].
+
+        Args:
+            default, period, tint: how to draw what is drawn, where nothing else was asked for.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Design:
-    """What the picture should look like.
+    """A mark on the picture.
 
     Attributes:
         treatment: how the mark is drawn; None leaves it to the place where it goes.
@@ -175,6 +189,12 @@ def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, resu
     """
     inputs = [model.transform.input_pixels(picture.pixels) for picture in (source, result)]
     batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
+    changed = float((inputs[0] != inputs[1]).mean())
+    return replace(verify_inputs(model, patch_map, batch), input_pixels_changed=changed)
+
+
+def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
+    """Compare what the model makes of two normalised inputs, the source's first."""
     outputs = model(batch)
     before = after = match = change = mse = error = None
     if patch_map:
@@ -196,7 +216,6 @@ def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, resu
         embedding_error=error,
         feature_cosine=metrics.cosine(outputs.features[0], outputs.features[1]),
         feature_change=metrics.relative_change(outputs.features[0], outputs.features[1]),
-        input_pixels_changed=float((inputs[0] != inputs[1]).mean()),
     )
 
 
