@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from nullspace_cli import __version__
-from nullspace_cli.commands import basis, demo, evaluate, learn_noise, watermark
+from nullspace_cli.commands import basis, demo, evaluate, explain, fool, learn_noise, watermark
 from nullspace_cli.commands.console import Console, discard_stdout
 from nullspace_cli.commands.options import OutputOptions, expand_groups
 
@@ -91,6 +91,8 @@ _register(basis.basis, "basis")
 _register(learn_noise.learn_noise, "learn-noise")
 _register(evaluate.evaluate, "eval")
 _register(watermark.watermark, "watermark")
+_register(fool.fool, "fool")
+_register(explain.explain, "explain")
 _register(demo.demo, "demo")
 
 

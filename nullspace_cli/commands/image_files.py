@@ -84,7 +84,7 @@ def plan_outputs(
     for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
         if target and target.suffix.lower() != ".png":
             raise typer.BadParameter(f"{target}: a lossy format would destroy the guarantee; use .png", param_hint=name)
-    _refuse_clashes([*(source for source, _ in pairs), *read], [*(target for _, target in pairs), *extra])
+    refuse_clashes([*(source for source, _ in pairs), *read], [*(target for _, target in pairs), *extra])
 
     from nullspace_cli.engine.artifacts import check_output, make_folder
 
@@ -98,7 +98,7 @@ def plan_outputs(
     return Planned(todo, skipped)
 
 
-def _refuse_clashes(read: Sequence[Path], written: Sequence[Path]) -> None:
+def refuse_clashes(read: Sequence[Path], written: Sequence[Path]) -> None:
     """Refuse to write two results to one name, or a result over an input, --force or not."""
     twice = [str(path) for path, count in Counter(written).items() if count > 1]
     if twice:

@@ -148,6 +148,81 @@ LEARN_NOISE: dict[str, Any] = {
     ],
 }
 
+SIMILARITY: dict[str, Any] = dict.fromkeys(("spearman", "pearson", "ssim", "top10"), NumberOrNull)
+
+FOOL: dict[str, Any] = {
+    **SHARED,
+    "source": str,
+    "target": str,
+    "sources": (
+        {"candidates": int, "score": Number, "estimate": Number, "median_estimate": Number},
+        None,
+    ),
+    "size": [int],
+    "channels": str,
+    "bounded": bool,
+    "strength": Number,
+    "nullspace": str,
+    "prediction": {"source": ANSWER_OR_NULL, "target": ANSWER_OR_NULL, "transformed": ANSWER_OR_NULL},
+    "match": bool | None,
+    "confidence_change": NumberOrNull,
+    "logit_mse": NumberOrNull,
+    "embedding_error": NumberOrNull,
+    "feature_cosine": NumberOrNull,
+    "feature_change": NumberOrNull,
+    "input_pixels_changed": NumberOrNull,
+    "range": [Number],
+    "likeness": {
+        "ssim_target": Number,
+        "ssim_source": Number,
+        "psnr_target": NumberOrNull,
+        "psnr_source": NumberOrNull,
+        "detail_correlation_target": NumberOrNull,
+        "detail_correlation_source": NumberOrNull,
+        "score": Number,
+    },
+    "saliency": ({}, None),
+    "saliency_png": ({}, None),
+    "solver": WATERMARKED["solver"],
+    "verified": bool,
+    "artifacts": {"image": str, "exact": str, "noise": str, "sheet": str},
+}
+
+
+AREAS: dict[str, Any] = {
+    "positive": Number,
+    "negative": Number,
+    "positive_label": NumberOrNull,
+    "negative_label": NumberOrNull,
+}
+
+LIKENESS: dict[str, Any] = {
+    **dict.fromkeys(("spearman", "pearson", "ssim", "top10"), NumberOrNull),
+    "undefined": int,
+}
+
+EXPLAIN: dict[str, Any] = {
+    **SHARED,
+    "images": [
+        {
+            "source": str,
+            "prediction": ANSWER_OR_NULL,
+            "explained": ({"class": int, "label": str | None}, None),
+            "methods": dict,  # of each method by name: EXPLAINED
+            "sheet": str | None,
+            "float": str | None,
+            "seconds": Number,
+        }
+    ],
+    "summary": {"count": int, "failed": int, "images_per_second": NumberOrNull},
+    "faithfulness": dict | None,  # of each method by name: AREAS, and the same of a "random" map
+    "plot": str | None,
+    "noise": ({"rms": Number, "match_percent": {"null": NumberOrNull}, "methods": dict}, None),  # LIKENESS by noise
+    "failures": [{"source": str, "error": str}],
+}
+
+EXPLAINED: dict[str, Any] = {"overlay": str | None, "grid": [int], "range": [Number]}
+
 
 def check_keys(document: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
     """See that a document has all the keys, of the right types; further keys are welcome."""

@@ -17,10 +17,13 @@ from safetensors import safe_open
 
 from nullspace_cli import __version__
 from nullspace_cli.engine import basis as bases
+from nullspace_cli.engine.artifacts import write_tensors
+from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.noise import provenance_of
 from tests.cli.contract import BASIS, SHARED, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 
-COMMANDS = ("basis", "watermark", "demo")
+COMMANDS = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
 SLOW_IMPORTS = {"torch", "timm", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "nullspace_cli.engine"}
 
 OUTPUT = ("--json", "--force", "--quiet", "-q", "--verbose", "-v", "--debug")
@@ -36,6 +39,42 @@ OPTIONS = {
     "watermark": (
         *("--model", "--basis", "--norm", "--strength", "--fit", "--position", "--scale", "--opacity", "--size"),
         *("--tolerance", "--verify", "--no-verify", "--out-dir", "--diff", "--float", "--out", "-o", *MODEL, *OUTPUT),
+    ),
+    "learn-noise": (
+        *("--data", "--level", "--limit", "--protocol", "--rounds", "--lr", "--fraction", "--norm", "--stop-eps"),
+        *(
+            "--transform",
+            "--resume",
+            "--checkpoint-every",
+            "--cache-limit",
+            "--skip-bad",
+            "--out",
+            "-o",
+            *MODEL,
+            *OUTPUT,
+        ),
+    ),
+    "eval": (
+        *("--data", "--noise", "--sigma", "--split", "--controls", "--trials", "--min-match", "--transform", "--csv"),
+        *("--plot", "--per-image", "--results", "--realise", "--bound", "--out", "-o", *MODEL, *OUTPUT),
+    ),
+    "fool": (
+        *(
+            "--model",
+            "--channels",
+            "--bounded",
+            "--unbounded",
+            "--norm",
+            "--size",
+            "--explain",
+            "--out-dir",
+            "--sources",
+        ),
+        *("--strength", *MODEL, *OUTPUT),
+    ),
+    "explain": (
+        *("--model", "--method", "--class", "--out-dir", "--jsonl", "--faithfulness", "--compare-noise", "--plot"),
+        *(*MODEL, *OUTPUT),
     ),
     "demo": ("--out-dir", "--device", "--seed", *OUTPUT),
 }
@@ -326,7 +365,20 @@ no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA 
 @no_cuda
 @pytest.mark.parametrize("command", COMMANDS)
 def test_cuda_that_is_missing_is_an_error(vitnull: Vitnull, photo: Path, logo: Path, command: str) -> None:
-    arguments = {"basis": ["demo"], "watermark": [str(photo), str(logo), "--model", "demo"], "demo": []}
+    pair, noise = [str(photo), str(logo), "--model", "demo"], photo.parent / "noise.safetensors"
+    if command == "eval":
+        model = load_model(ModelRequest("demo", device="cpu"))
+        tensors = {"noise": torch.zeros(1, 49, 192)}
+        write_tensors(noise, tensors, provenance_of(model, "encoder", {"limit": 1.0}), force=True)
+    arguments = {
+        "basis": ["demo"],
+        "learn-noise": ["demo", "--data", "demo"],
+        "eval": ["demo", str(noise), "--data", "demo"],
+        "watermark": pair,
+        "fool": pair,
+        "explain": [str(photo), "--model", "demo"],
+        "demo": [],
+    }
     outcome = vitnull(command, *arguments[command], "--device", "cuda", expect=1)
     assert "device cuda was asked for" in outcome.message
     assert [path for path in Path().rglob("*") if path.is_file()] == []

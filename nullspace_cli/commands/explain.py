@@ -1,0 +1,307 @@
+"""`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.image_files import named_images, refuse_clashes
+from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.explaining import Explainer, Job
+    from nullspace_cli.engine.models import LoadedModel
+    from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
+    from nullspace_cli.engine.saliency.noise import NoiseComparison
+
+SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
+MEASURES = ("spearman", "pearson", "ssim", "top10")
+
+
+def explain(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images or folders of images.")] = None,
+    *,
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="attribution, raw, rollout, attention-gradcam, token-gradcam, partial-lrp, full-lrp (ViTs); gradcam "
+            "(CNNs); gradient, input-x-gradient, integrated-gradients, smoothgrad; or all that the model has.",
+        ),
+    ] = "attribution",
+    model: Annotated[
+        str, typer.Option(envvar="VITNULL_MODEL", help="Who is explained: a timm name, hf-hub:, local-dir:, demo.")
+    ] = DEFAULT_MODEL,
+    class_: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="INDEX|NAME", help="The class to look for. [default: each image's own prediction]"
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
+    ] = None,
+    size: Annotated[
+        Literal["model", "native"],
+        typer.Option(help="Overlays on what the model sees of the image, or on all of it at its own size."),
+    ] = "model",
+    out_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the files of each image go; by default here.")
+    ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Write overlays, and a sheet where there are several.")
+    ] = True,
+    float_: Annotated[
+        bool, typer.Option("--float/--no-float", help="Write the maps themselves, on the methods' own grids.")
+    ] = True,
+    faithfulness: Annotated[
+        bool,
+        typer.Option(
+            "--faithfulness",
+            help="Take pixels away in the order of the maps, and report how long the prediction stays: areas under "
+            "the curves, most relevant pixels first (positive) and least relevant first (negative).",
+        ),
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves of --faithfulness.")] = None,
+    compare_noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SIGMA",
+            min=0,
+            max=100,
+            help="Add noise of this rms ([0, 1] pixels) from the null space of the patch embedding, at random, and "
+            "from its row space, and report how alike the maps stay.",
+        ),
+    ] = None,
+    jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
+    ] = False,
+    options: ModelOptions,
+    output: OutputOptions,
+    console: Console,
+) -> int:
+    """Show where the model sees its evidence in every IMAGE.
+
+    Writes for each <stem>.<method>.png, a heat map over the image; <stem>.saliency.png, a sheet of all methods, where
+    there are several; and <stem>.saliency.safetensors, the maps themselves.
+    """
+    if jsonl and output.json:
+        raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
+    if plot and not faithfulness:
+        raise typer.BadParameter("it draws the curves of --faithfulness; add that", param_hint="--plot")
+    if plot and plot.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{plot}: plots are PNG files", param_hint="--plot")
+    if compare_noise == 0:
+        raise typer.BadParameter("noise of rms 0 changes nothing; try 0.1", param_hint="--compare-noise")
+
+    from nullspace_cli.engine.explaining import Explainer, class_index
+    from nullspace_cli.engine.models import load_model
+    from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
+    from nullspace_cli.engine.saliency.methods import choose, named
+    from nullspace_cli.engine.saliency.noise import NoiseComparison
+    from nullspace_cli.engine.stamping import refused
+
+    names = [name.strip() for name in method.split(",")]
+    wanted = [one.name for one in named(names)]
+    jobs = _jobs(list(files or []), files_from, out_dir, wanted, pictures=pictures, float_=float_)
+    _check_outputs(jobs, out_dir, plot, force=output.force)
+    failures = refused([job.source for job in jobs], alone=len(jobs) == 1)
+    loaded = load_model(options.request(model))
+    chosen = choose(loaded, names)
+    index = None if class_ is None else class_index(loaded, class_)
+    curves = FaithfulnessOfMany(loaded, options.seed) if faithfulness else None
+    noise = NoiseComparison(loaded, chosen, compare_noise, options.seed) if compare_noise else None
+    for error in failures.values():
+        console.error(error)
+    started = time.monotonic()
+    todo = [job.only(chosen) for job in jobs if job.source not in failures]
+    explainer = Explainer(loaded, chosen, index, size, output.force)
+    records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
+    if plot and curves and curves.methods:
+        from nullspace_cli.engine.plots.saliency import draw_faithfulness
+
+        draw_faithfulness(plot, f"{loaded.name}, {len(records)} images", curves, force=output.force)
+    elapsed = time.monotonic() - started
+    measured = {
+        "summary": {
+            "count": len(records),
+            "failed": len(failures),
+            "images_per_second": round(len(records) / elapsed, 3) if records and elapsed else None,
+        },
+        "faithfulness": curves.to_json() if curves else None,
+        "plot": str(plot) if plot else None,
+        "noise": noise.to_json() if noise and records else None,
+        "failures": [{"source": str(source), "error": error} for source, error in failures.items()],
+    }
+    if output.json:
+        console.json(console.document("explain", loaded, options.seed, {"images": records, **measured}))
+    elif jsonl:
+        if curves or noise:
+            console.record(measured)
+    else:
+        _render(console, loaded, records, measured)
+    return 4 if failures else 0
+
+
+def _run(
+    console: Console,
+    explainer: "Explainer",
+    jobs: list["Job"],
+    failures: dict[Path, str],
+    curves: "FaithfulnessOfMany | None",
+    noise: "NoiseComparison | None",
+    *,
+    alone: bool,
+    jsonl: bool,
+) -> list[dict[str, Any]]:
+    """Explain the images and measure their maps; the records of those that could be done."""
+    from nullspace_cli.engine.explaining import Batch, Failed, labels_of
+
+    records = []
+    labels = labels_of(explainer.model, [job.source for job in jobs]) if curves else None
+    with console.progress("images", len(jobs)) as advance:
+        for group in explainer.each(jobs):
+            done = []
+            for item in group:
+                advance()
+                if not isinstance(item, Failed):
+                    done.append(item)
+                    continue
+                if alone:
+                    raise item.error
+                failures[item.source] = str(item.error)
+                console.error(str(item.error))
+            if done:
+                batch = Batch.of(done, labels)
+                if curves:
+                    curves.add(batch.images, batch.maps, batch.labels)
+                if noise:
+                    noise.add(batch.images, batch.classes, batch.maps)
+            for item in done:
+                records.append(item.record)
+                if jsonl:
+                    console.record(item.record)
+    return records
+
+
+def _jobs(
+    given: list[Path],
+    files_from: str | None,
+    out_dir: Path | None,
+    methods: list[str],
+    *,
+    pictures: bool,
+    float_: bool,
+) -> list["Job"]:
+    """The files of each image. What an earlier run has left in a folder is no image of it."""
+    from nullspace_cli.engine.explaining import Job
+    from nullspace_cli.engine.saliency.methods import METHODS
+
+    results = (SHEET, *(f".{name}.png" for name in METHODS))
+    jobs = []
+    for source, place in named_images(given, files_from):
+        if source.name.endswith(results) and source not in given:
+            continue
+        stem = (out_dir or Path()) / place.with_suffix("")
+        overlays = {name: stem.with_name(f"{stem.name}.{name}.png") for name in methods} if pictures else {}
+        sheet = stem.with_name(stem.name + SHEET) if pictures and len(methods) > 1 else None
+        jobs.append(Job(source, overlays, sheet, stem.with_name(stem.name + MAPS) if float_ else None))
+    return jobs
+
+
+def _check_outputs(jobs: list["Job"], out_dir: Path | None, plot: Path | None, *, force: bool) -> None:
+    """Refuse before anything slow what would lose something or fail later."""
+    from nullspace_cli.engine.artifacts import check_output, make_folder
+
+    written = [*(file for job in jobs for file in job.files()), *([plot] if plot else [])]
+    refuse_clashes([job.source for job in jobs], written)
+    if out_dir:
+        for folder in sorted({file.parent for job in jobs for file in job.files()}):
+            make_folder(folder)
+    for file in written:
+        check_output(file, force=force)
+
+
+def _render(console: Console, model: "LoadedModel", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
+    if len(records) == 1:
+        (record,) = records
+        explained = record["explained"]
+        other = explained and explained["class"] != record["prediction"]["class"]
+        console.table(
+            [
+                ("image", record["source"]),
+                ("model", f"{model.name} ({model.weights}, sha256 {model.weights_sha256[:12]})"),
+                ("prediction", _answer(record["prediction"])),
+                ("explained", _answer(explained) if other else None),
+                *((name, about["overlay"]) for name, about in record["methods"].items()),
+                ("sheet", record["sheet"]),
+                ("maps", record["float"]),
+                ("seconds", record["seconds"]),
+            ]
+        )
+    elif records:
+        console.grid(
+            ["image", "prediction", "maps", "seconds"],
+            [
+                [
+                    record["source"],
+                    _answer(record["prediction"]) or "-",
+                    record["sheet"] or record["float"] or next(iter(record["methods"].values()))["overlay"] or "-",
+                    f"{record['seconds']:.2f}",
+                ]
+                for record in records
+            ],
+        )
+        console.line()
+        summary = measured["summary"]
+        rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
+        console.line(f"{summary['count']} images done, {summary['failed']} failed{rate}")
+    if measured["faithfulness"]:
+        _render_faithfulness(console, measured["faithfulness"], measured["plot"])
+    if measured["noise"]:
+        _render_noise(console, measured["noise"])
+
+
+def _render_faithfulness(console: Console, found: Mapping[str, Any], plot: str | None) -> None:
+    labelled = any(areas["positive_label"] is not None for areas in found.values())
+    columns = ["positive", "negative", *(["positive_label", "negative_label"] if labelled else [])]
+    console.line()
+    console.line("area under the curve while pixels go, most relevant first (positive) or last; of a random map beside")
+    console.grid(
+        ["method", *(text.replace("_", ", ") for name in columns for text in (name, "random"))],
+        [
+            [method, *(f"{value:.3f}" for name in columns for value in (areas[name], areas["random"][name]))]
+            for method, areas in found.items()
+        ],
+    )
+    if plot:
+        console.line(f"curves: {plot}")
+
+
+def _render_noise(console: Console, noise: Mapping[str, Any]) -> None:
+    console.line()
+    console.line(f"likeness of the maps with and without noise of rms {noise['rms']:g}")
+    rows = [
+        [method, kind.replace("_", " "), *(_number(likeness[name]) for name in MEASURES), likeness["undefined"]]
+        for method, kinds in noise["methods"].items()
+        for kind, likeness in kinds.items()
+    ]
+    console.grid(["method", "noise", *MEASURES, "undefined"], rows)
+    for kind, share in noise["match_percent"].items():
+        if share is not None:
+            console.line(f"predictions kept under {kind.replace('_', ' ')} noise: {share:.1f}%")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _answer(answer: Mapping[str, Any] | None) -> str | None:
+    if answer is None:
+        return None
+    label = f" {answer['label'].partition(',')[0]}" if answer["label"] else ""
+    probability = f" ({answer['probability']:.2%})" if "probability" in answer else ""
+    return f"class {answer['class']}{label}{probability}"

@@ -1,0 +1,280 @@
+"""`vitnull fool`: an image that looks like one thing to a person and is another to the network."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.image_files import SUFFIXES
+from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
+
+ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
+
+
+def fool(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE TARGET", help="What the network sees, then what people see; with --sources TARGET alone."
+        ),
+    ],
+    *,
+    model: Annotated[
+        str, typer.Option(envvar="VITNULL_MODEL", help="Whom to fool: a timm name, hf-hub:, local-dir:, demo.")
+    ] = DEFAULT_MODEL,
+    sources: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Take the image of this folder that makes the result most like TARGET."),
+    ] = None,
+    source_class: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="Of --sources, only images in which the model sees this class."),
+    ] = None,
+    size: Annotated[
+        Literal["model", "native"],
+        typer.Option(
+            help="model: as the model's eval transform resizes SOURCE. native: SOURCE's own size, where all "
+            "detail above the model's input is free, for any model."
+        ),
+    ] = "model",
+    channels: Annotated[
+        Literal["red", "all"],
+        typer.Option(help="red: green and blue are TARGET's, as in the paper (unbounded). all: the nearest image."),
+    ] = "all",
+    bounded: Annotated[
+        bool | None,
+        typer.Option(
+            "--bounded/--unbounded",
+            help="A valid 8-bit image, or a float one with a preview. [default: bounded, but for --channels red]",
+        ),
+    ] = None,
+    norm: Annotated[int, typer.Option(min=1, max=2, help="The p of the distance to TARGET.")] = 2,
+    strength: Annotated[
+        str, typer.Option(metavar="auto|S", help="Multiplies TARGET's detail; auto takes what looks most like TARGET.")
+    ] = "auto",
+    explain: Annotated[
+        str,
+        typer.Option(
+            metavar="METHODS|all|none", help="Saliency methods, separated by commas. [default: a few that suit]"
+        ),
+    ] = "",
+    rounding: Annotated[
+        Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
+    ] = "aware",
+    basis: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest embedding_error of the result that passes verification.")
+    ] = 0.01,
+    out_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path(),
+    options: ModelOptions,
+    output: OutputOptions,
+    console: Console,
+) -> int:
+    """Make an image that looks like TARGET to a person and is SOURCE to the network, and to its saliency maps.
+
+    Writes <source>.<target>.fooled.png, .fooled.safetensors (the exact float image), .noise.png and .sheet.png, named
+    by the folder where --sources chooses the source.
+    """
+    source, target = _pair(files, sources)
+    if source_class is not None and sources is None:
+        raise typer.BadParameter("chooses among --sources; give that folder too", param_hint="--source-class")
+    is_bounded = channels == "all" if bounded is None else bounded
+    amount = _strength(strength)
+
+    from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.images import check_picture, read_picture
+
+    candidates = [source] if source else _images(sources, target)  # type: ignore[arg-type]
+    for path in (*([source] if source else ()), target):
+        check_picture(path)
+    make_folder(out_dir)
+
+    from nullspace_cli.engine.fooling_report import Files
+
+    artifacts = Files.of(out_dir, source.stem if source else sources.resolve().name, target.stem)  # type: ignore[union-attr]
+    inputs = {path.resolve() for path in (*candidates, target, *([basis] if basis else ()))}
+    for path in artifacts:
+        if path.resolve() in inputs:
+            raise typer.BadParameter(f"{path} is an input; choose another --out-dir", param_hint="--out-dir")
+        check_output(path, force=output.force)
+
+    from nullspace_cli.engine.fooling import Fool
+    from nullspace_cli.engine.fooling_report import default_methods, report
+    from nullspace_cli.engine.fooling_search import choose_source
+    from nullspace_cli.engine.network import Network
+    from nullspace_cli.engine.saliency.methods import choose
+
+    network = Network(options.request(model), basis)
+    maker = Fool(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]
+    maker.prepare()
+    names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
+    methods = [] if explain == "none" else choose(network.model, names)
+    wanted = read_picture(target).pixels
+    choice = None
+    if source:
+        picture = read_picture(source)
+    else:
+        with console.progress("images", len(candidates)) as advance:
+            choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
+        picture = choice.picture
+        console.detail(f"source {choice.path}, the best of {choice.candidates}")
+    if size == "native" and picture.reduced:
+        console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
+    done = report(
+        maker, maker(picture, wanted), picture, target, artifacts, methods, tolerance=tolerance, force=output.force
+    )
+
+    from nullspace_cli.engine.plots.fooling import draw_fooling
+
+    draw_fooling(artifacts.sheet, done, force=output.force)
+    chosen = choice and {
+        "candidates": choice.candidates,
+        "score": choice.score,
+        "estimate": choice.estimate,
+        "median_estimate": choice.median,
+    }
+    document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
+    if output.json:
+        console.json(document)
+    else:
+        _render(console, document)
+    return _judge(console, document, tolerance)
+
+
+def _pair(files: list[Path], sources: Path | None) -> tuple[Path | None, Path]:
+    if sources is not None:
+        if len(files) != 1:
+            raise typer.BadParameter("with --sources give TARGET alone: vitnull fool target.jpg --sources photos/")
+        return None, files[0]
+    if len(files) != 2:
+        raise typer.BadParameter("give SOURCE and TARGET: vitnull fool source.jpg target.jpg; or TARGET and --sources")
+    return files[0], files[1]
+
+
+def _strength(text: str) -> float | None:
+    if text == "auto":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise typer.BadParameter(f"'{text}' is neither auto nor a number from 0 to 100", param_hint="--strength")
+    return value
+
+
+def _images(folder: Path, target: Path) -> list[Path]:
+    """The images of a folder and its folders, but for the target, which would be its own best source."""
+    if not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
+    found = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.endswith(ENDINGS)
+        and not path.name.startswith(".")
+        and path.resolve() != target.resolve()
+    )
+    if not found:
+        raise typer.BadParameter(
+            f"the folder {folder} holds no other images ({', '.join(SUFFIXES)})", param_hint="--sources"
+        )
+    return found
+
+
+def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
+    if document["solver"].get("unmarked_patches"):
+        console.warn(
+            f"{document['solver']['unmarked_patches']} patches kept their source: the solver did not end there."
+        )
+    if document["verified"]:
+        return 0
+    of_embedding = document["embedding_error"] is not None
+    change = document["embedding_error" if of_embedding else "feature_change"]
+    console.error(
+        f"{document['artifacts']['image']} does not hold: class kept {document['match']}, "
+        f"{'embedding' if of_embedding else 'feature'} change {change:.3g} (tolerance {tolerance:.3g})."
+    )
+    return 3
+
+
+def _render(console: Console, document: dict[str, Any]) -> None:
+    like, solver, prediction = document["likeness"], document["solver"], document["prediction"]
+    kind = "8-bit image" if document["bounded"] else "float image, PNG is a clipped preview"
+    width, height = document["size"]
+    chosen = document["sources"]
+    console.table(
+        [
+            ("source", f"{document['source']}{_answer(prediction['source'])}"),
+            ("chosen", chosen and f"the best of {chosen['candidates']}, score {chosen['score']:.3f}"),
+            ("target", f"{document['target']}{_answer(prediction['target'])}"),
+            ("transformed", f"{document['artifacts']['image']}{_answer(prediction['transformed'])}"),
+            (
+                "kind",
+                f"{kind}, {width} x {height}, {document['nullspace']} nullspace, strength {document['strength']:g}",
+            ),
+            ("range", "{:.3g} ... {:.3g}".format(*document["range"])),
+            ("network", _kept(document)),
+            (
+                "like target",
+                f"SSIM {like['ssim_target']:.3f}, detail {_number(like['detail_correlation_target'])}, "
+                f"PSNR {_number(like['psnr_target'])} dB",
+            ),
+            (
+                "like source",
+                f"SSIM {like['ssim_source']:.3f}, detail {_number(like['detail_correlation_source'])}, "
+                f"PSNR {_number(like['psnr_source'])} dB",
+            ),
+            (
+                "solver",
+                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}",
+            ),
+            ("exact", document["artifacts"]["exact"]),
+            ("noise", document["artifacts"]["noise"]),
+            ("sheet", document["artifacts"]["sheet"]),
+        ]
+    )
+    if document["saliency"]:
+        console.line()
+        _render_saliency(console, document)
+
+
+def _render_saliency(console: Console, document: dict[str, Any]) -> None:
+    files = document["saliency_png"] or {}
+    console.grid(
+        ["Spearman of maps", "source ~ result", "after PNG", "target ~ result", "random noise", "row-space noise"],
+        [
+            [
+                method,
+                _number(pairs["source_transformed"]["spearman"]),
+                _number(files[method]["source_transformed"]["spearman"]) if files else "-",
+                *(_number(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
+            ]
+            for method, pairs in document["saliency"].items()
+        ],
+    )
+
+
+def _kept(document: dict[str, Any]) -> str:
+    if document["input_pixels_changed"] == 0:
+        return "the same input, bit for bit"
+    parts = []
+    if document["embedding_error"] is not None:
+        parts.append(f"embedding changed by {document['embedding_error']:.2e}")
+    if document["logit_mse"] is not None:
+        parts.append(f"logits by {document['logit_mse']:.2e} (mse)")
+    parts.append(f"features by {_number(document['feature_change'], '.2e')}")
+    return ", ".join(parts)
+
+
+def _answer(answer: dict[str, Any] | None) -> str:
+    if answer is None:
+        return ""
+    return f": {answer['label'] or 'class ' + str(answer['class'])} ({answer['probability']:.2%})"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,259 @@
+"""Images that look like a target to a person and are the source to the network (paper, section 7 and A.3).
+
+Unbounded, the float image at the size of the model's input is the result, and a PNG of it a clipped preview. Bounded,
+it is a valid 8-bit image, made by the solvers of watermarks: at model size, or at the source's own, where the network's
+8-bit input stays the source's to the last bit.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
+from nullspace_cli.engine.images import Picture
+from nullspace_cli.engine.imitation import Imitation, Likeness, detail_scale, exaggerated, fit, likeness
+from nullspace_cli.engine.linear_view import LinearView
+from nullspace_cli.engine.model_size import ModelSize
+from nullspace_cli.engine.models import resolve_device
+from nullspace_cli.engine.native_size import NativeSize
+from nullspace_cli.engine.network import Network
+from nullspace_cli.engine.nullspace import count_rank
+from nullspace_cli.engine.solvers.affine import nearest_affine
+from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Rounding
+
+Channels = Literal["red", "all"]
+
+STRENGTHS = (1.0, 1.5, 2.0, 3.0)
+"""What "auto" tries at model size."""
+
+NATIVE_STRENGTH = 2.0
+"""What "auto" is at native size, where a try takes half a minute and makes little difference."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fooled:
+    """A result, and the source and the target at its size.
+
+    Attributes:
+        image, source, target: [3, H, W] in pixel space; `image` is the solution before any rounding.
+        pixels: the 8-bit result; unbounded, the preview: the image clipped to [0, 1].
+        bounded: whether `pixels` is the result.
+        strength: of the target's detail.
+        view: what the network sees of pictures of this size; None where it reads them as they are.
+        solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
+    """
+
+    image: Float[Tensor, "3 H W"]
+    source: Float[Tensor, "3 H W"]
+    target: Float[Tensor, "3 H W"]
+    pixels: Pixels
+    bounded: bool
+    strength: float
+    nullspace: Literal["patch", "resize"]
+    view: LinearView | None
+    solver: dict[str, Any]
+    likeness: Likeness
+
+    def seen(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+        """The network's input for an image, in [0, 1] pixel units and without rounding, float64."""
+        return image.double() if self.view is None else self.view.apply(image.double())
+
+
+@dataclass(frozen=True)
+class Fool:
+    """Makes images that are `source` to the network and look like `target`.
+
+    Attributes:
+        size: "model", or "native" for the source's own size, which is bounded and has p = 2 and all channels only.
+        channels: "red" takes green and blue from the target as in A.3, unbounded; "all" asks for the nearest image.
+        strength: multiplies the target's detail; None takes the best of STRENGTHS by `Likeness.score`.
+
+    Raises:
+        UsageError: the settings exclude each other.
+    """
+
+    network: Network
+    size: Literal["model", "native"] = "model"
+    channels: Channels = "all"
+    bounded: bool = True
+    norm: Literal[1, 2] = 2
+    strength: float | None = None
+    rounding: Rounding = "aware"
+
+    def __post_init__(self) -> None:
+        if self.channels == "red" and self.bounded:
+            raise UsageError(
+                "With green and blue taken from the target, red would have to leave [0, 1] to make up for them: as a "
+                "rule no valid image has the source's embeddings. Use --unbounded, or --channels all."
+            )
+        if self.channels == "red" and self.strength not in (None, 1):
+            raise UsageError("With --channels red, green and blue are the target's as they are: leave --strength out.")
+        if self.size == "native" and not self.bounded:
+            raise UsageError("At native size the result is an 8-bit file by nature; use --bounded, or --size model.")
+        if self.size == "native" and self.norm == 1:
+            raise UsageError("p = 1 is solved at the model's size; add --size model.")
+
+    def prepare(self) -> None:
+        """Load what is needed, so that what is missing shows early.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            NoNullspaceError: it has no nullspace of the kind that was asked for.
+        """
+        if self.size == "native":
+            _ = self.network.model
+            return
+        space = self.network.patches
+        if self.channels == "red":
+            require_full_red(space, self.network.model.name)
+
+    def __call__(self, source: Picture, target: Pixels) -> Fooled:
+        """Make the image; the strength that suits the pair is looked for if none was given.
+
+        Raises:
+            ImageError: the source is too elongated, or at native size too small.
+            NoNullspaceError: the model has no nullspace, or not enough red for A.3.
+        """
+        if self.strength is not None:
+            return self.at(source, target, self.strength)
+        if self.channels == "red":
+            return self.at(source, target, 1.0)
+        if self.size == "native":
+            return self.at(source, target, NATIVE_STRENGTH)
+        rough = replace(self, rounding="nearest")
+        tried = [rough.at(source, target, strength) for strength in STRENGTHS]
+        best = max(tried, key=lambda result: result.likeness.score)
+        return self.at(source, target, best.strength) if self.bounded else best
+
+    def at(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        """Make the image with one strength."""
+        return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
+
+    def estimate(self, source: Picture, target: Pixels) -> float:
+        """The score that a source would have, about: by one projection without bounds, or by what is asked for."""
+        transform = self.network.transform
+        if self.size == "native":
+            x = torch.from_numpy(source.pixels.astype(np.float32)).permute(2, 0, 1) / 255
+            asked = Imitation(target, 1.0, transform, native=True).target(x, "hatch", (2, 2))
+            sigma = detail_scale(transform, source.width, source.height, native=True)
+            return likeness(to_pixels(asked), source.pixels, fit(target, source.width, source.height), sigma).score
+        return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
+
+    def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        network, native = self.network, self.size == "native"
+        device = resolve_device(network.request.device)
+        aim = Imitation(target, strength, network.transform, native)
+        if native:
+            _require_detail(network.transform, source)
+            made = NativeSize(
+                network.transform, aim, lambda: network.patches, "resize", self.rounding, device, least=0.0
+            )(source)
+        else:
+            (made,) = ModelSize(network.transform, network.patches, aim, self.norm, self.rounding, device=device)(
+                [source]
+            )
+        height, width, _ = made.pixels.shape
+        wanted = fit(target, width, height)
+        sigma = detail_scale(network.transform, width, height, native=native)
+        exact = made.exact()
+        return Fooled(
+            image=exact.image,
+            source=exact.source,
+            target=_to_tensor(wanted).to(exact.source),
+            pixels=made.pixels,
+            bounded=True,
+            strength=strength,
+            nullspace=made.nullspace,
+            view=LinearView(network.transform, width, height),
+            solver=dict(made.solver),
+            likeness=likeness(made.pixels, made.source, wanted, sigma),
+        )
+
+    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        transform, space = self.network.transform, self.network.patches
+        shown = transform.input_pixels(source.pixels)
+        wanted = transform.input_pixels(fit(target, source.width, source.height))
+        x, t = _to_tensor(shown), _to_tensor(wanted)
+        _, height, width = x.shape
+        sigma = detail_scale(transform, width, height, native=False)
+        asked = exaggerated(t, strength, sigma)
+        cut, free = space.patch_map.patchify, free_entries(space, self.channels)
+        solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
+        image = space.patch_map.unpatchify(solution.value, asked)
+        preview = to_pixels(image)
+        return Fooled(
+            image=image,
+            source=x,
+            target=t,
+            pixels=preview,
+            bounded=False,
+            strength=strength,
+            nullspace="patch",
+            view=None,
+            solver={
+                "norm": self.norm,
+                "status": solution.status.name.lower(),
+                "iterations": int(solution.iterations.max()),
+                "gap": float(solution.gap.max()),
+                "residual": float(solution.residual.max()),
+                "bound_violation": 0.0,
+                "patches": len(solution.value),
+            },
+            likeness=likeness(preview, shown, wanted, sigma),
+        )
+
+
+def free_entries(space: PatchSpace, channels: Channels) -> Tensor:
+    """Which of a patch's n numbers may differ from the target's, bool [n]."""
+    free = torch.ones(space.patch_map.in_chans, space.patch_map.patch_dim // space.patch_map.in_chans, dtype=torch.bool)
+    if channels == "red":
+        free[1:] = False
+    return free.flatten()
+
+
+def require_full_red(space: PatchSpace, name: str) -> None:
+    """See that red alone reaches every embedding, so that A_r z_r = b has a solution for every b (A.3).
+
+    Raises:
+        NoNullspaceError: the rank of A_r is smaller than that of A.
+    """
+    red = space.patch_map.weight[:, 0].flatten(1)
+    rank = count_rank(torch.linalg.svdvals(red), max(space.patch_map.stored_eps, 1e-12))
+    if rank < len(space.row_space):
+        d, size = red.shape
+        others = "" if d <= size else ", or a model with larger patches such as vit_small_patch32_224"
+        raise NoNullspaceError(
+            f"{name}: red alone cannot make up for the target's green and blue, because the red block of the patch "
+            f"embedding has rank {rank} of d = {d}, with r^2 = {size} pixels a patch; A.3 needs full rank, and so "
+            f"d <= r^2. Use --channels all{others}.",
+            {"rank": rank, "embed_dim": d, "patch_pixels": size},
+        )
+
+
+def _require_detail(transform: EvalTransform, source: Picture) -> None:
+    """See that the transform scales the source down: what it discards is all that can change.
+
+    Raises:
+        ImageError: it does not.
+    """
+    width, height = transform.geometry(source.width, source.height).resized
+    if width >= source.width or height >= source.height:
+        raise ImageError(
+            f"{source.path} has {source.width} x {source.height} pixels, of which the model reads all: it resizes them "
+            f"to {width} x {height}. At its own size nothing can change; use a larger source, or --size model."
+        )
+
+
+def to_pixels(image: Float[Tensor, "3 h w"]) -> Pixels:
+    """[0, 1] to 8 bits, clipped and rounded."""
+    pixels: Pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _to_tensor(pixels: Pixels) -> Float[Tensor, "3 h w"]:
+    return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).double() / 255

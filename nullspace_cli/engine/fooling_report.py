@@ -1,0 +1,239 @@
+"""What came of fooling a network: files, what the network says of them, and whether its saliency maps can tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels
+from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.imitation import seen_part
+from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.saliency.compare import similarity
+from nullspace_cli.engine.saliency.methods import Method, explain, supported
+from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Verification, verify, verify_inputs
+
+KIND = "fooled"
+
+DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam")
+"""Of which each model has some; a model that has none is explained by its gradient."""
+
+
+class Files(NamedTuple):
+    """Where the artefacts of one pair go."""
+
+    image: Path
+    exact: Path
+    noise: Path
+    sheet: Path
+
+    @classmethod
+    def of(cls, folder: Path, source: str, target: str) -> "Files":
+        stem = f"{source}.{target}"
+        endings = ("fooled.png", "fooled.safetensors", "noise.png", "sheet.png")
+        return cls(*(folder / f"{stem}.{ending}" for ending in endings))
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """One pair done.
+
+    Attributes:
+        record: its part of the JSON document.
+        pictures: source, target and transformed image as a person sees them, 8 bits, all of one size.
+        read: the rows and columns of the pictures that the network reads.
+        views: what the network is shown of them, in [0, 1]; bounded, of the files.
+        maps: of each method the maps of these three views.
+    """
+
+    record: dict[str, Any]
+    pictures: tuple[Pixels, Pixels, Pixels]
+    read: tuple[slice, slice]
+    views: Float[Tensor, "3 c h w"]
+    maps: Mapping[str, Float[Tensor, "3 gh gw"]]
+
+
+def default_methods(model: LoadedModel) -> tuple[str, ...]:
+    """A few methods that people know, of those that can explain the model."""
+    return tuple(name for name in DEFAULT_METHODS if name in supported(model)) or ("gradient",)
+
+
+def report(
+    fool: Fool,
+    result: Fooled,
+    source: Picture,
+    target: Path,
+    files: Files,
+    methods: Sequence[Method],
+    *,
+    tolerance: float = 0.01,
+    force: bool = False,
+) -> Report:
+    """Write the image, the exact solution and the noise, and measure what was written.
+
+    Args:
+        tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
+            image.
+    """
+    network, model = fool.network, fool.network.model
+    like_source = fool.size == "native"
+    data = encode_like(source, result.pixels) if like_source else encode_png(result.pixels)
+    write_bytes(files.image, data, force=force)
+    write_bytes(files.noise, encode_png(_noise_picture(result)), force=force)
+    _save(files.exact, fool, result, source.path, target, force=force)
+    saved = read_picture(files.image)
+    views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
+    space = network.patches if result.nullspace == "patch" else None
+    height, width, _ = result.pixels.shape
+    read = seen_part(model.transform, width, height, native=like_source) if result.bounded else (slice(None),) * 2
+    noises = control_noises(result, space, read, network.request.seed)
+    maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
+    shown, drawn = views, maps
+    if result.bounded:
+        pictures = (source.pixels, to_pixels(result.target), saved.pixels)
+        shown = torch.stack([_input(model, pixels) for pixels in pictures])
+        drawn = {method.name: _maps(model, method, shown) for method in methods}
+    verdict, answers = _verified(fool, result, source, saved, shown)
+    named = ("source", "target", "transformed")
+    record = {
+        "source": str(source.path),
+        "target": str(target),
+        "size": [result.pixels.shape[1], result.pixels.shape[0]],
+        "channels": fool.channels,
+        "bounded": result.bounded,
+        "strength": result.strength,
+        "nullspace": result.nullspace,
+        "prediction": dict(zip(named, answers, strict=True)) if answers else dict.fromkeys(named),
+        **{key: value for key, value in asdict(verdict).items() if key not in ("before", "after")},
+        "range": [float(result.image.min()), float(result.image.max())],
+        "likeness": result.likeness._asdict(),
+        "saliency": _all_similarities(maps),
+        "saliency_png": _all_similarities(drawn) if result.bounded else None,
+        "solver": result.solver,
+        "verified": verdict.holds(tolerance),
+        "artifacts": {name: str(path) for name, path in files._asdict().items()},
+    }
+    return Report(
+        record,
+        (to_pixels(result.source), to_pixels(result.target), result.pixels),
+        read,
+        shown,
+        {name: found[:3] for name, found in drawn.items()},
+    )
+
+
+def _verified(
+    fool: Fool, result: Fooled, source: Picture, saved: Picture, views: Float[Tensor, "3 c h w"]
+) -> tuple[Verification, list[dict[str, Any]] | None]:
+    """What the model says of source and result (bounded: of the files), and its answers for all three."""
+    model, patch_map = fool.network.model, fool.network.patch_map
+    inputs = model.transform.to_normalized(views.float())
+    if result.bounded:
+        verdict = verify(model, patch_map, source, saved)
+    else:
+        verdict = verify_inputs(model, patch_map, inputs[[0, 2]])
+    if verdict.before is None or verdict.after is None:
+        return verdict, None
+    logits = model(inputs[1:2]).logits
+    assert logits is not None  # the model has answered
+    index, probability = metrics.top1(logits[0])
+    wanted = {"class": index, "label": model.label(index), "probability": probability}
+    return verdict, [verdict.before, wanted, verdict.after]
+
+
+def control_noises(
+    result: Fooled, space: PatchSpace | None, read: tuple[slice, slice], seed: int
+) -> Float[Tensor, "2 c h w"]:
+    """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
+
+    Both as they reach the network. Where the patch embedding's nullspace was used, the norm is that of the change of
+    the network's input, and what it reads is the row space. Where it was the resize's, the norm is that of the change
+    of the picture, where it is read, and the noises too are added there; what the network reads are the rows of the
+    resize.
+
+    Args:
+        space: of the patch embedding; None for the resize.
+        read: the rows and columns of the picture that the network reads.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
+    if space is not None:
+        gaussian = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
+        cut = space.patch_map.patchify(seen)
+        within = space.patch_map.unpatchify(cut @ space.row_space.mT @ space.row_space, torch.zeros_like(seen))
+        norm = (result.seen(result.image) - result.seen(result.source)).norm()
+        return torch.stack([noise * (norm / noise.norm()) for noise in (gaussian, within)])
+    view = result.view
+    assert view is not None  # results at native size have one
+    norm = (result.image - result.source)[:, *read].double().norm()
+    gaussian = torch.zeros(result.image.shape, dtype=torch.float64)
+    gaussian[:, *read] = torch.randn(gaussian[:, *read].shape, generator=generator, dtype=torch.float64)
+    noises = (noise * (norm / noise.norm()) for noise in (gaussian, view.adjoint(seen)))
+    return torch.stack([view.apply(noise) - view.fill for noise in noises])
+
+
+def _input(model: LoadedModel, pixels: Pixels) -> Float[Tensor, "c h w"]:
+    """A file's pixels as the model's input in [0, 1]."""
+    return torch.from_numpy(np.moveaxis(model.transform.input_pixels(pixels), 2, 0).copy()).double() / 255
+
+
+def _maps(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+    """The maps of what the model sees in each image: each is asked about its own top-1 class."""
+    return explain(model, model.transform.to_normalized(views).float(), method)
+
+
+def _all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """`_similarities` of each method; None where none was asked for."""
+    return {name: _similarities(found) for name, found in maps.items()} or None
+
+
+def _similarities(maps: Float[Tensor, "b gh gw"]) -> dict[str, dict[str, float | None]]:
+    """Of the transformed image's map to the source's and the target's; then of the controls', if any, to the source's.
+
+    Args:
+        maps: of the source, the target, the transformed image, and of the source with either noise.
+    """
+    names = ("source_transformed", "target_transformed", "control", "control_row_space")
+    pairs = ((0, 2), (1, 2), (0, 3), (0, 4))
+    return {
+        name: asdict(similarity(maps[a], maps[b])) for name, (a, b) in zip(names, pairs, strict=True) if b < len(maps)
+    }
+
+
+def _noise_picture(result: Fooled) -> Pixels:
+    """What was added to the source: mid-grey is nothing, the largest change is black or white."""
+    noise = (result.image - result.source).permute(1, 2, 0).numpy()
+    largest = max(float(np.abs(noise).max()), 1e-12)
+    picture: Pixels = (128 + noise * (127 / largest)).round().astype(np.uint8)
+    return picture
+
+
+def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *, force: bool) -> None:
+    """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
+    model = fool.network.model
+    parameters = {
+        "size": fool.size,
+        "channels": fool.channels,
+        "bounded": fool.bounded,
+        "norm": fool.norm,
+        "strength": result.strength,
+        "nullspace": result.nullspace,
+        "rounding": fool.rounding if fool.bounded else None,
+    }
+    parents = {"source": sha256_of(source), "target": sha256_of(target)}
+    seed = fool.network.request.seed
+    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
+    tensors = {
+        "image": result.image,
+        "noise": result.image - result.source,
+        "source": result.source,
+        "target": result.target,
+    }
+    write_tensors(path, tensors, provenance, force=force)

@@ -1,0 +1,150 @@
+"""Another picture as the target: fitted to the source, its detail asked for, and how like it a result is."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.saliency.compare import ssim
+from nullspace_cli.engine.transform import EvalTransform, overlap
+from nullspace_cli.engine.treatment import GREY, LUMINANCE, Period, Tint, Treatment
+from nullspace_cli.engine.watermarking import Pixels
+
+MODEL_DETAIL = 2.6
+"""Pixels of the model's input: the standard deviation of the Gaussian that takes an image's detail away."""
+
+NATIVE_DETAIL = 0.8
+"""The same where the resize's nullspace is used, in source pixels for each resized pixel: about what a resize loses."""
+
+
+@dataclass(frozen=True, eq=False)
+class Imitation:
+    """The wish to look like another picture, with its detail exaggerated: an `Aim`.
+
+    The nullspaces here hold little of an image's low frequencies: these remain the source's, and detail is all that can
+    come from the target. So what is asked for inside the model's crop is smooth(x) + strength * (t - smooth(t)).
+    Outside, where the network reads nothing, it is t itself.
+
+    Attributes:
+        pixels: the other picture, of any size.
+        strength: multiplies its detail.
+        transform: of the model, whose crop it is.
+        native: whether the result has the source's size and not the model's.
+    """
+
+    pixels: Pixels
+    strength: float
+    transform: EvalTransform
+    native: bool
+
+    def target(
+        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+    ) -> Float[Tensor, "c h w"]:
+        _, height, width = image.shape
+        fitted = _in_unit_range(fit(self.pixels, width, height))
+        colours = fitted.transpose(2, 0, 1) if len(image) == 3 else luminance(fitted)[None]
+        sigma = detail_scale(self.transform, width, height, native=self.native)
+        target = colours.copy()
+        inside = seen_part(self.transform, width, height, native=self.native)
+        for channel, plane, source in zip(target, colours, image.cpu().numpy(), strict=True):
+            wanted = smooth(source.astype(np.float32), sigma) + self.strength * (plane - smooth(plane, sigma))
+            channel[inside] = wanted[inside]
+        return torch.from_numpy(target).to(image)
+
+
+class Likeness(NamedTuple):
+    """How like its target a result looks, and how like its source.
+
+    Attributes:
+        ssim_target, ssim_source: structural similarity of the luminance (Rec. 601, gamma-coded).
+        psnr_target, psnr_source: dB, over all channels; None for equal images.
+        detail_correlation_target, detail_correlation_source: of the luminance less a Gaussian mean.
+        score: the mean of `ssim_target` and `detail_correlation_target`, by which results are ranked.
+    """
+
+    ssim_target: float
+    ssim_source: float
+    psnr_target: float | None
+    psnr_source: float | None
+    detail_correlation_target: float | None
+    detail_correlation_source: float | None
+    score: float
+
+
+def likeness(result: Pixels, source: Pixels, target: Pixels, sigma: tuple[float, float]) -> Likeness:
+    """Compare 8-bit pictures of one size.
+
+    Args:
+        sigma: of the Gaussian, in pixels, down and across; see `detail_scale`.
+    """
+    measured = [_compare(result, other, sigma) for other in (target, source)]
+    (ssim_t, psnr_t, detail_t), (ssim_s, psnr_s, detail_s) = measured
+    return Likeness(ssim_t, ssim_s, psnr_t, psnr_s, detail_t, detail_s, (ssim_t + (detail_t or 0.0)) / 2)
+
+
+def _compare(a: Pixels, b: Pixels, sigma: tuple[float, float]) -> tuple[float, float | None, float | None]:
+    a_colours, b_colours = _in_unit_range(a), _in_unit_range(b)
+    grey = [luminance(colours) for colours in (a_colours, b_colours)]
+    detail = [torch.from_numpy(plane - smooth(plane, sigma)) for plane in grey]
+    structure = ssim(torch.from_numpy(grey[0]), torch.from_numpy(grey[1]), 1.0)
+    return (
+        structure,
+        metrics.psnr(torch.from_numpy(a_colours), torch.from_numpy(b_colours)),
+        metrics.correlation(*detail),
+    )
+
+
+def fit(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Another picture scaled and cropped to cover a canvas, its middle in the middle."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return np.array(ImageOps.fit(Image.fromarray(pixels), (width, height), Image.Resampling.LANCZOS))
+
+
+def detail_scale(transform: EvalTransform, width: int, height: int, *, native: bool) -> tuple[float, float]:
+    """The Gaussian's standard deviation, down and across, for an image of this size."""
+    if not native:
+        return MODEL_DETAIL, MODEL_DETAIL
+    resized_width, resized_height = transform.geometry(width, height).resized
+    return NATIVE_DETAIL * max(1.0, height / resized_height), NATIVE_DETAIL * max(1.0, width / resized_width)
+
+
+def _in_unit_range(pixels: Pixels) -> Float32[NDArray[np.float32], "h w 3"]:
+    return np.divide(pixels, 255, dtype=np.float32)
+
+
+def luminance(colours: Float32[NDArray[np.float32], "h w 3"]) -> Float32[NDArray[np.float32], "h w"]:
+    return colours @ np.array(LUMINANCE, np.float32)
+
+
+def smooth(
+    plane: Float32[NDArray[np.float32], "h w"], sigma: tuple[float, float]
+) -> Float32[NDArray[np.float32], "h w"]:
+    smoothed: NDArray[np.float32] = gaussian_filter(plane, sigma, mode="nearest", truncate=3.0)
+    return smoothed
+
+
+def exaggerated(image: Float[Tensor, "c h w"], strength: float, sigma: tuple[float, float]) -> Float[Tensor, "c h w"]:
+    """t + (strength - 1) (t - smooth(t)), channel by channel."""
+    blurred = torch.from_numpy(np.stack([gaussian_filter(plane, sigma, mode="nearest") for plane in image.numpy()]))
+    return image + (strength - 1) * (image - blurred)
+
+
+def seen_part(transform: EvalTransform, width: int, height: int, *, native: bool) -> tuple[slice, slice]:
+    """The rows and columns of an image that reach the crop."""
+    geometry = transform.geometry(width, height)
+    spans = []
+    for start, crop, resized, size in zip(
+        (geometry.top, geometry.left), geometry.crop, geometry.resized[::-1], (height, width), strict=True
+    ):
+        ratio = size / resized if native else 1.0
+        kept, _ = overlap(start, crop, resized)
+        spans.append(slice(int(kept.start * ratio), int(np.ceil(kept.stop * ratio))))
+    return spans[0], spans[1]

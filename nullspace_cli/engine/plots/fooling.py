@@ -1,0 +1,88 @@
+"""Sheets of fooled networks: the paper's figures 5 and 7 in one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.ndimage import uniform_filter
+
+from nullspace_cli.engine.fooling_report import Report
+from nullspace_cli.engine.plots.figure import save_figure
+from nullspace_cli.engine.saliency.overlay import overlay
+from nullspace_cli.engine.watermarking import Pixels
+
+CELL, CAPTION = 2.7, 0.3
+"""Inches."""
+
+PART = 200
+"""Side, in pixels, of what is shown of a large picture, each pixel by several."""
+
+
+def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
+    """Draw source, target and transformed image, one a row, with what the network says and where it looks.
+
+    Of pictures larger than the network's input a part is shown enlarged, too: scaled down, they lose what is the
+    target's, for people as for the network. The correlations are Spearman's.
+    """
+    record, (height, width) = report.record, report.views.shape[2:]
+    columns = _pictures(report)
+    figure = Figure(
+        figsize=(
+            CELL * (len(columns) + len(report.maps)) + 0.4,
+            3 * (CELL * height / width + CAPTION) + CAPTION,
+        ),
+        layout="constrained",
+    )
+    figure.get_layout_engine().set(hspace=0.01, wspace=0.01)  # type: ignore[union-attr, call-arg]
+    axes = figure.subplots(3, len(columns) + len(report.maps), squeeze=False)
+    for column, (title, pictures) in enumerate(columns.items()):
+        axes[0, column].set_title(title, fontsize=14)
+        for axis, picture in zip(axes[:, column], pictures, strict=True):
+            axis.imshow(picture, interpolation="antialiased" if column == 0 else "nearest")
+    for axis, name in zip(axes[:, 0], ("source", "target", "transformed"), strict=True):
+        axis.set_ylabel(name, fontsize=15)
+        axis.set_xlabel(_answer(record["prediction"][name]), fontsize=13)
+    for column, (method, maps) in enumerate(report.maps.items(), len(columns)):
+        axes[0, column].set_title(method, fontsize=14)
+        for axis, view, saliency in zip(axes[:, column], report.views, maps, strict=True):
+            axis.imshow(overlay(view, saliency))
+        figures = record["saliency_png" if record["bounded"] else "saliency"][method]
+        axes[1, column].set_xlabel(_likeness(figures["target_transformed"], "transformed"), fontsize=12)
+        axes[2, column].set_xlabel(_likeness(figures["source_transformed"], "source"), fontsize=12)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return save_figure(path, figure, force=force)
+
+
+def _pictures(report: Report) -> dict[str, Sequence[Pixels]]:
+    """The columns of pictures by their titles: what the network reads of them or, where they are large, two views."""
+    read = [picture[report.read] for picture in report.pictures]
+    if min(read[0].shape[:2]) < PART + max(report.views.shape[2:]):
+        return {"": read}
+    part = _most_changed(read[0], read[2])
+    return {"": report.pictures, f"{PART} x {PART} pixels of it": [picture[part] for picture in read]}
+
+
+def _most_changed(before: Pixels, after: Pixels) -> tuple[slice, slice]:
+    """The square where two pictures differ most."""
+    change = np.abs(after.astype(np.float32) - before).mean(2)
+    means = uniform_filter(change, PART, mode="constant")
+    half = PART // 2
+    inside = means[half : len(means) - half, half : means.shape[1] - half]
+    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
+    return slice(int(top), int(top) + PART), slice(int(left), int(left) + PART)
+
+
+def _answer(answer: Mapping[str, Any] | None) -> str:
+    if answer is None:
+        return ""
+    label = (answer["label"] or f"class {answer['class']}").split(",")[0]
+    return f"{label[:24]} {answer['probability']:.1%}"
+
+
+def _likeness(figures: Mapping[str, float | None], other: str) -> str:
+    spearman = figures["spearman"]
+    return "" if spearman is None else f"ρ = {spearman:.2f} to {other}"

@@ -1,0 +1,137 @@
+"""The methods by name: which there are, which a model has, and their maps."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.errors import ModelError, UsageError
+from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, transformer
+
+Family = Literal["tokens", "pixels", "features"]
+Function = Callable[
+    [LoadedModel, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],
+    Float[Tensor, "b gh gw"],
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to say where a model looks.
+
+    Attributes:
+        name: as on the command line.
+        function: normalised images and classes (None: each image's top-1) to maps on the method's own grid, float64, on
+            the CPU, not normalised.
+        family: what it explains by, hence which models it can explain: the "tokens" of plain ViTs, the last "features"
+            of CNNs, the "pixels" of whatever has a gradient. It is the maps' grid, too, but for full LRP, which follows
+            relevance through the tokens down to the pixels.
+        reference: the paper.
+        needs: what a model of the family must have besides; None for nothing.
+    """
+
+    name: str
+    function: Function
+    family: Family
+    reference: str
+    needs: Callable[[LoadedModel], bool] | None = None
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("attribution", relevance.attribution, "tokens", "Chefer et al. 2021", relevance.carries_relevance),
+        Method("raw", attention.raw_attention, "tokens", "Chefer et al. 2021"),
+        Method("rollout", attention.rollout, "tokens", "Abnar and Zuidema 2020"),
+        Method("attention-gradcam", attention.attention_gradcam, "tokens", "Chefer et al. 2021"),
+        Method("token-gradcam", attention.token_gradcam, "tokens", "Selvaraju et al. 2017"),
+        Method("partial-lrp", relevance.partial_lrp, "tokens", "Voita et al. 2019", relevance.carries_relevance),
+        Method(
+            "full-lrp",
+            relevance.full_lrp,
+            "tokens",
+            "Bach et al. 2015; Chefer et al. 2021",
+            partial(relevance.carries_relevance, to_pixels=True),
+        ),
+        Method("gradient", gradients.gradient, "pixels", "Simonyan et al. 2014"),
+        Method("input-x-gradient", gradients.input_x_gradient, "pixels", "Shrikumar et al. 2016"),
+        Method("integrated-gradients", gradients.integrated_gradients, "pixels", "Sundararajan et al. 2017"),
+        Method("smoothgrad", gradients.smoothgrad, "pixels", "Smilkov et al. 2017"),
+        Method("gradcam", cnn.gradcam, "features", "Selvaraju et al. 2017"),
+    )
+}
+
+
+def supported(model: LoadedModel) -> tuple[str, ...]:
+    """The methods that can explain the model: tokens for plain ViTs, features for CNNs, pixels for all."""
+    families: dict[Family, bool] = {
+        "tokens": transformer.obstacle(model) is None,
+        "pixels": True,
+        "features": cnn.has_feature_map(model),
+    }
+    return tuple(
+        name
+        for name, method in METHODS.items()
+        if families[method.family] and (method.needs is None or method.needs(model))
+    )
+
+
+def named(names: Sequence[str]) -> list[Method]:
+    """The methods of these names, each once; all that there are where "all" is among them.
+
+    Raises:
+        UsageError: there is no method of a name.
+    """
+    unknown = [name for name in names if name not in METHODS and name != "all"]
+    if unknown:
+        raise UsageError(f"Unknown saliency method '{unknown[0]}'. Methods: {', '.join(METHODS)}, all.")
+    return [METHODS[name] for name in dict.fromkeys(METHODS if "all" in names else names)]
+
+
+def choose(model: LoadedModel, names: Sequence[str]) -> list[Method]:
+    """The methods of these names, each once; with "all" among them all that can explain the model.
+
+    Raises:
+        UsageError: there is no method of a name.
+        ModelError: a method cannot explain the model.
+    """
+    methods = named(names)
+    available = supported(model)
+    refused = [name for name in names if name not in available and name != "all"]
+    if refused:
+        raise ModelError(f"{refused[0]} cannot explain {model.name}. What can: {', '.join(available)}.")
+    return [method for method in methods if method.name in available]
+
+
+def explain(
+    model: LoadedModel,
+    images: Float[Tensor, "b 3 h w"],
+    method: Method,
+    classes: Int[Tensor, " b"] | None = None,
+) -> Float[Tensor, "b gh gw"]:
+    """Where the model sees evidence for `classes` (None: each image's own top-1) in normalised images.
+
+    Without a head, what is explained is 0.5 ||features||^2, and there is no class to name.
+
+    Returns:
+        On the method's own grid, float64, on the CPU, not normalised.
+
+    Raises:
+        UsageError: the model has no such class.
+    """
+    if classes is not None:
+        count = getattr(model.module, "num_classes", 0)
+        wrong = [index for index in classes.tolist() if not 0 <= index < count]
+        if wrong:
+            raise UsageError(f"{model.name} has no class {wrong[0]}: it has {count} classes, counted from 0.")
+    return method.function(model, images, classes)
+
+
+def upsampled(maps: Float[Tensor, "b gh gw"], size: tuple[int, int]) -> Float[Tensor, "b h w"]:
+    """Maps on the grid of an image of `size` (h, w), bilinear; those that have it already stay as they are."""
+    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]

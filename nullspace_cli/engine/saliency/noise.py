@@ -1,0 +1,111 @@
+"""What noise does to saliency maps: noise in the null space of the patch embedding, beside controls of equal norm."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from nullspace_cli.engine.basis import equal_norm_noise, find_basis, null_noise
+from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.saliency.compare import Similarity, similarity
+from nullspace_cli.engine.saliency.methods import Method, explain
+
+Kind = Literal["null", "random", "row_space"]
+KINDS: tuple[Kind, ...] = ("null", "random", "row_space")
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike maps are to those of the same images with noise, the mean over images; None where all are undefined.
+
+    Attributes:
+        undefined: how many images count for nothing, one of their two maps being constant.
+    """
+
+    spearman: float | None
+    pearson: float | None
+    ssim: float | None
+    top10: float | None
+    undefined: int
+
+
+class NoiseComparison:
+    """Maps of images against maps of the same images with noise, gathered image by image.
+
+    Three kinds of Gaussian noise, of equal norm on every image: "null" is exactly in the null space of the patch
+    embedding, "random" is white, and "row_space" is random noise projected onto the complement of the null space, all
+    of which the network reads. Pixels may leave [0, 1]: nothing is clipped, nothing rounded.
+
+    Args:
+        rms: root mean square of the noise, in [0, 1] pixel units.
+        seed: the k-th image's noise is drawn from `seed` + k.
+
+    Raises:
+        NoNullspaceError: the model has no exact null space.
+    """
+
+    def __init__(self, model: LoadedModel, methods: Sequence[Method], rms: float, seed: int) -> None:
+        self._model, self._methods, self._rms, self._seed = model, methods, rms, seed
+        self._basis = find_basis(model)
+        self._found: dict[tuple[str, Kind], list[Similarity]] = defaultdict(list)
+        self._kept: dict[Kind, list[bool]] = defaultdict(list)
+        self._count = 0
+
+    def add(
+        self,
+        images: Float[Tensor, "b 3 h w"],
+        classes: Int[Tensor, " b"] | None,
+        maps: Mapping[str, Float[Tensor, "b gh gw"]],
+    ) -> None:
+        """Compare the maps of normalised images, made for `classes`, with those of the images with each noise.
+
+        The class that is explained stays, also where noise makes the network predict another one.
+        """
+        noises = [self.noises(self._seed + self._count + k) for k in range(len(images))]
+        self._count += len(images)
+        for kind in KINDS:
+            delta = torch.stack([noise[kind] for noise in noises])
+            noisy = images.double() + self._model.transform.delta_to_normalized(delta)
+            self._kept[kind] += self._agrees(images, noisy)
+            for method in self._methods:
+                pairs = zip(maps[method.name], explain(self._model, noisy, method, classes), strict=True)
+                self._found[method.name, kind] += [similarity(clean, other) for clean, other in pairs]
+
+    def noises(self, seed: int) -> dict[Kind, Float[Tensor, "3 h w"]]:
+        """One image's noises, in pixel units, all of the norm of the first."""
+        patch_map, nullspace = self._basis
+        null = null_noise(self._basis.pixel_basis, self._model.transform.input_size[1:], self._rms, seed)
+        random = equal_norm_noise(null, torch.Generator().manual_seed(seed))
+        patches = patch_map.patchify(random)
+        seen = patch_map.unpatchify(patches - nullspace.project(patches), random)
+        return {"null": null, "random": random, "row_space": seen * (null.norm() / seen.norm())}
+
+    def to_json(self) -> dict[str, Any]:
+        """The likeness of each method's maps under each kind of noise, and how many predictions stay (if there are)."""
+        return {
+            "rms": self._rms,
+            "match_percent": {
+                kind: 100 * sum(kept) / len(kept) if (kept := self._kept[kind]) else None for kind in KINDS
+            },
+            "methods": {
+                method.name: {kind: asdict(_mean(self._found[method.name, kind])) for kind in KINDS}
+                for method in self._methods
+            },
+        }
+
+    def _agrees(self, images: Tensor, noisy: Tensor) -> list[bool]:
+        before, after = (self._model.exact()(batch).logits for batch in (images, noisy))
+        return [] if before is None or after is None else (before.argmax(1) == after.argmax(1)).tolist()
+
+
+def _mean(found: Sequence[Similarity]) -> Likeness:
+    defined = [measured for measured in found if measured.spearman is not None]
+
+    def mean(name: str) -> float | None:
+        return sum(getattr(measured, name) for measured in defined) / len(defined) if defined else None
+
+    return Likeness(mean("spearman"), mean("pearson"), mean("ssim"), mean("top10"), len(found) - len(defined))

@@ -1,0 +1,58 @@
+"""Heat maps over images, by numpy alone."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nullspace_cli.engine.saliency.methods import upsampled
+
+CAP = 0.995
+"""Quantile of the map that is drawn as hottest: single pixels, as of gradient maps, would leave the rest dark."""
+
+HEAT = (
+    (0, 0, 4),
+    (27, 12, 65),
+    (74, 12, 107),
+    (120, 28, 109),
+    (165, 44, 96),
+    (207, 68, 70),
+    (237, 105, 37),
+    (251, 155, 6),
+)
+"""Anchors of a scale from dark to light at even steps: "inferno" of S. van der Walt and N. Smith (CC0), up to 251."""
+
+TOP = (247, 209, 61), (252, 255, 164)
+ANCHORS = np.array((*HEAT, *TOP), np.float64)
+
+
+def heat_colours(values: Float[NDArray[np.float64], "h w"]) -> Float[NDArray[np.float64], "h w 3"]:
+    """Values in [0, 1] as colours in [0, 255] of a perceptually uniform scale: equal steps look equal, in grey too."""
+    steps = np.linspace(0, 1, len(ANCHORS))
+    return np.stack([np.interp(values, steps, channel) for channel in ANCHORS.T], -1)
+
+
+def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArray[np.float64], "h w"]:
+    """A map on an image's grid (h, w), in [0, 1]: magnitudes from the smallest to the `CAP` quantile."""
+    values = upsampled(saliency.double().abs()[None], size)[0]
+    low, high = float(values.min()), float(torch.quantile(values.flatten(), CAP))
+    scaled = (values - low) / (high - low) if high > low else torch.zeros_like(values)
+    array: NDArray[np.float64] = scaled.clamp(0, 1).numpy()
+    return array
+
+
+def overlay(
+    image: Float[Tensor, "3 h w"], saliency: Float[Tensor, "gh gw"], strength: float = 0.75
+) -> UInt8[NDArray[np.uint8], "h w 3"]:
+    """A map over its image in [0, 1], which shows in grey beneath; the hotter, the less of it.
+
+    Args:
+        strength: weight of the colours where the map is hottest.
+    """
+    _, height, width = image.shape
+    values = heat(saliency, (height, width))
+    grey = image.double().clamp(0, 1).mean(0).numpy()[..., None] * 255
+    weight = strength * (0.35 + 0.65 * values[..., None])
+    picture: NDArray[np.uint8] = ((1 - weight) * grey + weight * heat_colours(values)).round().astype(np.uint8)
+    return picture

@@ -1,0 +1,214 @@
+"""Fooling: what is asked for, what is refused, which source is chosen, and the controls; see tests/cli for results."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from nullspace_cli.demo.drawing import draw
+from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
+from nullspace_cli.engine.fooling import Fool, Fooled
+from nullspace_cli.engine.fooling_report import control_noises
+from nullspace_cli.engine.fooling_search import choose_source
+from nullspace_cli.engine.images import read_picture
+from nullspace_cli.engine.imitation import Imitation, detail_scale, fit, likeness, seen_part
+from nullspace_cli.engine.linear_view import LinearView
+from nullspace_cli.engine.models import ModelRequest
+from nullspace_cli.engine.network import Network
+from nullspace_cli.engine.saliency.overlay import heat, heat_colours, overlay
+from nullspace_cli.engine.transform import EvalTransform
+
+TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64})
+TRANSFORM = EvalTransform((3, 64, 64), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.8)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return Network(TINY)
+
+
+def drawing(index: int, width: int = 96, height: int = 80) -> np.ndarray:
+    return draw("test", index, size=max(width, height))[0][:height, :width].copy()
+
+
+def saved(folder: Path, index: int, name: str | None = None) -> Path:
+    path = folder / (name or f"{index}.png")
+    Image.fromarray(drawing(index)).save(path)
+    return path
+
+
+# What is asked for
+
+
+def test_the_targets_detail_is_asked_for_where_the_network_reads() -> None:
+    """80 x 160 becomes 80 x 160 here, of which the network reads the middle 64 x 64."""
+    source, target = drawing(1, 160, 80), drawing(2, 160, 80)
+    x = torch.from_numpy(source).permute(2, 0, 1).double() / 255
+    asked = Imitation(target, 1.5, TRANSFORM, native=False).target(x, "outline", (4, 4)).numpy()
+    t = target.transpose(2, 0, 1) / 255
+    assert np.abs(asked - t)[:, :8].max() < 1e-6
+    assert np.abs(asked - t)[:, :, :48].max() < 1e-6
+    sigma = detail_scale(TRANSFORM, 160, 80, native=False)
+    wanted = [
+        gaussian_filter(a, sigma) + 1.5 * (b - gaussian_filter(b, sigma)) for a, b in zip(x.numpy(), t, strict=True)
+    ]
+    assert np.abs(asked - np.stack(wanted))[:, 10:70, 50:110].max() < 0.01
+
+
+def test_a_target_covers_the_canvas_and_keeps_its_shape() -> None:
+    disk = np.zeros((100, 300, 3), np.uint8)
+    disk[:, 100:200] = 255
+    fitted = fit(disk, 50, 50)
+    assert fitted.shape == (50, 50, 3)
+    assert fitted.min() > 200  # the middle square alone
+
+
+def test_likeness_at_its_ends() -> None:
+    a, b = drawing(1), drawing(2)
+    same = likeness(a, b, a, (2.6, 2.6))
+    assert same.ssim_target == pytest.approx(1)
+    assert same.detail_correlation_target == pytest.approx(1)
+    assert same.psnr_target is None
+    assert same.score == pytest.approx(1)
+    assert same.ssim_source < 0.9
+    assert same.psnr_source == pytest.approx(-10 * np.log10((((a - b.astype(float)) / 255) ** 2).mean()), rel=1e-4)
+    flat = likeness(np.full_like(a, 99), b, a, (2.6, 2.6))
+    assert flat.detail_correlation_target is None
+    assert flat.score == pytest.approx(flat.ssim_target / 2)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"channels": "red"}, "--unbounded"),
+        ({"channels": "red", "bounded": False, "strength": 2.0}, "--strength"),
+        ({"size": "native", "bounded": False}, "--bounded"),
+        ({"size": "native", "norm": 1}, "--size model"),
+    ],
+)
+def test_settings_that_exclude_each_other(network: Network, settings: dict[str, object], hint: str) -> None:
+    with pytest.raises(UsageError, match=hint):
+        Fool(network, **settings)  # type: ignore[arg-type]
+
+
+def test_red_alone_needs_patches_with_more_pixels_than_the_embedding() -> None:
+    """A ViT-S/16: 384 embeddings of 768 numbers, of which 256 are red."""
+    request = replace(TINY, name="vit_small_patch16_224")
+    Fool(Network(request)).prepare()
+    with pytest.raises(NoNullspaceError, match=r"rank 256 of d = 384, with r\^2 = 256 .* --channels all"):
+        Fool(Network(request), channels="red", bounded=False).prepare()
+
+
+# How it is made
+
+
+def test_auto_takes_the_strength_that_looks_most_like_the_target(network: Network, tmp_path: Path) -> None:
+    source, target = read_picture(saved(tmp_path, 1)), drawing(2)
+    fool = Fool(network, rounding="nearest")
+    chosen = fool(source, target)
+    scores = {s: fool.at(source, target, s).likeness.score for s in (1.0, 1.5, 2.0, 3.0)}
+    assert chosen.strength == max(scores, key=lambda s: scores[s])
+    assert chosen.likeness.score == max(scores.values())
+    assert len(set(scores.values())) == 4
+
+
+def test_the_source_is_chosen_that_gives_the_best_result(network: Network, tmp_path: Path) -> None:
+    paths, target = [saved(tmp_path, index) for index in range(3, 9)], drawing(2)
+    fool = Fool(network, strength=1.0, rounding="nearest")
+    seen: list[None] = []
+    choice = choose_source(fool, paths, target, advance=lambda: seen.append(None))
+    scores = {path: fool(read_picture(path), target).likeness.score for path in paths}
+    assert choice.path == max(scores, key=lambda path: scores[path])
+    assert choice.score == scores[choice.path]
+    assert (choice.candidates, len(seen)) == (6, 6)
+    assert choice.score > float(np.median(list(scores.values())))
+
+
+def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
+    paths = [saved(tmp_path, index) for index in range(3, 9)]
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    model = network.model
+    notes: list[str] = []
+    logits = model(torch.stack([model.transform(read_picture(path).pixels) for path in paths])).logits
+    assert logits is not None
+    classes = logits.argmax(1).tolist()
+    fool = Fool(network, strength=1.0, rounding="nearest")
+    named = [*paths, tmp_path / "bad.png"]
+    choice = choose_source(fool, named, drawing(2), str(classes[4]), notice=notes.append)
+    assert classes[paths.index(choice.path)] == classes[4]
+    assert choice.candidates == classes.count(classes[4])
+    assert len(notes) == 1
+    assert "bad.png" in notes[0]
+    with pytest.raises(DataError, match="none in which"):
+        choose_source(fool, paths, drawing(2), str((max(classes) + 1) % 1000))
+    with pytest.raises(UsageError, match="no class 'zebrx'"):
+        choose_source(fool, paths, drawing(2), "zebrx")
+
+
+# Controls
+
+
+@pytest.fixture(scope="module")
+def result(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Fooled:
+    source = read_picture(saved(tmp_path_factory.mktemp("source"), 1))
+    return Fool(network, rounding="nearest", strength=1.0)(source, drawing(2))
+
+
+def test_controls_have_the_noises_norm_and_lie_where_they_say(network: Network, result: Fooled) -> None:
+    everything, space = (slice(None), slice(None)), network.patches
+    norm = float((result.seen(result.image) - result.seen(result.source)).norm())
+    gaussian, read = noises = control_noises(result, space, everything, 0)
+    assert float(gaussian.norm()) == pytest.approx(norm)
+    assert float(read.norm()) == pytest.approx(norm)
+    for noise, share in ((gaussian, 0.25), (read, 1.0)):  # 192 of 768 dimensions
+        cut = space.patch_map.patchify(noise)
+        kept = cut @ space.row_space.mT
+        assert float(kept.norm() / cut.norm()) == pytest.approx(share**0.5, abs=0.03)
+    assert not torch.equal(noises, control_noises(result, space, everything, 1))
+
+
+def test_controls_at_native_size_go_through_the_resize() -> None:
+    """White noise is all but averaged away, and noise that the resize reads is not."""
+    view = LinearView(TRANSFORM, 320, 480)
+    source = torch.full((3, 480, 320), 0.5)
+    image, read = source.clone(), seen_part(TRANSFORM, 320, 480, native=True)
+    image[:, *read] += 0.1
+    image[:, :20] = 1.0  # where nothing is read, nothing counts
+    pixels = np.zeros((480, 320, 3), np.uint8)
+    likely = likeness(pixels, pixels, pixels, (1.0, 1.0))
+    result = Fooled(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
+    gaussian, within = control_noises(result, None, read, 0)
+    assert gaussian.shape == within.shape == (3, 64, 64)
+    norm = 0.1 * (3 * 256 * 256) ** 0.5
+    # R is an average over 4 x 4: white noise keeps about 1 / 16 of its norm, and nothing more than ||R||, about 1 / 4.
+    assert 0.03 < float(gaussian.norm()) / norm < 0.07
+    assert 0.15 < float(within.norm()) / norm < 0.28
+
+
+# Overlays
+
+
+def test_heat_is_drawn_in_colours_of_rising_lightness() -> None:
+    colours = heat_colours(np.linspace(0, 1, 64)[None])[0]
+    lightness = colours @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(lightness) > 0).all()
+    assert lightness[0] < 5
+    assert lightness[-1] > 240
+
+
+def test_the_hottest_place_is_the_maps_own() -> None:
+    saliency = torch.zeros(4, 4)
+    saliency[1, 2] = -3.0  # magnitudes count
+    values = heat(saliency, (64, 64))
+    assert np.unravel_index(values.argmax(), values.shape)[0] // 16 == 1
+    assert (values.min(), values.max()) == (0, 1)
+    assert np.array_equal(heat(torch.ones(4, 4), (8, 8)), np.zeros((8, 8)))
+    picture = overlay(torch.full((3, 64, 64), 0.5), saliency)
+    assert picture[24, 40].sum() > picture[60, 60].sum()
