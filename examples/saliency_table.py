@@ -1,10 +1,12 @@
-"""How far noise moves saliency maps, as a markdown table: `python examples/saliency_table.py`.
+"""How far noise moves saliency maps, and how faithful they are: `python examples/saliency_table.py`.
 
-    python examples/saliency_table.py [--model MODEL] [--images FOLDER] [--count N] [--sigma RMS] [VITNULL OPTION...]
+    python examples/saliency_table.py [--model MODEL] [--images FOLDER] [--count N] [--methods M,...] [--sigma RMS]
+        [VITNULL OPTION...]
 
-Noise in the null space of the patch embedding, white noise and noise in its row space, all of equal norm; Spearman's
-correlation, SSIM and the overlap of the top tenths, each the mean over the images, on the methods' own grids. Calls the
-command line alone; by default on drawings that the embedded model knows, offline.
+Two markdown tables. Noise in the null space of the patch embedding, white noise and noise in its row space, all of one
+norm: Spearman's correlation, SSIM and the overlap of the top tenths, each the mean over the images, on the methods' own
+grids. Areas under the predictions kept while the most (positive) or least (negative) relevant pixels are taken away.
+Calls the command line alone; by default on drawings that the embedded model knows, offline.
 """
 
 import argparse
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--images", type=Path, help="a folder of images; by default drawings are made")
     parser.add_argument("--count", type=int, default=20, help="how many images; 0 for all")
+    parser.add_argument("--methods", default="all")
     parser.add_argument("--sigma", default="0.1", help="root mean square of the noise, of pixels in [0, 1]")
     options, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
@@ -37,24 +40,39 @@ def main() -> None:
             images = [Path(name) / f"{i:04d}.png" for i in range(options.count or 500)]
             for i, path in enumerate(images):
                 path.write_bytes(encode_png(draw("val", i)[0]))
-        noise = compared(images, options.model, options.sigma, rest)
+        document = explained(images, options.model, options.methods, options.sigma, rest)
+    noise = document["noise"]
     print("| method | " + " | ".join(f"{kind.replace('_', ' ')}: {', '.join(MEASURES)}" for kind in KINDS) + " |")
     print("| --- |" + " --- |" * len(KINDS))
     for method, kinds in noise["methods"].items():
         print(f"| {method} | " + " | ".join(cell(kinds[kind], len(images)) for kind in KINDS) + " |")
     if noise["match_percent"]["null"] is not None:
         print("| predictions kept | " + " | ".join(f"{noise['match_percent'][kind]:.0f}%" for kind in KINDS) + " |")
+    print("\n| method | positive | negative | random map: positive | negative |")
+    print("| --- | --- | --- | --- | --- |")
+    for method, areas in document["faithfulness"].items():
+        values = [found[name] for found in (areas, areas["random"]) for name in ("positive", "negative")]
+        print(f"| {method} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
 
 
-def compared(images: list[Path], model: str, sigma: str, rest: list[str]) -> dict[str, Any]:
-    """What one run of the command line says of the maps under noise."""
-    command = ["vitnull", "explain", *map(str, images), "--model", model, "--method", "all", "--compare-noise", sigma]
-    result = subprocess.run(
-        [*command, "--no-pictures", "--no-float", "--json", *rest], capture_output=True, text=True, check=False
-    )
+def explained(images: list[Path], model: str, methods: str, sigma: str, rest: list[str]) -> dict[str, Any]:
+    """The document of one run of the command line."""
+    command = [
+        "vitnull",
+        "explain",
+        *map(str, images),
+        "--model",
+        model,
+        "--method",
+        methods,
+        "--no-pictures",
+        "--json",
+    ]
+    command += ["--no-float", "--compare-noise", sigma, "--faithfulness", *rest]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(result.stderr)
-    return json.loads(result.stdout)["noise"]
+    return json.loads(result.stdout)
 
 
 def cell(likeness: dict[str, Any], images: int) -> str:
