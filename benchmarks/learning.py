@@ -26,7 +26,7 @@ from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.readings import Readings
 
-IMAGES, STEP, ROUNDS, LIMIT, LR = 96, 32, 8, 0.5, 0.01
+IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
 
 
 def rows() -> list[Row]:
@@ -48,14 +48,14 @@ def rows() -> list[Row]:
             return learning.learners[0].noise.detach()
 
         loader = DataLoader(data, STEP, num_workers=2)
-        whole = in_turns(lambda: ours(read()), lambda: theirs(model, loader), 3)
+        whole = in_turns(lambda: ours(read()), lambda: theirs(model, loader), 2)
         kept, pixels = read(), [batch for batch, _ in loader]
 
         def ours_decoded() -> None:
             model(torch.cat(pixels))  # the clean answers, which `kept` has already
             ours(kept)
 
-        decoded = in_turns(ours_decoded, lambda: theirs(model, [(batch, None) for batch in pixels]), 3)
+        decoded = in_turns(ours_decoded, lambda: theirs(model, [(batch, None) for batch in pixels]), 2)
     what = f"learn-noise, ViT-S/32, {IMAGES} photos, {ROUNDS} rounds"
     return [
         Row(what, whole[0], "the authors' procedure,", whole[1], "<= 0.5"),

@@ -1,10 +1,11 @@
 """Several processes that share one job, as `torchrun` starts them."""
 
 import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -59,9 +60,20 @@ def joined_ranks() -> Iterator[Ranks]:
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
     nccl = distributed.is_nccl_available() and 0 < here <= torch.cuda.device_count()
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if nccl else "gloo")
+    store, rank, _ = next(distributed.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
-        yield Ranks(distributed.get_rank(), world, local)
+        yield Ranks(rank, world, local)
         distributed.barrier()  # nobody leaves while another still gathers
+        _leave_together(store, world)
     finally:
         distributed.destroy_process_group()
+
+
+def _leave_together(store: Any, world: int) -> None:
+    """Wait until every process is through the barrier: gloo aborts one that still reads when another hangs up."""
+    store.add("vitnull/through", 1)
+    with suppress(RuntimeError):  # the store is gone: whoever kept it has seen all of them
+        while store.add("vitnull/through", 0) < world:
+            time.sleep(0.01)
