@@ -60,7 +60,7 @@ def joined_ranks() -> Iterator[Ranks]:
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
     nccl = distributed.is_nccl_available() and 0 < here <= torch.cuda.device_count()
-    store, rank, _ = next(distributed.rendezvous("env://"))
+    store, rank, _ = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
