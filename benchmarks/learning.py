@@ -26,7 +26,7 @@ from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.readings import Readings
 
-IMAGES, STEP, ROUNDS, LIMIT, LR = 32, 32, 12, 0.5, 0.01
+IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
 
 
 def rows() -> list[Row]:
