@@ -145,6 +145,21 @@ def process(tmp_path: Path) -> Vitnull:
 
 
 @pytest.fixture
+def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Two processes that share one run of the command line, as torchrun starts them."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+
+    def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
+        command = [sys.executable, *ranks, "-m", "nullspace_cli", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+
+    return torchrun
+
+
+@pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
     from nullspace_cli.engine import models

@@ -9,7 +9,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import named_images, refuse_clashes
-from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
+from nullspace_cli.commands.options import DEFAULT_MODEL, FilesFromOption, JsonlOption, ModelOptions, OutputOptions
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.explaining import Explainer, Job
@@ -41,9 +41,7 @@ def explain(
             "--class", metavar="INDEX|NAME", help="The class to look for. [default: each image's own prediction]"
         ),
     ] = None,
-    files_from: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
-    ] = None,
+    files_from: FilesFromOption = None,
     size: Annotated[
         Literal["model", "native"],
         typer.Option(help="Overlays on what the model sees of the image, or on all of it at its own size."),
@@ -76,9 +74,7 @@ def explain(
             "from its row space, and report how alike the maps stay.",
         ),
     ] = None,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
-    ] = False,
+    jsonl: JsonlOption = False,
     options: ModelOptions,
     output: OutputOptions,
     console: Console,

@@ -7,7 +7,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import SUFFIXES
-from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
+from nullspace_cli.commands.options import DEFAULT_MODEL, BasisOption, ModelOptions, OutputOptions, RoundingOption
 
 ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
@@ -59,12 +59,8 @@ def fool(
             metavar="METHODS|all|none", help="Saliency methods, separated by commas. [default: a few that suit]"
         ),
     ] = "",
-    rounding: Annotated[
-        Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
-    ] = "aware",
-    basis: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
-    ] = None,
+    rounding: RoundingOption = "aware",
+    basis: BasisOption = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest embedding_error of the result that passes verification.")
     ] = 0.01,

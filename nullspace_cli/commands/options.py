@@ -27,6 +27,18 @@ ModelArgument = Annotated[
 ]
 OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write the result.")]
 
+FilesFromOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
+]
+JsonlOption = Annotated[
+    bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
+]
+BasisOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
+]
+RoundingOption = Annotated[
+    Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
+]
 DataOption = Annotated[
     str,
     typer.Option(

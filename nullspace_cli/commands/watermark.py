@@ -8,7 +8,15 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import Planned, named_images, plan_outputs
-from nullspace_cli.commands.options import DEFAULT_MODEL, ModelOptions, OutputOptions
+from nullspace_cli.commands.options import (
+    DEFAULT_MODEL,
+    BasisOption,
+    FilesFromOption,
+    JsonlOption,
+    ModelOptions,
+    OutputOptions,
+    RoundingOption,
+)
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.distributed import Ranks
@@ -31,9 +39,7 @@ def watermark(
     text: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Letter this instead of a MARK; all FILES are images then.")
     ] = None,
-    files_from: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
-    ] = None,
+    files_from: FilesFromOption = None,
     size: Annotated[
         Literal["native", "model"],
         typer.Option(help="native: the image's own size. model: as the model's eval transform resizes it (the paper)."),
@@ -71,12 +77,8 @@ def watermark(
         ),
     ] = None,
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Multiplies the mark's own opacity.")] = 1.0,
-    rounding: Annotated[
-        Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
-    ] = "aware",
-    basis: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
-    ] = None,
+    rounding: RoundingOption = "aware",
+    basis: BasisOption = None,
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest embedding_error of the saved file that passes verification.")
     ] = 0.01,
@@ -106,9 +108,7 @@ def watermark(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Images at work at once. [default: 2, or as many as there are cores]")
     ] = None,
-    jsonl: Annotated[
-        bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
-    ] = False,
+    jsonl: JsonlOption = False,
     options: ModelOptions,
     output: OutputOptions,
     console: Console,

@@ -208,8 +208,7 @@ class Evaluation:
     def _answer(self, figures: Array) -> dict[str, Any] | None:
         if self.outputs == "features":
             return None
-        index = int(figures[0])
-        return {"class": index, "label": self.model.label(index), "probability": _finite(figures[1])}
+        return self.model.answer(int(figures[0]), _finite(figures[1]))
 
 
 def spread(count: int, total: int, seed: int) -> list[int]:

@@ -132,7 +132,7 @@ class Explainer:
             for k, (job, picture, seen) in enumerate(read):
                 own = {name: values[k] for name, values in maps.items()}
                 index = None if classes is None else int(classes[k])
-                prediction = None if logits is None else self._answer(*metrics.top1(logits[k]))
+                prediction = None if logits is None else self.model.answer(*metrics.top1(logits[k]))
                 try:
                     record = self._write(job, picture, seen, own, index, prediction)
                     done[job.source] = Explained(job.source, images[k], index, own, record)
@@ -147,9 +147,6 @@ class Explainer:
         if logits is None:
             return None
         return logits.argmax(1) if self.index is None else torch.full((len(logits),), self.index)
-
-    def _answer(self, index: int, probability: float) -> dict[str, Any]:
-        return {"class": index, "label": self.model.label(index), "probability": probability}
 
     def _write(
         self,
@@ -228,7 +225,7 @@ def class_index(model: LoadedModel, text: str) -> int:
     close = difflib.get_close_matches(_folded(text), names, n=3)
     hint = f" Did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
     known = "by index, counted from 0, or by name" if names else "by index, counted from 0: their names are not known"
-    raise UsageError(f"{model.name} has no class '{text}'. It has {_class_count(model)} classes, {known}.{hint}")
+    raise UsageError(f"{model.name} has no class '{text}'. It has {model.num_classes} classes, {known}.{hint}")
 
 
 def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
@@ -241,12 +238,8 @@ def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | 
 
 def _classes_named(model: LoadedModel, text: str) -> list[int]:
     if text.isdecimal():
-        return [int(text)] if int(text) < _class_count(model) else []
+        return [int(text)] if int(text) < model.num_classes else []
     return [index for index, names in enumerate(_names(model)) if _folded(text) in map(_folded, names)]
-
-
-def _class_count(model: LoadedModel) -> int:
-    return int(getattr(model.module, "num_classes", 0))
 
 
 def _names(model: LoadedModel) -> list[list[str]]:

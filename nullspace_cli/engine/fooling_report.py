@@ -143,9 +143,7 @@ def _verified(
         return verdict, None
     logits = model(inputs[1:2]).logits
     assert logits is not None  # the model has answered
-    index, probability = metrics.top1(logits[0])
-    wanted = {"class": index, "label": model.label(index), "probability": probability}
-    return verdict, [verdict.before, wanted, verdict.after]
+    return verdict, [verdict.before, model.answer(*metrics.top1(logits[0])), verdict.after]
 
 
 def control_noises(

@@ -139,6 +139,10 @@ class LoadedModel:
     def has_head(self) -> bool:
         return self._classifier() is not None
 
+    def answer(self, index: int, probability: float | None) -> dict[str, Any]:
+        """The keys of JSON documents for a class that was predicted."""
+        return {"class": index, "label": self.label(index), "probability": probability}
+
     def label(self, index: int) -> str | None:
         return self.labels[index] if self.labels and index < len(self.labels) else None
 

@@ -202,8 +202,7 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
         error = metrics.relative_change(tokens[0], tokens[1])
     if outputs.logits is not None:
         (old, old_p), (new, new_p) = (metrics.top1(row) for row in outputs.logits)
-        before = {"class": old, "label": model.label(old), "probability": old_p}
-        after = {"class": new, "label": model.label(new), "probability": new_p}
+        before, after = model.answer(old, old_p), model.answer(new, new_p)
         match = old == new
         change = abs(float(torch.softmax(outputs.logits[1].double(), 0)[old]) - old_p)
         mse = float(metrics.squared_change(outputs.logits[0], outputs.logits[1]))

@@ -4,9 +4,7 @@ import csv
 import json
 import math
 import shutil
-import socket
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -463,26 +461,6 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
             assert a[name] == pytest.approx(b[name], rel=1e-3)
 
 
-@pytest.fixture
-def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Two processes that share one `vitnull eval`."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-
-    def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
-        return subprocess.run(
-            [sys.executable, *ranks, "-m", "nullspace_cli", "eval", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-
-    return torchrun
-
-
 @pytest.mark.slow
 def test_two_processes_are_as_one(
     torchrun: Callable[..., subprocess.CompletedProcess[str]],
@@ -492,7 +470,7 @@ def test_two_processes_are_as_one(
     tmp_path: Path,
 ) -> None:
     command = ("demo", "--noise", noises["encoder"], noises["input"], "--trials", "2", "--count", "11", "--json")
-    result = torchrun(*command, "--data", data, "--per-image", "two.jsonl", "--csv", "two.csv")
+    result = torchrun("eval", *command, "--data", data, "--per-image", "two.jsonl", "--csv", "two.csv")
     assert (result.returncode, result.stderr) == (0, "")
     assert_same(json.loads(result.stdout), evaluate(*command, "--per-image", "one.jsonl").document)
     one, two = (
@@ -509,12 +487,12 @@ def test_a_bad_image_in_one_of_two_processes(
 ) -> None:
     folder, bad = spoilt
     command = ("demo", "--data", folder, "--noise", noises["input"], "--controls", "none", "--json")
-    result = torchrun(*command)
+    result = torchrun("eval", *command)
     assert result.returncode != 0
     assert result.stdout == ""
     assert f"vitnull: error: Cannot read {bad}" in result.stderr
     assert "nullspace_cli/" not in result.stderr, "a traceback"  # torchrun shows one of its own
-    result = torchrun(*command, "--skip-bad")
+    result = torchrun("eval", *command, "--skip-bad")
     assert result.returncode == 0
     assert json.loads(result.stdout)["skipped"] == [str(bad)]
 

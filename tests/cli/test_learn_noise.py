@@ -1,9 +1,7 @@
 """`vitnull learn-noise`: its files and documents, what it refuses, and runs that are killed, repeated or shared."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -232,18 +230,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(
-    learn: Callable[..., Outcome], tiny_vit: tuple[str, ...], photos: Path
+    learn: Callable[..., Outcome],
+    torchrun: Callable[..., subprocess.CompletedProcess[str]],
+    tiny_vit: tuple[str, ...],
+    photos: Path,
 ) -> None:
     learn("--out", "one.safetensors", "--no-preview", "--stop-eps", "1e-12")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["-m", "nullspace_cli", "learn-noise", *tiny_vit, "--data", str(photos), *QUICK]
-    command += ["--out", "two.safetensors", "--no-preview", "--stop-eps", "1e-12", "--json"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
-    done = subprocess.run(
-        [*launcher, *command], capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    command = ("learn-noise", *tiny_vit, "--data", photos, *QUICK, "--out", "two.safetensors", "--no-preview")
+    done = torchrun(*command, "--stop-eps", "1e-12", "--json")
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["images"] == 10

@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -321,38 +320,20 @@ def test_two_processes_at_the_same_work(ended: dict[str, Ended]) -> None:
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-@pytest.fixture
-def torchrun(
-    tmp_path: Path, tiny_vit: tuple[str, ...], logo: Path, free_port: int
+def shared(
+    torchrun: Callable[..., subprocess.CompletedProcess[str]], tiny_vit: tuple[str, ...], logo: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Two processes that share one `vitnull watermark IMAGE... logo.png`."""
-
-    def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-        options = ("--nullspace", "resize", "--scale", "0.3", "--model", *tiny_vit)
-        ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port))
-        return subprocess.run(
-            [sys.executable, *ranks, "-m", "nullspace_cli", "watermark", *arguments, str(logo), *options],
-            cwd=tmp_path,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-
-    return torchrun
+    options = ("--nullspace", "resize", "--scale", "0.3", "--model", *tiny_vit)
+    return lambda *arguments: torchrun("watermark", *arguments, logo, *options)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["--json", "--jsonl"])
 def test_two_ranks(
-    torchrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], form: str
+    shared: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], form: str
 ) -> None:
-    result = torchrun(*images, form)
+    result = shared(*images, form)
     assert (result.returncode, result.stderr) == (0, "")
     if form == "--jsonl":
         records = parsed(result.stdout)
@@ -369,11 +350,11 @@ def test_two_ranks(
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [0, 1], ids=["first rank", "second rank"])
 def test_a_failure_in_one_rank(
-    torchrun: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], bad: int
+    shared: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, images: tuple[str, ...], bad: int
 ) -> None:
     """torchrun has an exit code and a report of its own, whatever that of its processes."""
     (tmp_path / images[bad]).write_text("no picture")
-    result = torchrun(*images, "--json")
+    result = shared(*images, "--json")
     assert result.returncode != 0
     assert result.stderr.count(f"vitnull: error: Cannot read {images[bad]}") == 1
     document = json.loads(result.stdout)

@@ -15,21 +15,6 @@ from tests.engine.saliency.tiny import images_for, tiny
 CLASSES = torch.tensor([2, 1])
 
 
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    return tiny("plain", embed_dim=12)
-
-
-@pytest.fixture(scope="module")
-def images(model: LoadedModel) -> Tensor:
-    return images_for(model, 2)
-
-
-@pytest.fixture(scope="module")
-def literal(model: LoadedModel) -> LiteralViT:
-    return LiteralViT.of(model.module.state_dict())
-
-
 def grids(rows: list[Array]) -> Tensor:
     return torch.from_numpy(np.stack(rows)).reshape(len(rows), 2, 2)
 

@@ -20,21 +20,6 @@ from tests.engine.saliency.tiny import images_for, tiny
 CLASSES = torch.tensor([2, 1])
 
 
-@pytest.fixture(scope="module")
-def model() -> LoadedModel:
-    return tiny("plain", embed_dim=12)
-
-
-@pytest.fixture(scope="module")
-def images(model: LoadedModel) -> Tensor:
-    return images_for(model, 2)
-
-
-@pytest.fixture(scope="module")
-def literal(model: LoadedModel) -> LiteralViT:
-    return LiteralViT.of(model.module.state_dict())
-
-
 def close(ours: Tensor, expected: list[Array]) -> None:
     golden = torch.from_numpy(np.stack(expected)).reshape(ours.shape)
     torch.testing.assert_close(ours, golden, rtol=1e-10, atol=1e-10 * float(golden.abs().max()))

@@ -1,0 +1,23 @@
+"""A small ViT, and its twin in numpy, for the golden tests of token methods."""
+
+import pytest
+from torch import Tensor
+
+from nullspace_cli.engine.models import LoadedModel
+from tests.engine.saliency.literal_lrp import LiteralViT
+from tests.engine.saliency.tiny import images_for, tiny
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    return tiny("plain", embed_dim=12)
+
+
+@pytest.fixture(scope="module")
+def images(model: LoadedModel) -> Tensor:
+    return images_for(model, 2)
+
+
+@pytest.fixture(scope="module")
+def literal(model: LoadedModel) -> LiteralViT:
+    return LiteralViT.of(model.module.state_dict())
