@@ -15,7 +15,7 @@ ENGINE = (
     {"transform", "nullspace", "stem", "solvers.interior_point", "metrics", "plots.figure", "saliency.rules"},
     {"linear_view", "checkpoints", "hub", "solvers.box_l2", "solvers.affine", "saliency.compare"},
     {"models", "realisation", "solvers.bounded_least_squares", "plots.curves"},
-    {"data", "basis", "marks", "entry", "token_pixels", "ground_truth", "saliency.gradients", "saliency.transformer"},
+    {"data", "basis", "marks", "entry", "token_pixels", "classes", "saliency.gradients", "saliency.transformer"},
     {"treatment", "loading", "noise", "saliency.attention", "saliency.relevance", "saliency.cnn"},
     {"watermarking", "readings", "subjects", "saliency.methods"},
     {

@@ -93,7 +93,8 @@ def explain(
     if compare_noise == 0:
         raise typer.BadParameter("noise of rms 0 changes nothing; try 0.1", param_hint="--compare-noise")
 
-    from nullspace_cli.engine.explaining import Explainer, class_index
+    from nullspace_cli.engine.classes import class_index
+    from nullspace_cli.engine.explaining import Explainer
     from nullspace_cli.engine.models import load_model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.methods import choose, named

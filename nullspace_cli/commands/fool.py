@@ -29,7 +29,10 @@ def fool(
     ] = None,
     source_class: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Of --sources, only images in which the model sees this class."),
+        typer.Option(
+            metavar="CLASS",
+            help="Of --sources, only images in which the model sees this class. [default: any but TARGET's]",
+        ),
     ] = None,
     size: Annotated[
         Literal["model", "native"],
@@ -214,16 +217,8 @@ def _render(console: Console, document: dict[str, Any]) -> None:
             ),
             ("range", "{:.3g} ... {:.3g}".format(*document["range"])),
             ("network", _kept(document)),
-            (
-                "like target",
-                f"SSIM {like['ssim_target']:.3f}, detail {_number(like['detail_correlation_target'])}, "
-                f"PSNR {_number(like['psnr_target'])} dB",
-            ),
-            (
-                "like source",
-                f"SSIM {like['ssim_source']:.3f}, detail {_number(like['detail_correlation_source'])}, "
-                f"PSNR {_number(like['psnr_source'])} dB",
-            ),
+            ("like target", _likeness(like, "target")),
+            ("like source", _likeness(like, "source")),
             (
                 "solver",
                 f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}",
@@ -251,6 +246,13 @@ def _render_saliency(console: Console, document: dict[str, Any]) -> None:
             ]
             for method, pairs in document["saliency"].items()
         ],
+    )
+
+
+def _likeness(like: dict[str, Any], other: str) -> str:
+    return (
+        f"SSIM {like[f'ssim_{other}']:.3f}, correlation {_number(like[f'correlation_{other}'])}, "
+        f"of detail {_number(like[f'detail_correlation_{other}'])}, PSNR {_number(like[f'psnr_{other}'], '.1f')} dB"
     )
 
 

@@ -31,11 +31,11 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import write_bytes, write_file
 from nullspace_cli.engine.batching import in_chunks
+from nullspace_cli.engine.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import DataError, VitnullError
-from nullspace_cli.engine.ground_truth import GroundTruth, ground_truth
 from nullspace_cli.engine.loading import Batch, batches
 from nullspace_cli.engine.models import LoadedModel, Outputs
 from nullspace_cli.engine.subjects import Case, Control

@@ -1,6 +1,5 @@
 """Saliency maps of image files, as pictures and as files: what `vitnull explain` runs."""
 
-import difflib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
-from nullspace_cli.engine.errors import UsageError, VitnullError
+from nullspace_cli.engine.classes import ground_truth
+from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.plots.saliency import draw_saliency
@@ -188,17 +188,14 @@ class Explainer:
         }
 
     def _over_all(self, picture: Picture, values: Float[Tensor, "gh gw"]) -> Pixels:
-        """A map over the whole image, at its own size; what the model's crop leaves out is shown without heat."""
+        """A map over the whole image, at its own size; what the model's crop leaves out is grey."""
         transform = self.model.transform
         geometry = transform.geometry(picture.width, picture.height)
-        width, height = geometry.resized
-        size = geometry.crop
-        on_crop = upsampled(values.abs()[None], size)[0]
-        rows, crop_rows = overlap(geometry.top, size[0], height)
-        columns, crop_columns = overlap(geometry.left, size[1], width)
-        whole = on_crop.min().repeat(height, width)
-        whole[rows, columns] = on_crop[crop_rows, crop_columns]
-        return overlay(_planes(picture.pixels), whole)
+        on_crop = upsampled(values.abs()[None], geometry.crop)[0]
+        _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
+        _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
+        read = transform.seen_part(picture.width, picture.height, native=True)
+        return overlay(_planes(picture.pixels), on_crop[rows, columns], read)
 
     def _title(self, index: int | None, prediction: dict[str, Any] | None) -> str:
         if prediction is None:
@@ -209,46 +206,11 @@ class Explainer:
         return f"{title}; explained: {_named({'class': index, 'label': self.model.label(index or 0)})}"
 
 
-def class_index(model: LoadedModel, text: str) -> int:
-    """The class of an index, or of a name that it has in the model's list: the whole of it, or one of its synonyms.
-
-    Raises:
-        UsageError: the model has no such class, or several of that name.
-    """
-    found = _classes_named(model, text)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        indices = ", ".join(map(str, found))
-        raise UsageError(f"{model.name} has several classes of the name '{text}': {indices}. Give the index.")
-    names = [_folded(name) for own in _names(model) for name in own]
-    close = difflib.get_close_matches(_folded(text), names, n=3)
-    hint = f" Did you mean {' or '.join(dict.fromkeys(close))}?" if close else ""
-    known = "by index, counted from 0, or by name" if names else "by index, counted from 0: their names are not known"
-    raise UsageError(f"{model.name} has no class '{text}'. It has {model.num_classes} classes, {known}.{hint}")
-
-
 def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
-    """The class that each image's folder is named after, by index or name; None where one is no class of the model."""
-    found = {folder: _classes_named(model, folder) for folder in {source.parent.name for source in sources}}
-    if any(len(classes) != 1 for classes in found.values()):
-        return None
-    return {source: found[source.parent.name][0] for source in sources}
-
-
-def _classes_named(model: LoadedModel, text: str) -> list[int]:
-    if text.isdecimal():
-        return [int(text)] if int(text) < model.num_classes else []
-    return [index for index, names in enumerate(_names(model)) if _folded(text) in map(_folded, names)]
-
-
-def _names(model: LoadedModel) -> list[list[str]]:
-    """What each class is called: "tench, Tinca tinca" is that, "tench" and "Tinca tinca"."""
-    return [[label, *label.split(", ")] for label in model.labels or ()]
-
-
-def _folded(name: str) -> str:
-    return name.replace("_", " ").casefold()
+    """The class that each image's folder is named after; None where a folder's name is no class of the model."""
+    folders = sorted({source.parent.name for source in sources})
+    classes = ground_truth(model, folders).classes
+    return None if classes is None else {source: classes[folders.index(source.parent.name)] for source in sources}
 
 
 def _named(answer: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nullspace_cli.engine import metrics
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.imitation import Imitation, Likeness, detail_scale, exaggerated, fit, likeness
@@ -135,13 +136,16 @@ class Fool:
         return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
 
     def estimate(self, source: Picture, target: Pixels) -> float:
-        """The score that a source would have, about: by one projection without bounds, or by what is asked for."""
+        """By how much a source suits a target, to rank many by: the score without bounds, from one projection.
+
+        At native size, where all that the network reads stays the source's and all else can be the target's, it is the
+        correlation of what the network reads of either.
+        """
         transform = self.network.transform
         if self.size == "native":
-            x = torch.from_numpy(source.pixels.astype(np.float32)).permute(2, 0, 1) / 255
-            asked = Imitation(target, 1.0, transform, native=True).target(x, "hatch", (2, 2))
-            sigma = detail_scale(transform, source.width, source.height, native=True)
-            return likeness(to_pixels(asked), source.pixels, fit(target, source.width, source.height), sigma).score
+            resized = transform.geometry(source.width, source.height).resized
+            read, wanted = (transform.input_pixels(pixels) for pixels in (source.pixels, fit(target, *resized)))
+            return metrics.correlation(_to_tensor(read), _to_tensor(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
     def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
@@ -181,7 +185,7 @@ class Fool:
         x, t = _to_tensor(shown), _to_tensor(wanted)
         _, height, width = x.shape
         sigma = detail_scale(transform, width, height, native=False)
-        asked = exaggerated(t, strength, sigma)
+        asked = torch.from_numpy(np.stack([exaggerated(plane, strength, sigma) for plane in t.numpy()]))
         cut, free = space.patch_map.patchify, free_entries(space, self.channels)
         solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
         image = space.patch_map.unpatchify(solution.value, asked)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.basis import control_noises
 from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
-from nullspace_cli.engine.imitation import seen_part
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.compare import similarity
 from nullspace_cli.engine.saliency.methods import Method, explain, supported
@@ -92,8 +92,8 @@ def report(
     views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
     space = network.patches if result.nullspace == "patch" else None
     height, width, _ = result.pixels.shape
-    read = seen_part(model.transform, width, height, native=like_source) if result.bounded else (slice(None),) * 2
-    noises = control_noises(result, space, read, network.request.seed)
+    read = model.transform.seen_part(width, height, native=like_source) if result.bounded else (slice(None),) * 2
+    noises = controls(result, space, read, network.request.seed)
     maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
     shown, drawn = views, maps
     if result.bounded:
@@ -146,7 +146,7 @@ def _verified(
     return verdict, [verdict.before, model.answer(*metrics.top1(logits[0])), verdict.after]
 
 
-def control_noises(
+def controls(
     result: Fooled, space: PatchSpace | None, read: tuple[slice, slice], seed: int
 ) -> Float[Tensor, "2 c h w"]:
     """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
@@ -160,14 +160,11 @@ def control_noises(
         space: of the patch embedding; None for the resize.
         read: the rows and columns of the picture that the network reads.
     """
+    if space is not None:
+        change = result.seen(result.image) - result.seen(result.source)
+        return torch.stack(control_noises(space.patch_map, space.row_space, change, seed))
     generator = torch.Generator().manual_seed(seed)
     seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
-    if space is not None:
-        gaussian = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
-        cut = space.patch_map.patchify(seen)
-        within = space.patch_map.unpatchify(cut @ space.row_space.mT @ space.row_space, torch.zeros_like(seen))
-        norm = (result.seen(result.image) - result.seen(result.source)).norm()
-        return torch.stack([noise * (norm / noise.norm()) for noise in (gaussian, within)])
     view = result.view
     assert view is not None  # results at native size have one
     norm = (result.image - result.source)[:, *read].double().norm()

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from nullspace_cli.engine.errors import DataError, ImageError, ModelError, UsageError
+from nullspace_cli.engine.classes import class_index
+from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.fooling import NATIVE_STRENGTH, Fool, Fooled
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.models import LoadedModel
@@ -20,7 +22,7 @@ class Choice:
     """The source that was chosen.
 
     Attributes:
-        candidates: how many images were looked at: those that can be read and are of the wanted class.
+        candidates: how many images were looked at: those that can be read and are not of a wrong class.
         score: `Likeness.score` with it, nearest rounding and one strength for all.
         median: of the candidates' estimated scores.
         estimate: its own estimated score.
@@ -34,6 +36,13 @@ class Choice:
     median: float
 
 
+class Ranked(NamedTuple):
+    """A source that can be used, and its estimated score."""
+
+    estimate: float
+    path: Path
+
+
 def choose_source(
     fool: Fool,
     sources: Sequence[Path],
@@ -42,31 +51,12 @@ def choose_source(
     advance: Callable[[], None] = lambda: None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Choice:
-    """Estimate all sources by one projection, make the best few in full, take the one most like `target`.
-
-    Args:
-        wanted_class: index or label of the class that the model must see in the source; None for any.
-        advance: is called for each image.
-        notice: is told of images that cannot be used.
+    """Of the best few by `rank_sources`, each made in full, take the one most like `target`.
 
     Raises:
-        DataError: no image is left to choose from.
-        UsageError, ModelError: the model has no such class.
+        DataError, UsageError: as of `rank_sources`.
     """
-    index = None if wanted_class is None else class_index(fool.network.model, wanted_class)
-    estimates: list[tuple[float, Path]] = []
-    for path in sources:
-        try:
-            picture = read_picture(path)
-            if index is None or _predicted(fool.network.model, picture) == index:
-                estimates.append((fool.estimate(picture, target), path))
-        except ImageError as error:
-            notice(f"{path} was left out: {error}")
-        advance()
-    if not estimates:
-        kind = "" if wanted_class is None else f" in which {fool.network.model.name} sees '{wanted_class}'"
-        raise DataError(f"Among the {len(sources)} images given as sources there is none{kind}. Give others.")
-    ranked = sorted(estimates, key=lambda item: (-item[0], str(item[1])))
+    ranked = rank_sources(fool, sources, target, wanted_class, advance, notice)
     rough = replace(fool, rounding="nearest")
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
@@ -78,26 +68,49 @@ def choose_source(
     if not made:
         raise DataError("None of the best sources could be used; see the warnings. Give others.")
     score, estimate, path, picture = max(made, key=lambda item: item[0])
-    return Choice(path, picture, len(estimates), score, estimate, ranked[len(ranked) // 2][0])
+    return Choice(path, picture, len(ranked), score, estimate, ranked[len(ranked) // 2].estimate)
 
 
-def class_index(model: LoadedModel, name: str) -> int:
-    """The class of that index or label.
+def rank_sources(
+    fool: Fool,
+    sources: Sequence[Path],
+    target: Pixels,
+    wanted_class: str | None = None,
+    advance: Callable[[], None] = lambda: None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> list[Ranked]:
+    """The sources of the right class, best first, by `Fool.estimate`.
+
+    Args:
+        wanted_class: index or name of the class that the model must see in the source; None for any but the one that
+            it sees in the target, with which nobody would be fooled.
+        advance: is called for each image.
+        notice: is told of images that cannot be used.
 
     Raises:
-        ModelError: the model has no classes.
-        UsageError: it has no such one.
+        DataError: no image is left to choose from.
+        UsageError: the model has no such class.
     """
-    if not model.has_head:
-        raise ModelError(f"{model.name} has no classes to choose a source by. Leave --source-class out.")
-    count = int(getattr(model.module, "num_classes", 0))
-    if name.isdecimal() and int(name) < count:
-        return int(name)
-    labels = [label.lower() for label in model.labels or ()]
-    if name.lower() in labels:
-        return labels.index(name.lower())
-    some = f": {', '.join((model.labels or ())[:10])}" if labels else ""
-    raise UsageError(f"{model.name} has no class '{name}'. Give an index below {count}, or a label{some}.")
+    model = fool.network.model
+    index = None if wanted_class is None else class_index(model, wanted_class)
+    avoided = _predicted(model, target) if index is None else None
+    found = []
+    for path in sources:
+        try:
+            picture = read_picture(path)
+            seen = _predicted(model, picture.pixels)
+            if seen is None or (seen != avoided if index is None else seen == index):
+                found.append(Ranked(fool.estimate(picture, target), path))
+        except ImageError as error:
+            notice(f"{path} was left out: {error}")
+        advance()
+    if not found:
+        kind = "any class but the target's" if wanted_class is None else f"'{wanted_class}'"
+        raise DataError(
+            f"Among the {len(sources)} images given as sources there is none in which {model.name} sees {kind}. "
+            "Give others."
+        )
+    return sorted(found, key=lambda ranked: (-ranked.estimate, str(ranked.path)))
 
 
 def _rough(fool: Fool, picture: Picture, target: Pixels) -> Fooled:
@@ -106,7 +119,7 @@ def _rough(fool: Fool, picture: Picture, target: Pixels) -> Fooled:
     return fool.at(picture, target, NATIVE_STRENGTH if fool.size == "native" else 1.0)
 
 
-def _predicted(model: LoadedModel, picture: Picture) -> int:
-    logits = model(model.transform(picture.pixels)[None]).logits
-    assert logits is not None  # the model has a head
-    return int(torch.argmax(logits[0]))
+def _predicted(model: LoadedModel, pixels: Pixels) -> int | None:
+    """The class that the model sees; None without a head."""
+    logits = model(model.transform(pixels)[None]).logits
+    return None if logits is None else int(torch.argmax(logits[0]))

@@ -1,7 +1,7 @@
 """Another picture as the target: fitted to the source, its detail asked for, and how like it a result is."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.saliency.compare import ssim
-from nullspace_cli.engine.transform import EvalTransform, overlap
+from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import GREY, LUMINANCE, Period, Tint, Treatment
 from nullspace_cli.engine.watermarking import Pixels
+
+Plane = Float[NDArray[np.floating[Any]], "h w"]
 
 MODEL_DETAIL = 2.6
 """Pixels of the model's input: the standard deviation of the Gaussian that takes an image's detail away."""
@@ -28,9 +30,10 @@ NATIVE_DETAIL = 0.8
 class Imitation:
     """The wish to look like another picture, with its detail exaggerated: an `Aim`.
 
-    The nullspaces here hold little of an image's low frequencies: these remain the source's, and detail is all that can
-    come from the target. So what is asked for inside the model's crop is smooth(x) + strength * (t - smooth(t)).
-    Outside, where the network reads nothing, it is t itself.
+    What is asked for inside the model's crop is t + (strength - 1) (t - smooth(t)); outside, where the network reads
+    nothing, it is t itself. At native size the resize reads all of the low frequencies, so that these remain the
+    source's whatever is asked for: there it is smooth(x) + strength * (t - smooth(t)), from where the solver has less
+    far to go. How much of them a patch embedding reads is up to its weights: the solver takes what it can.
 
     Attributes:
         pixels: the other picture, of any size.
@@ -52,9 +55,12 @@ class Imitation:
         colours = fitted.transpose(2, 0, 1) if len(image) == 3 else luminance(fitted)[None]
         sigma = detail_scale(self.transform, width, height, native=self.native)
         target = colours.copy()
-        inside = seen_part(self.transform, width, height, native=self.native)
+        inside = self.transform.seen_part(width, height, native=self.native)
         for channel, plane, source in zip(target, colours, image.cpu().numpy(), strict=True):
-            wanted = smooth(source.astype(np.float32), sigma) + self.strength * (plane - smooth(plane, sigma))
+            if self.native:
+                wanted = smooth(source.astype(np.float32), sigma) + self.strength * (plane - smooth(plane, sigma))
+            else:
+                wanted = exaggerated(plane, self.strength, sigma)
             channel[inside] = wanted[inside]
         return torch.from_numpy(target).to(image)
 
@@ -66,7 +72,9 @@ class Likeness(NamedTuple):
         ssim_target, ssim_source: structural similarity of the luminance (Rec. 601, gamma-coded).
         psnr_target, psnr_source: dB, over all channels; None for equal images.
         detail_correlation_target, detail_correlation_source: of the luminance less a Gaussian mean.
-        score: the mean of `ssim_target` and `detail_correlation_target`, by which results are ranked.
+        correlation_target, correlation_source: over all pixels and channels, so that light, dark and colour count too.
+        score: the mean of what `ssim_target` and the two correlations with the target are (undefined ones count 0), by
+            which results are ranked.
     """
 
     ssim_target: float
@@ -75,6 +83,8 @@ class Likeness(NamedTuple):
     psnr_source: float | None
     detail_correlation_target: float | None
     detail_correlation_source: float | None
+    correlation_target: float | None
+    correlation_source: float | None
     score: float
 
 
@@ -84,20 +94,25 @@ def likeness(result: Pixels, source: Pixels, target: Pixels, sigma: tuple[float,
     Args:
         sigma: of the Gaussian, in pixels, down and across; see `detail_scale`.
     """
-    measured = [_compare(result, other, sigma) for other in (target, source)]
-    (ssim_t, psnr_t, detail_t), (ssim_s, psnr_s, detail_s) = measured
-    return Likeness(ssim_t, ssim_s, psnr_t, psnr_s, detail_t, detail_s, (ssim_t + (detail_t or 0.0)) / 2)
+    ssim_t, psnr_t, detail_t, whole_t = _compare(result, target, sigma)
+    ssim_s, psnr_s, detail_s, whole_s = _compare(result, source, sigma)
+    score = (ssim_t + (detail_t or 0.0) + (whole_t or 0.0)) / 3
+    return Likeness(ssim_t, ssim_s, psnr_t, psnr_s, detail_t, detail_s, whole_t, whole_s, score)
 
 
-def _compare(a: Pixels, b: Pixels, sigma: tuple[float, float]) -> tuple[float, float | None, float | None]:
-    a_colours, b_colours = _in_unit_range(a), _in_unit_range(b)
-    grey = [luminance(colours) for colours in (a_colours, b_colours)]
+def _compare(
+    a: Pixels, b: Pixels, sigma: tuple[float, float]
+) -> tuple[float, float | None, float | None, float | None]:
+    """SSIM, PSNR, correlation of detail and of everything."""
+    colours = [_in_unit_range(pixels) for pixels in (a, b)]
+    grey = [luminance(picture) for picture in colours]
     detail = [torch.from_numpy(plane - smooth(plane, sigma)) for plane in grey]
-    structure = ssim(torch.from_numpy(grey[0]), torch.from_numpy(grey[1]), 1.0)
+    pictures = [torch.from_numpy(picture) for picture in colours]
     return (
-        structure,
-        metrics.psnr(torch.from_numpy(a_colours), torch.from_numpy(b_colours)),
+        ssim(torch.from_numpy(grey[0]), torch.from_numpy(grey[1]), 1.0),
+        metrics.psnr(*pictures),
         metrics.correlation(*detail),
+        metrics.correlation(*pictures),
     )
 
 
@@ -124,27 +139,11 @@ def luminance(colours: Float32[NDArray[np.float32], "h w 3"]) -> Float32[NDArray
     return colours @ np.array(LUMINANCE, np.float32)
 
 
-def smooth(
-    plane: Float32[NDArray[np.float32], "h w"], sigma: tuple[float, float]
-) -> Float32[NDArray[np.float32], "h w"]:
-    smoothed: NDArray[np.float32] = gaussian_filter(plane, sigma, mode="nearest", truncate=3.0)
+def smooth(plane: Plane, sigma: tuple[float, float]) -> Plane:
+    smoothed: Plane = gaussian_filter(plane, sigma, mode="nearest", truncate=3.0)
     return smoothed
 
 
-def exaggerated(image: Float[Tensor, "c h w"], strength: float, sigma: tuple[float, float]) -> Float[Tensor, "c h w"]:
-    """t + (strength - 1) (t - smooth(t)), channel by channel."""
-    blurred = torch.from_numpy(np.stack([gaussian_filter(plane, sigma, mode="nearest") for plane in image.numpy()]))
-    return image + (strength - 1) * (image - blurred)
-
-
-def seen_part(transform: EvalTransform, width: int, height: int, *, native: bool) -> tuple[slice, slice]:
-    """The rows and columns of an image that reach the crop."""
-    geometry = transform.geometry(width, height)
-    spans = []
-    for start, crop, resized, size in zip(
-        (geometry.top, geometry.left), geometry.crop, geometry.resized[::-1], (height, width), strict=True
-    ):
-        ratio = size / resized if native else 1.0
-        kept, _ = overlap(start, crop, resized)
-        spans.append(slice(int(kept.start * ratio), int(np.ceil(kept.stop * ratio))))
-    return spans[0], spans[1]
+def exaggerated(plane: Plane, strength: float, sigma: tuple[float, float]) -> Plane:
+    """t + (strength - 1) (t - smooth(t)): exactly t where strength is 1."""
+    return plane + (strength - 1) * (plane - smooth(plane, sigma)) if strength != 1 else plane

@@ -127,6 +127,18 @@ class EvalTransform:
             fill=self._fill,
         )
 
+    def seen_part(self, width: int, height: int, *, native: bool) -> tuple[slice, slice]:
+        """The rows and columns that reach the crop: of an image of this size (native), or of what it is resized to."""
+        geometry = self.geometry(width, height)
+        spans = []
+        for start, crop, resized, size in zip(
+            (geometry.top, geometry.left), geometry.crop, geometry.resized[::-1], (height, width), strict=True
+        ):
+            ratio = size / resized if native else 1.0
+            kept, _ = overlap(start, crop, resized)
+            spans.append(slice(int(kept.start * ratio), math.ceil(kept.stop * ratio)))
+        return spans[0], spans[1]
+
     def resize(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h1 w1 3"]:
         """The first step alone, with PIL's rounding to 8 bits after each of its two passes.
 

@@ -179,6 +179,8 @@ FOOL: dict[str, Any] = {
         "psnr_source": NumberOrNull,
         "detail_correlation_target": NumberOrNull,
         "detail_correlation_source": NumberOrNull,
+        "correlation_target": NumberOrNull,
+        "correlation_source": NumberOrNull,
         "score": Number,
     },
     "saliency": ({}, None),

@@ -140,7 +140,9 @@ def test_the_file_is_the_source_to_the_network(fool: Vitnull, tiny: Reference, p
     assert np.abs(tiny.visible(IMAGE) - tiny.visible(pair[0])).max() > 0.1
     like = document["likeness"]
     assert like["detail_correlation_target"] > 0.3
-    assert like["score"] == pytest.approx((like["ssim_target"] + like["detail_correlation_target"]) / 2)
+    assert like["score"] == pytest.approx(
+        (like["ssim_target"] + like["detail_correlation_target"] + like["correlation_target"]) / 3
+    )
 
 
 def test_a_file_that_does_not_hold(fool: Vitnull) -> None:

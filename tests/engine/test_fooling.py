@@ -12,10 +12,10 @@ from scipy.ndimage import gaussian_filter
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.fooling import Fool, Fooled
-from nullspace_cli.engine.fooling_report import control_noises
+from nullspace_cli.engine.fooling_report import controls
 from nullspace_cli.engine.fooling_search import choose_source
 from nullspace_cli.engine.images import read_picture
-from nullspace_cli.engine.imitation import Imitation, detail_scale, fit, likeness, seen_part
+from nullspace_cli.engine.imitation import Imitation, detail_scale, fit, likeness
 from nullspace_cli.engine.linear_view import LinearView
 from nullspace_cli.engine.models import ModelRequest
 from nullspace_cli.engine.network import Network
@@ -44,17 +44,19 @@ def saved(folder: Path, index: int, name: str | None = None) -> Path:
 # What is asked for
 
 
-def test_the_targets_detail_is_asked_for_where_the_network_reads() -> None:
+@pytest.mark.parametrize("native", [False, True], ids=["model size", "native size"])
+def test_the_targets_detail_is_asked_for_where_the_network_reads(native: bool) -> None:
     """80 x 160 becomes 80 x 160 here, of which the network reads the middle 64 x 64."""
     source, target = drawing(1, 160, 80), drawing(2, 160, 80)
     x = torch.from_numpy(source).permute(2, 0, 1).double() / 255
-    asked = Imitation(target, 1.5, TRANSFORM, native=False).target(x, "outline", (4, 4)).numpy()
+    asked = Imitation(target, 1.5, TRANSFORM, native).target(x, "outline", (4, 4)).numpy()
     t = target.transpose(2, 0, 1) / 255
     assert np.abs(asked - t)[:, :8].max() < 1e-6
     assert np.abs(asked - t)[:, :, :48].max() < 1e-6
-    sigma = detail_scale(TRANSFORM, 160, 80, native=False)
+    sigma = detail_scale(TRANSFORM, 160, 80, native=native)
     wanted = [
-        gaussian_filter(a, sigma) + 1.5 * (b - gaussian_filter(b, sigma)) for a, b in zip(x.numpy(), t, strict=True)
+        gaussian_filter(a if native else b, sigma) + 1.5 * (b - gaussian_filter(b, sigma))
+        for a, b in zip(x.numpy(), t, strict=True)
     ]
     assert np.abs(asked - np.stack(wanted))[:, 10:70, 50:110].max() < 0.01
 
@@ -76,9 +78,10 @@ def test_likeness_at_its_ends() -> None:
     assert same.score == pytest.approx(1)
     assert same.ssim_source < 0.9
     assert same.psnr_source == pytest.approx(-10 * np.log10((((a - b.astype(float)) / 255) ** 2).mean()), rel=1e-4)
+    assert same.correlation_source == pytest.approx(np.corrcoef(a.ravel(), b.ravel())[0, 1])
     flat = likeness(np.full_like(a, 99), b, a, (2.6, 2.6))
-    assert flat.detail_correlation_target is None
-    assert flat.score == pytest.approx(flat.ssim_target / 2)
+    assert flat.detail_correlation_target is flat.correlation_target is None
+    assert flat.score == pytest.approx(flat.ssim_target / 3)
 
 
 # What is refused
@@ -146,6 +149,11 @@ def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
     assert choice.candidates == classes.count(classes[4])
     assert len(notes) == 1
     assert "bad.png" in notes[0]
+    twin = saved(tmp_path, 2)  # which nobody would be fooled by
+    (same,) = model(model.transform(drawing(2))[None]).logits.argmax(1).tolist()  # type: ignore[union-attr]
+    assert choose_source(fool, [*paths, twin], drawing(2)).candidates == sum(other != same for other in classes) > 0
+    with pytest.raises(DataError, match="any class but the target's"):
+        choose_source(fool, [twin], drawing(2))
     with pytest.raises(DataError, match="none in which"):
         choose_source(fool, paths, drawing(2), str((max(classes) + 1) % 1000))
     with pytest.raises(UsageError, match="no class 'zebrx'"):
@@ -164,27 +172,27 @@ def result(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Fooled
 def test_controls_have_the_noises_norm_and_lie_where_they_say(network: Network, result: Fooled) -> None:
     everything, space = (slice(None), slice(None)), network.patches
     norm = float((result.seen(result.image) - result.seen(result.source)).norm())
-    gaussian, read = noises = control_noises(result, space, everything, 0)
+    gaussian, read = noises = controls(result, space, everything, 0)
     assert float(gaussian.norm()) == pytest.approx(norm)
     assert float(read.norm()) == pytest.approx(norm)
     for noise, share in ((gaussian, 0.25), (read, 1.0)):  # 192 of 768 dimensions
         cut = space.patch_map.patchify(noise)
         kept = cut @ space.row_space.mT
         assert float(kept.norm() / cut.norm()) == pytest.approx(share**0.5, abs=0.03)
-    assert not torch.equal(noises, control_noises(result, space, everything, 1))
+    assert not torch.equal(noises, controls(result, space, everything, 1))
 
 
 def test_controls_at_native_size_go_through_the_resize() -> None:
     """White noise is all but averaged away, and noise that the resize reads is not."""
     view = LinearView(TRANSFORM, 320, 480)
     source = torch.full((3, 480, 320), 0.5)
-    image, read = source.clone(), seen_part(TRANSFORM, 320, 480, native=True)
+    image, read = source.clone(), TRANSFORM.seen_part(320, 480, native=True)
     image[:, *read] += 0.1
     image[:, :20] = 1.0  # where nothing is read, nothing counts
     pixels = np.zeros((480, 320, 3), np.uint8)
     likely = likeness(pixels, pixels, pixels, (1.0, 1.0))
     result = Fooled(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
-    gaussian, within = control_noises(result, None, read, 0)
+    gaussian, within = controls(result, None, read, 0)
     assert gaussian.shape == within.shape == (3, 64, 64)
     norm = 0.1 * (3 * 256 * 256) ** 0.5
     # R is an average over 4 x 4: white noise keeps about 1 / 16 of its norm, and nothing more than ||R||, about 1 / 4.

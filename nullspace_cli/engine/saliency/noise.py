@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.basis import equal_norm_noise, find_basis, null_noise
+from nullspace_cli.engine.basis import control_noises, find_basis, null_noise
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.compare import Similarity, similarity
 from nullspace_cli.engine.saliency.methods import Method, explain
@@ -79,10 +79,8 @@ class NoiseComparison:
         """One image's noises, in pixel units, all of the norm of the first."""
         patch_map, nullspace = self._basis
         null = null_noise(self._basis.pixel_basis, self._model.transform.input_size[1:], self._rms, seed)
-        random = equal_norm_noise(null, torch.Generator().manual_seed(seed))
-        patches = patch_map.patchify(random)
-        seen = patch_map.unpatchify(patches - nullspace.project(patches), random)
-        return {"null": null, "random": random, "row_space": seen * (null.norm() / seen.norm())}
+        random, seen = control_noises(patch_map, nullspace.row_space.flatten(1), null, seed)
+        return {"null": null, "random": random, "row_space": seen}
 
     def to_json(self) -> dict[str, Any]:
         """The likeness of each method's maps under each kind of noise, and how many predictions stay (if there are)."""

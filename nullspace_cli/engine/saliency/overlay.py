@@ -11,6 +11,9 @@ from nullspace_cli.engine.saliency.methods import upsampled
 CAP = 0.995
 """Quantile of the map that is drawn as hottest: single pixels, as of gradient maps, would leave the rest dark."""
 
+STRENGTH = 0.75
+"""Weight of the colours where a map is hottest."""
+
 HEAT = (
     (0, 0, 4),
     (27, 12, 65),
@@ -43,16 +46,19 @@ def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArr
 
 
 def overlay(
-    image: Float[Tensor, "3 h w"], saliency: Float[Tensor, "gh gw"], strength: float = 0.75
+    image: Float[Tensor, "3 h w"],
+    saliency: Float[Tensor, "gh gw"],
+    read: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> UInt8[NDArray[np.uint8], "h w 3"]:
     """A map over its image in [0, 1], which shows in grey beneath; the hotter, the less of it.
 
     Args:
-        strength: weight of the colours where the map is hottest.
+        read: the rows and columns that the map lies over; the others are grey alone.
     """
-    _, height, width = image.shape
-    values = heat(saliency, (height, width))
     grey = image.double().clamp(0, 1).mean(0).numpy()[..., None] * 255
-    weight = strength * (0.35 + 0.65 * values[..., None])
-    picture: NDArray[np.uint8] = ((1 - weight) * grey + weight * heat_colours(values)).round().astype(np.uint8)
-    return picture
+    picture = np.repeat(grey, 3, axis=2)
+    part = picture[read]
+    values = heat(saliency, part.shape[:2])
+    weight = STRENGTH * (0.35 + 0.65 * values[..., None])
+    picture[read] = (1 - weight) * part + weight * heat_colours(values)
+    return picture.round().astype(np.uint8)

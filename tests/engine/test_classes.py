@@ -6,7 +6,8 @@ import pytest
 from timm.data import ImageNetInfo
 
 from nullspace_cli.demo.drawing import CLASSES
-from nullspace_cli.engine.ground_truth import ground_truth
+from nullspace_cli.engine.classes import class_index, ground_truth
+from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 
 IMAGENETTE = (
@@ -81,3 +82,19 @@ def test_without_a_head(demo: LoadedModel) -> None:
     headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}))
     assert ground_truth(headless, CLASSES) == (None, "the model has no head")
     assert ground_truth(replace(demo, labels=None), CLASSES).classes == tuple(range(10))
+
+
+def test_a_class_by_its_name(demo: LoadedModel, imagenet: LoadedModel) -> None:
+    known = replace(demo, labels=("tench, Tinca tinca", "crane", "great white shark, white shark", "crane"))
+    assert class_index(known, "tinca tinca") == class_index(known, "tench, Tinca tinca") == 0
+    assert class_index(known, "Great_White_Shark") == 2
+    assert class_index(known, "7") == 7  # the model has ten classes, named or not
+    assert class_index(imagenet, "n03888257") == class_index(imagenet, "parachute") == 701
+    with pytest.raises(UsageError, match=r"several classes of the name 'crane': 1, 3. Give the index"):
+        class_index(known, "crane")
+    with pytest.raises(UsageError, match=r"no class 'shark'.*Did you mean white shark"):
+        class_index(known, "shark")
+    with pytest.raises(UsageError, match=r"10 classes.*names are not known"):
+        class_index(replace(demo, labels=None), "tench")
+    with pytest.raises(UsageError, match="no head"):
+        class_index(load_model(ModelRequest("demo", kwargs={"num_classes": 0})), "0")

@@ -1,9 +1,11 @@
-"""Which of a model's classes the folders of a data set stand for."""
+"""Which of a model's classes a name stands for: that of a folder of a data set, or of an option."""
 
+import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models import LoadedModel
 
 
@@ -50,6 +52,29 @@ def ground_truth(model: LoadedModel, folders: Sequence[str] | None) -> GroundTru
     )
 
 
+def class_index(model: LoadedModel, text: str) -> int:
+    """The class of an index, a synset, or a name that it has in the model's list: the whole of it, or a synonym.
+
+    Raises:
+        UsageError: the model has no such class, or several of that name, or none at all.
+    """
+    if not model.num_classes:
+        raise UsageError(f"{model.name} has no head, and so no class '{text}'.")
+    owners = _owners(model.labels or ())
+    found = owners.get(_plain(text), set()) | {i for i, name in enumerate(model.synsets or ()) if name == text}
+    if text.isascii() and text.isdecimal() and int(text) < model.num_classes:
+        found = {int(text)}
+    if len(found) == 1:
+        return min(found)
+    if found:
+        indices = ", ".join(map(str, sorted(found)))
+        raise UsageError(f"{model.name} has several classes of the name '{text}': {indices}. Give the index.")
+    close = difflib.get_close_matches(_plain(text), owners, n=3)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    known = "by index, counted from 0, or by name" if owners else "by index, counted from 0: their names are not known"
+    raise UsageError(f"{model.name} has no class '{text}'. It has {model.num_classes} classes, {known}.{hint}")
+
+
 def _plain(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
@@ -61,8 +86,13 @@ def _indices(folders: Sequence[str], count: int) -> dict[str, int]:
 
 def _names(labels: Sequence[str]) -> dict[str, int]:
     """Whole labels and their synonyms; a synonym of several classes ("crane" the bird, and the machine) is none."""
+    return {name: min(classes) for name, classes in _owners(labels).items() if len(classes) == 1}
+
+
+def _owners(labels: Sequence[str]) -> dict[str, set[int]]:
+    """The classes of each whole label and of each synonym in it: "tench, Tinca tinca" is that, and either."""
     owners: defaultdict[str, set[int]] = defaultdict(set)
     for index, label in enumerate(labels):
         for name in {label, *label.split(",")}:
             owners[_plain(name)].add(index)
-    return {name: min(classes) for name, classes in owners.items() if len(classes) == 1}
+    return owners
