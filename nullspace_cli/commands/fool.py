@@ -67,6 +67,9 @@ def fool(
     tolerance: Annotated[
         float, typer.Option(min=0, help="Largest embedding_error of the result that passes verification.")
     ] = 0.01,
+    float_: Annotated[
+        bool, typer.Option("--float/--no-float", help="Write the exact float image and noise; large at native size.")
+    ] = True,
     out_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path(),
     options: ModelOptions,
     output: OutputOptions,
@@ -93,9 +96,9 @@ def fool(
 
     from nullspace_cli.engine.fooling_report import Files
 
-    artifacts = Files.of(out_dir, source.stem if source else sources.resolve().name, target.stem)  # type: ignore[union-attr]
+    artifacts = Files.of(out_dir, source.stem if source else sources.resolve().name, target.stem, exact=float_)  # type: ignore[union-attr]
     inputs = {path.resolve() for path in (*candidates, target, *([basis] if basis else ()))}
-    for path in artifacts:
+    for path in filter(None, artifacts):
         if path.resolve() in inputs:
             raise typer.BadParameter(f"{path} is an input; choose another --out-dir", param_hint="--out-dir")
         check_output(path, force=output.force)

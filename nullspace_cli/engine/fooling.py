@@ -136,16 +136,20 @@ class Fool:
         return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
 
     def estimate(self, source: Picture, target: Pixels) -> float:
-        """By how much a source suits a target, to rank many by: the score without bounds, from one projection.
+        """How well a source suits a target, to rank many by: the score without bounds, from one projection.
 
-        At native size, where all that the network reads stays the source's and all else can be the target's, it is the
-        correlation of what the network reads of either.
+        At native size what stays is the source as the resize leaves it, where the crop reads it: the correlation of
+        this, with the target around it, to the target.
         """
         transform = self.network.transform
         if self.size == "native":
-            resized = transform.geometry(source.width, source.height).resized
-            read, wanted = (transform.input_pixels(pixels) for pixels in (source.pixels, fit(target, *resized)))
-            return metrics.correlation(_to_tensor(read), _to_tensor(wanted)) or 0.0
+            resized = transform.resize(source.pixels)
+            height, width, _ = resized.shape
+            wanted = fit(target, width, height)
+            inside = transform.seen_part(source.width, source.height, native=False)
+            result = wanted.copy()
+            result[inside] = resized[inside]
+            return metrics.correlation(_to_tensor(result), _to_tensor(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
     def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:

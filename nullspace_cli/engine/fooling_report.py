@@ -27,18 +27,19 @@ DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam")
 
 
 class Files(NamedTuple):
-    """Where the artefacts of one pair go."""
+    """Where the artefacts of one pair go; `exact`, the float image, only if it is wanted."""
 
     image: Path
-    exact: Path
+    exact: Path | None
     noise: Path
     sheet: Path
 
     @classmethod
-    def of(cls, folder: Path, source: str, target: str) -> "Files":
+    def of(cls, folder: Path, source: str, target: str, *, exact: bool = True) -> "Files":
         stem = f"{source}.{target}"
         endings = ("fooled.png", "fooled.safetensors", "noise.png", "sheet.png")
-        return cls(*(folder / f"{stem}.{ending}" for ending in endings))
+        image, tensors, noise, sheet = (folder / f"{stem}.{ending}" for ending in endings)
+        return cls(image, tensors if exact else None, noise, sheet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,8 @@ def report(
     data = encode_like(source, result.pixels) if like_source else encode_png(result.pixels)
     write_bytes(files.image, data, force=force)
     write_bytes(files.noise, encode_png(_noise_picture(result)), force=force)
-    _save(files.exact, fool, result, source.path, target, force=force)
+    if files.exact:
+        _save(files.exact, fool, result, source.path, target, force=force)
     saved = read_picture(files.image)
     views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
     space = network.patches if result.nullspace == "patch" else None
@@ -118,7 +120,7 @@ def report(
         "saliency_png": _all_similarities(drawn) if result.bounded else None,
         "solver": result.solver,
         "verified": verdict.holds(tolerance),
-        "artifacts": {name: str(path) for name, path in files._asdict().items()},
+        "artifacts": {name: str(path) if path else None for name, path in files._asdict().items()},
     }
     return Report(
         record,

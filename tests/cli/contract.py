@@ -187,7 +187,7 @@ FOOL: dict[str, Any] = {
     "saliency_png": ({}, None),
     "solver": WATERMARKED["solver"],
     "verified": bool,
-    "artifacts": {"image": str, "exact": str, "noise": str, "sheet": str},
+    "artifacts": {"image": str, "exact": str | None, "noise": str, "sheet": str},
 }
 
 

@@ -145,6 +145,13 @@ def test_the_file_is_the_source_to_the_network(fool: Vitnull, tiny: Reference, p
     )
 
 
+def test_without_the_float_image(fool: Vitnull) -> None:
+    document = fool("--no-float").document
+    check_keys(document, FOOL)
+    assert document["artifacts"]["exact"] is None
+    assert contents() == sorted([IMAGE, NOISE, SHEET, "inputs"])
+
+
 def test_a_file_that_does_not_hold(fool: Vitnull) -> None:
     outcome = fool("--tolerance", "0", expect=3)
     assert outcome.document["verified"] is False

@@ -16,6 +16,11 @@ from nullspace_cli.engine.watermarking import Pixels
 CELL, CAPTION = 2.7, 0.3
 """Inches."""
 
+ROWS = ("source", "target", "transformed")
+
+WIDEST = 8
+"""Columns side by side; more go below, in bands."""
+
 PART = 200
 """Side, in pixels, of what is shown of a large picture, each pixel by several."""
 
@@ -27,33 +32,33 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     target's, for people as for the network. The correlations are Spearman's.
     """
     record, (height, width) = report.record, report.views.shape[2:]
-    columns = _pictures(report)
-    figure = Figure(
-        figsize=(
-            CELL * (len(columns) + len(report.maps)) + 0.4,
-            3 * (CELL * height / width + CAPTION) + CAPTION,
-        ),
-        layout="constrained",
-    )
+    pictures = _pictures(report)
+    count = len(pictures) + len(report.maps)
+    bands = -(-count // WIDEST)
+    across = -(-count // bands)
+    size = CELL * across + 0.4, bands * (3 * (CELL * height / width + CAPTION) + CAPTION)
+    figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(hspace=0.01, wspace=0.01)  # type: ignore[union-attr, call-arg]
-    axes = figure.subplots(3, len(columns) + len(report.maps), squeeze=False)
-    for column, (title, pictures) in enumerate(columns.items()):
-        axes[0, column].set_title(title, fontsize=14)
-        for axis, picture in zip(axes[:, column], pictures, strict=True):
-            axis.imshow(picture, interpolation="antialiased" if column == 0 else "nearest")
-    for axis, name in zip(axes[:, 0], ("source", "target", "transformed"), strict=True):
-        axis.set_ylabel(name, fontsize=15)
-        axis.set_xlabel(_answer(record["prediction"][name]), fontsize=13)
-    for column, (method, maps) in enumerate(report.maps.items(), len(columns)):
-        axes[0, column].set_title(method, fontsize=14)
-        for axis, view, saliency in zip(axes[:, column], report.views, maps, strict=True):
-            axis.imshow(overlay(view, saliency))
-        figures = record["saliency_png" if record["bounded"] else "saliency"][method]
-        axes[1, column].set_xlabel(_likeness(figures["target_transformed"], "transformed"), fontsize=12)
-        axes[2, column].set_xlabel(_likeness(figures["source_transformed"], "source"), fontsize=12)
+    axes = figure.subplots(3 * bands, across, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
+    for axis, name in zip(axes[:, 0], ROWS * bands, strict=True):
+        axis.set_ylabel(name, fontsize=15)
+    columns = [axes[3 * band : 3 * band + 3, column] for band in range(bands) for column in range(across)]
+    for column, (title, shown) in zip(columns, pictures.items(), strict=False):
+        column[0].set_title(title, fontsize=14)
+        for axis, picture in zip(column, shown, strict=True):
+            axis.imshow(picture, interpolation="nearest" if title else "antialiased")
+    for axis, name in zip(columns[0], ROWS, strict=True):
+        axis.set_xlabel(_answer(record["prediction"][name]), fontsize=13)
+    for column, (method, maps) in zip(columns[len(pictures) :], report.maps.items(), strict=False):
+        column[0].set_title(method, fontsize=14)
+        for axis, view, saliency in zip(column, report.views, maps, strict=True):
+            axis.imshow(overlay(view, saliency))
+        figures = record["saliency_png" if record["bounded"] else "saliency"][method]
+        column[1].set_xlabel(_likeness(figures["target_transformed"], "transformed"), fontsize=12)
+        column[2].set_xlabel(_likeness(figures["source_transformed"], "source"), fontsize=12)
     return save_figure(path, figure, force=force)
 
 
@@ -85,4 +90,4 @@ def _answer(answer: Mapping[str, Any] | None) -> str:
 
 def _likeness(figures: Mapping[str, float | None], other: str) -> str:
     spearman = figures["spearman"]
-    return "" if spearman is None else f"ρ = {spearman:.2f} to {other}"
+    return "a constant map" if spearman is None else f"ρ = {spearman:.2f} to {other}"
