@@ -28,11 +28,15 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """A line of the human result; a character that stdout's encoding lacks is shown by its code."""
+        if sys.stdout is None:  # the process was started with it closed
+            return
         encoding = sys.stdout.encoding
         with _to_stdout():
             sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
 
     def flush(self) -> None:
+        if sys.stdout is None:
+            return
         with _to_stdout():
             sys.stdout.flush()
 

@@ -29,9 +29,10 @@ def explain(
         typer.Option(
             metavar="NAME,...",
             help="attribution, raw, rollout, attention-gradcam, token-gradcam, partial-lrp, full-lrp (ViTs); gradcam "
-            "(CNNs); gradient, input-x-gradient, integrated-gradients, smoothgrad; or all that the model has.",
+            "(CNNs); gradient, input-x-gradient, integrated-gradients, smoothgrad; or all that the model has. "
+            "[default: attribution; where the model has none, another, as gradcam for CNNs]",
         ),
-    ] = "attribution",
+    ] = "",
     model: Annotated[
         str, typer.Option(envvar="VITNULL_MODEL", help="Who is explained: a timm name, hf-hub:, local-dir:, demo.")
     ] = DEFAULT_MODEL,
@@ -97,17 +98,17 @@ def explain(
     from nullspace_cli.engine.explaining import Explainer
     from nullspace_cli.engine.models import load_model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
-    from nullspace_cli.engine.saliency.methods import choose, named
+    from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, choose, default_methods, named
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.stamping import refused
 
-    names = [name.strip() for name in method.split(",")]
-    wanted = [one.name for one in named(names)]
+    names = [name.strip() for name in method.split(",")] if method else []
+    wanted = [one.name for one in named(names or DEFAULT_METHODS)]
     jobs = _jobs(list(files or []), files_from, out_dir, wanted, pictures=pictures, float_=float_)
     _check_outputs(jobs, out_dir, plot, force=output.force)
     failures = refused([job.source for job in jobs], alone=len(jobs) == 1)
     loaded = load_model(options.request(model))
-    chosen = choose(loaded, names)
+    chosen = choose(loaded, names or default_methods(loaded)[:1])
     index = None if class_ is None else class_index(loaded, class_)
     curves = FaithfulnessOfMany(loaded, options.seed) if faithfulness else None
     noise = NoiseComparison(loaded, chosen, compare_noise, options.seed) if compare_noise else None

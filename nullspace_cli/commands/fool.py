@@ -77,6 +77,8 @@ def fool(
 ) -> int:
     """Make an image that looks like TARGET to a person and is SOURCE to the network, and to its saliency maps.
 
+    TARGET is scaled and cropped to cover SOURCE.
+
     Writes <source>.<target>.fooled.png, .fooled.safetensors (the exact float image), .noise.png and .sheet.png, named
     by the folder where --sources chooses the source.
     """
@@ -84,6 +86,10 @@ def fool(
     if source_class is not None and sources is None:
         raise typer.BadParameter("chooses among --sources; give that folder too", param_hint="--source-class")
     is_bounded = channels == "all" if bounded is None else bounded
+    if not is_bounded and not float_:
+        raise typer.BadParameter("unbounded, the float image is the result; leave it out", param_hint="--no-float")
+    if basis and size == "native":
+        raise typer.BadParameter("at native size the nullspace is the resize's; leave it out", param_hint="--basis")
     amount = _strength(strength)
 
     from nullspace_cli.engine.artifacts import check_output, make_folder
@@ -103,11 +109,12 @@ def fool(
             raise typer.BadParameter(f"{path} is an input; choose another --out-dir", param_hint="--out-dir")
         check_output(path, force=output.force)
 
+    from nullspace_cli.engine.errors import ImageError
     from nullspace_cli.engine.fooling import Fool
-    from nullspace_cli.engine.fooling_report import default_methods, report
+    from nullspace_cli.engine.fooling_report import report
     from nullspace_cli.engine.fooling_search import choose_source
     from nullspace_cli.engine.network import Network
-    from nullspace_cli.engine.saliency.methods import choose
+    from nullspace_cli.engine.saliency.methods import choose, default_methods
 
     network = Network(options.request(model), basis)
     maker = Fool(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]
@@ -115,12 +122,17 @@ def fool(
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
     wanted = read_picture(target).pixels
-    choice = None
+    choice, skipped = None, []
     if source:
         picture = read_picture(source)
     else:
+
+        def left_out(path: Path, error: ImageError) -> None:
+            skipped.append(str(path))
+            console.warn(f"{path} was left out: {error}")
+
         with console.progress("images", len(candidates)) as advance:
-            choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
+            choice = choose_source(maker, candidates, wanted, source_class, advance, left_out)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
     if size == "native" and picture.reduced:
@@ -137,6 +149,7 @@ def fool(
         "score": choice.score,
         "estimate": choice.estimate,
         "median_estimate": choice.median,
+        "skipped": skipped,
     }
     document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
     if output.json:
@@ -196,8 +209,9 @@ def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
         return 0
     of_embedding = document["embedding_error"] is not None
     change = document["embedding_error" if of_embedding else "feature_change"]
+    result = document["artifacts"]["image" if document["bounded"] else "exact"]
     console.error(
-        f"{document['artifacts']['image']} does not hold: class kept {document['match']}, "
+        f"{result} does not hold: class kept {document['match']}, "
         f"{'embedding' if of_embedding else 'feature'} change {change:.3g} (tolerance {tolerance:.3g})."
     )
     return 3
@@ -205,7 +219,8 @@ def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
 
 def _render(console: Console, document: dict[str, Any]) -> None:
     like, solver, prediction = document["likeness"], document["solver"], document["prediction"]
-    kind = "8-bit image" if document["bounded"] else "float image, PNG is a clipped preview"
+    files, preview = document["artifacts"], not document["bounded"]
+    result, kind = (files["exact"], "float image") if preview else (files["image"], "8-bit image")
     width, height = document["size"]
     chosen = document["sources"]
     console.table(
@@ -213,7 +228,8 @@ def _render(console: Console, document: dict[str, Any]) -> None:
             ("source", f"{document['source']}{_answer(prediction['source'])}"),
             ("chosen", chosen and f"the best of {chosen['candidates']}, score {chosen['score']:.3f}"),
             ("target", f"{document['target']}{_answer(prediction['target'])}"),
-            ("transformed", f"{document['artifacts']['image']}{_answer(prediction['transformed'])}"),
+            ("transformed", f"{result}{_answer(prediction['transformed'])}"),
+            ("preview", preview and f"{files['image']}, clipped{_answer(prediction['preview'])}"),
             (
                 "kind",
                 f"{kind}, {width} x {height}, {document['nullspace']} nullspace, strength {document['strength']:g}",
@@ -226,9 +242,9 @@ def _render(console: Console, document: dict[str, Any]) -> None:
                 "solver",
                 f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}",
             ),
-            ("exact", document["artifacts"]["exact"]),
-            ("noise", document["artifacts"]["noise"]),
-            ("sheet", document["artifacts"]["sheet"]),
+            ("exact", None if preview else files["exact"]),
+            ("noise", files["noise"]),
+            ("sheet", files["sheet"]),
         ]
     )
     if document["saliency"]:

@@ -31,9 +31,17 @@ def named_images(given: Sequence[Path], listed: str | None) -> list[tuple[Path, 
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
     found: dict[Path, Path] = {}
+    seen: set[str] = set()
+
+    def add(path: Path, place: Path) -> None:
+        absolute = os.path.abspath(path)  # noqa: PTH100  # links are images of their own, "a/../b" is b
+        if absolute not in seen:
+            seen.add(absolute)
+            found[path] = place
+
     for name in names:
         if not name.is_dir():
-            found.setdefault(name, Path(name.name))
+            add(name, Path(name.name))
             continue
         inside = sorted(
             path
@@ -43,7 +51,7 @@ def named_images(given: Sequence[Path], listed: str | None) -> list[tuple[Path, 
         if not inside:
             raise typer.BadParameter(f"the folder {name} holds no images ({', '.join(SUFFIXES)})")
         for path in inside:
-            found.setdefault(path, path.relative_to(name))
+            add(path, path.relative_to(name))
     return list(found.items())
 
 
@@ -53,7 +61,8 @@ def _read_list(listed: str) -> list[Path]:
     try:
         text = sys.stdin.read() if listed == "-" else Path(listed).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot read the list {listed}: {error}", param_hint="--files-from") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise typer.BadParameter(f"cannot read the list {listed}: {reason}", param_hint="--files-from") from error
     return [Path(line) for line in text.splitlines() if line.strip()]
 
 

@@ -86,7 +86,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"Cannot create the folder {path}: {error.strerror or error}.") from error
+        raise ArtifactError(f"Cannot create the folder {path}: {error.strerror or error}. Name another.") from error
     return path
 
 

@@ -71,8 +71,11 @@ def class_index(model: LoadedModel, text: str) -> int:
         raise UsageError(f"{model.name} has several classes of the name '{text}': {indices}. Give the index.")
     close = difflib.get_close_matches(_plain(text), owners, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    known = "by index, counted from 0, or by name" if owners else "by index, counted from 0: their names are not known"
-    raise UsageError(f"{model.name} has no class '{text}'. It has {model.num_classes} classes, {known}.{hint}")
+    known = ", or by its name" if owners else "; the names are not known"
+    raise UsageError(
+        f"{model.name} has no class '{text}'. It has {model.num_classes} classes; name one by its index, counted from 0"
+        f"{known}.{hint}"
+    )
 
 
 def _plain(name: str) -> str:

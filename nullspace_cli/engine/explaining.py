@@ -19,6 +19,7 @@ from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.plots.saliency import draw_saliency
+from nullspace_cli.engine.saliency.compare import is_constant
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.saliency.overlay import overlay
 from nullspace_cli.engine.transform import overlap
@@ -163,7 +164,9 @@ class Explainer:
             pixels = shown[name] if self.size == "model" else self._over_all(picture, maps[name])
             write_bytes(path, encode_png(pixels), force=self.force)
         if job.sheet:
-            draw_saliency(job.sheet, self._title(index, prediction), seen, shown, force=self.force)
+            titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
+            titled = {titles[name]: picture for name, picture in shown.items()}
+            draw_saliency(job.sheet, self._title(index, prediction), seen, titled, force=self.force)
         if job.exact:
             parameters = {"source": job.source.name, "class": index, "methods": list(maps)}
             parents = {"source": sha256_of(job.source)}

@@ -109,7 +109,10 @@ class Fool:
         if self.size == "native":
             _ = self.network.model
             return
-        space = self.network.patches
+        try:
+            space = self.network.patches
+        except NoNullspaceError as error:
+            raise NoNullspaceError(f"{error} Or use --size native, which fools any model.", error.report) from error
         if self.channels == "red":
             require_full_red(space, self.network.model.name)
 
@@ -155,7 +158,7 @@ class Fool:
     def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
         network, native = self.network, self.size == "native"
         device = resolve_device(network.request.device)
-        aim = Imitation(target, strength, network.transform, native)
+        aim = Imitation(target, strength, network.transform, native, detail_only=native or self.norm == 1)
         if native:
             _require_detail(network.transform, source)
             made = NativeSize(
@@ -234,11 +237,12 @@ def require_full_red(space: PatchSpace, name: str) -> None:
     rank = count_rank(torch.linalg.svdvals(red), max(space.patch_map.stored_eps, 1e-12))
     if rank < len(space.row_space):
         d, size = red.shape
-        others = "" if d <= size else ", or a model with larger patches such as vit_small_patch32_224"
+        small = d > size
+        others = ", or a model with larger patches such as vit_small_patch32_224" if small else ""
         raise NoNullspaceError(
             f"{name}: red alone cannot make up for the target's green and blue, because the red block of the patch "
-            f"embedding has rank {rank} of d = {d}, with r^2 = {size} pixels a patch; A.3 needs full rank, and so "
-            f"d <= r^2. Use --channels all{others}.",
+            f"embedding has rank {rank} of d = {d}, with r^2 = {size} pixels a patch; A.3 needs full rank"
+            f"{', and so d <= r^2' if small else ''}. Use --channels all{others}.",
             {"rank": rank, "embed_dim": d, "patch_pixels": size},
         )
 
@@ -252,8 +256,8 @@ def _require_detail(transform: EvalTransform, source: Picture) -> None:
     width, height = transform.geometry(source.width, source.height).resized
     if width >= source.width or height >= source.height:
         raise ImageError(
-            f"{source.path} has {source.width} x {source.height} pixels, of which the model reads all: it resizes them "
-            f"to {width} x {height}. At its own size nothing can change; use a larger source, or --size model."
+            f"{source.path} has {source.width} x {source.height} pixels, and the model enlarges it to {width} x "
+            f"{height}: nothing that it reads could change. Use a larger source, or --size model."
         )
 
 

@@ -17,13 +17,10 @@ from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.compare import similarity
-from nullspace_cli.engine.saliency.methods import Method, explain, supported
+from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Verification, verify, verify_inputs
 
 KIND = "fooled"
-
-DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam")
-"""Of which each model has some; a model that has none is explained by its gradient."""
 
 
 class Files(NamedTuple):
@@ -59,11 +56,6 @@ class Report:
     read: tuple[slice, slice]
     views: Float[Tensor, "3 c h w"]
     maps: Mapping[str, Float[Tensor, "3 gh gw"]]
-
-
-def default_methods(model: LoadedModel) -> tuple[str, ...]:
-    """A few methods that people know, of those that can explain the model."""
-    return tuple(name for name in DEFAULT_METHODS if name in supported(model)) or ("gradient",)
 
 
 def report(
@@ -103,7 +95,7 @@ def report(
         shown = torch.stack([_input(model, pixels) for pixels in pictures])
         drawn = {method.name: _maps(model, method, shown) for method in methods}
     verdict, answers = _verified(fool, result, source, saved, shown)
-    named = ("source", "target", "transformed")
+    named = ("source", "target", "transformed", "preview")
     record = {
         "source": str(source.path),
         "target": str(target),
@@ -114,7 +106,7 @@ def report(
         "nullspace": result.nullspace,
         "prediction": dict(zip(named, answers, strict=True)) if answers else dict.fromkeys(named),
         **{key: value for key, value in asdict(verdict).items() if key not in ("before", "after")},
-        "range": [float(result.image.min()), float(result.image.max())],
+        "range": _range(result),
         "likeness": result.likeness._asdict(),
         "saliency": _all_similarities(maps),
         "saliency_png": _all_similarities(drawn) if result.bounded else None,
@@ -133,8 +125,11 @@ def report(
 
 def _verified(
     fool: Fool, result: Fooled, source: Picture, saved: Picture, views: Float[Tensor, "3 c h w"]
-) -> tuple[Verification, list[dict[str, Any]] | None]:
-    """What the model says of source and result (bounded: of the files), and its answers for all three."""
+) -> tuple[Verification, list[dict[str, Any] | None] | None]:
+    """What the model says of source and result; of bounded ones, of the files.
+
+    With its answers for source, target and result, and for the preview of an unbounded one; None without a head.
+    """
     model, patch_map = fool.network.model, fool.network.patch_map
     inputs = model.transform.to_normalized(views.float())
     if result.bounded:
@@ -143,9 +138,12 @@ def _verified(
         verdict = verify_inputs(model, patch_map, inputs[[0, 2]])
     if verdict.before is None or verdict.after is None:
         return verdict, None
-    logits = model(inputs[1:2]).logits
+    preview = torch.from_numpy(np.moveaxis(result.pixels, 2, 0) / 255)
+    shown = inputs[1:2] if result.bounded else torch.stack([inputs[1], model.transform.to_normalized(preview.float())])
+    logits = model(shown).logits
     assert logits is not None  # the model has answered
-    return verdict, [verdict.before, model.answer(*metrics.top1(logits[0])), verdict.after]
+    target, *clipped = (model.answer(*metrics.top1(row)) for row in logits)
+    return verdict, [verdict.before, target, verdict.after, clipped[0] if clipped else None]
 
 
 def controls(
@@ -174,6 +172,12 @@ def controls(
     gaussian[:, *read] = torch.randn(gaussian[:, *read].shape, generator=generator, dtype=torch.float64)
     noises = (noise * (norm / noise.norm()) for noise in (gaussian, view.adjoint(seen)))
     return torch.stack([view.apply(noise) - view.fill for noise in noises])
+
+
+def _range(result: Fooled) -> list[float]:
+    """The least and the largest pixel of the result, in [0, 1] pixel units."""
+    values = result.pixels / np.float64(255) if result.bounded else result.image
+    return [float(values.min()), float(values.max())]
 
 
 def _input(model: LoadedModel, pixels: Pixels) -> Float[Tensor, "c h w"]:
@@ -224,7 +228,8 @@ def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *,
         "nullspace": result.nullspace,
         "rounding": fool.rounding if fool.bounded else None,
     }
-    parents = {"source": sha256_of(source), "target": sha256_of(target)}
+    paths = {"source": source, "target": target, "basis": fool.network.basis}
+    parents = {name: sha256_of(path) for name, path in paths.items() if path}
     seed = fool.network.request.seed
     provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
     tensors = {

@@ -49,14 +49,14 @@ def choose_source(
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
-    notice: Callable[[str], None] = lambda text: None,
+    left_out: Callable[[Path, ImageError], None] = lambda path, error: None,
 ) -> Choice:
     """Of the best few by `rank_sources`, each made in full, take the one most like `target`.
 
     Raises:
         DataError, UsageError: as of `rank_sources`.
     """
-    ranked = rank_sources(fool, sources, target, wanted_class, advance, notice)
+    ranked = rank_sources(fool, sources, target, wanted_class, advance, left_out)
     rough = replace(fool, rounding="nearest")
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
@@ -64,7 +64,7 @@ def choose_source(
         try:
             made.append((_rough(rough, picture, target).likeness.score, estimate, path, picture))
         except ImageError as error:
-            notice(f"{path} was left out: {error}")
+            left_out(path, error)
     if not made:
         raise DataError("None of the best sources could be used; see the warnings. Give others.")
     score, estimate, path, picture = max(made, key=lambda item: item[0])
@@ -77,7 +77,7 @@ def rank_sources(
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
-    notice: Callable[[str], None] = lambda text: None,
+    left_out: Callable[[Path, ImageError], None] = lambda path, error: None,
 ) -> list[Ranked]:
     """The sources of the right class, best first, by `Fool.estimate`.
 
@@ -85,7 +85,7 @@ def rank_sources(
         wanted_class: index or name of the class that the model must see in the source; None for any but the one that
             it sees in the target, with which nobody would be fooled.
         advance: is called for each image.
-        notice: is told of images that cannot be used.
+        left_out: is told of images that cannot be used, and why.
 
     Raises:
         DataError: no image is left to choose from.
@@ -102,7 +102,7 @@ def rank_sources(
             if seen is None or (seen != avoided if index is None else seen == index):
                 found.append(Ranked(fool.estimate(picture, target), path))
         except ImageError as error:
-            notice(f"{path} was left out: {error}")
+            left_out(path, error)
         advance()
     if not found:
         kind = "any class but the target's" if wanted_class is None else f"'{wanted_class}'"

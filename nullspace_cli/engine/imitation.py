@@ -30,22 +30,26 @@ NATIVE_DETAIL = 0.8
 class Imitation:
     """The wish to look like another picture, with its detail exaggerated: an `Aim`.
 
-    What is asked for inside the model's crop is t + (strength - 1) (t - smooth(t)); outside, where the network reads
-    nothing, it is t itself. At native size the resize reads all of the low frequencies, so that these remain the
-    source's whatever is asked for: there it is smooth(x) + strength * (t - smooth(t)), from where the solver has less
-    far to go. How much of them a patch embedding reads is up to its weights: the solver takes what it can.
+    What is asked for inside the model's crop is t + (strength - 1) (t - smooth(t)), or, where light and dark are to
+    stay the source's, smooth(x) + strength * (t - smooth(t)); outside, where the network reads nothing, it is t.
+
+    How much light and dark a patch embedding leaves free is up to its weights, and the 2-norm takes what there is. They
+    had better stay where nothing is free, as in the resize's nullspace, and in the 1-norm, which would have the most
+    of the pixels reach them at the expense of the others: speckle all over.
 
     Attributes:
         pixels: the other picture, of any size.
         strength: multiplies its detail.
         transform: of the model, whose crop it is.
         native: whether the result has the source's size and not the model's.
+        detail_only: whether light and dark stay the source's.
     """
 
     pixels: Pixels
     strength: float
     transform: EvalTransform
     native: bool
+    detail_only: bool
 
     def target(
         self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
@@ -57,7 +61,7 @@ class Imitation:
         target = colours.copy()
         inside = self.transform.seen_part(width, height, native=self.native)
         for channel, plane, source in zip(target, colours, image.cpu().numpy(), strict=True):
-            if self.native:
+            if self.detail_only:
                 wanted = smooth(source.astype(np.float32), sigma) + self.strength * (plane - smooth(plane, sigma))
             else:
                 wanted = exaggerated(plane, self.strength, sigma)

@@ -18,7 +18,7 @@ def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | Non
     """Pearson's correlation over all elements; None where either is constant."""
     a, b = (x.double().flatten() - x.double().mean() for x in (a, b))
     norms = float(a.norm() * b.norm())
-    return float(a @ b) / norms if norms > 0 else None
+    return max(-1.0, min(1.0, float(a @ b) / norms)) if norms > 0 else None
 
 
 def cosine(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

@@ -28,7 +28,7 @@ class Network:
     def __init__(self, request: ModelRequest, basis: Path | None = None) -> None:
         if basis:
             read_provenance(basis, KIND)
-        self.request, self._basis = request, basis
+        self.request, self.basis = request, basis
         self._made: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -63,8 +63,8 @@ class Network:
 
     def _find_patches(self) -> PatchSpace:
         patch_map = self.patch_map
-        if self._basis and patch_map:
-            return PatchSpace(patch_map, load_row_space(self._basis, self.model))
+        if self.basis and patch_map:
+            return PatchSpace(patch_map, load_row_space(self.basis, self.model))
         found = find_basis(self.model)
         return PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
 

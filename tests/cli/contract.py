@@ -155,7 +155,7 @@ FOOL: dict[str, Any] = {
     "source": str,
     "target": str,
     "sources": (
-        {"candidates": int, "score": Number, "estimate": Number, "median_estimate": Number},
+        {"candidates": int, "score": Number, "estimate": Number, "median_estimate": Number, "skipped": [str]},
         None,
     ),
     "size": [int],
@@ -163,7 +163,7 @@ FOOL: dict[str, Any] = {
     "bounded": bool,
     "strength": Number,
     "nullspace": str,
-    "prediction": {"source": ANSWER_OR_NULL, "target": ANSWER_OR_NULL, "transformed": ANSWER_OR_NULL},
+    "prediction": dict.fromkeys(("source", "target", "transformed", "preview"), ANSWER_OR_NULL),
     "match": bool | None,
     "confidence_change": NumberOrNull,
     "logit_mse": NumberOrNull,

@@ -135,7 +135,7 @@ def test_the_class_by_index_and_by_name(vitnull: Vitnull, photo: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sta", "no class 'sta'. It has 10 classes, by index, counted from 0, or by name. Did you mean star"),
+        ("sta", "10 classes; name one by its index, counted from 0, or by its name. Did you mean star?"),
         ("10", "no class '10'. It has 10 classes"),
     ],
 )

@@ -192,7 +192,7 @@ def test_saliency_of_the_embedded_model(vitnull: Vitnull, pair: tuple[Path, Path
             assert set(pairs) == expected
             for figures in pairs.values():
                 check_keys(figures, SIMILARITY)
-    classes = {name: answer["class"] for name, answer in document["prediction"].items()}
+    classes = {name: answer["class"] for name, answer in document["prediction"].items() if answer}
     assert classes["source"] == classes["transformed"] != classes["target"]
     in_memory = document["saliency"]["rollout"]
     assert in_memory["source_transformed"]["spearman"] > 0.999
@@ -237,7 +237,7 @@ def test_the_best_of_a_folder(fool: Vitnull, vitnull: Vitnull, tiny_vit: tuple[s
 def test_a_model_without_a_head(fool: Vitnull) -> None:
     document = fool("--model-kwargs", "num_classes=0").document
     check_keys(document, FOOL)
-    assert document["prediction"] == {"source": None, "target": None, "transformed": None}
+    assert document["prediction"] == {"source": None, "target": None, "transformed": None, "preview": None}
     assert (document["match"], document["logit_mse"], document["verified"]) == (None, None, True)
 
 
@@ -252,7 +252,7 @@ def test_models_without_a_nullspace(vitnull: Vitnull, pair: tuple[Path, Path]) -
 
 def test_a_source_without_detail_to_spare(vitnull: Vitnull, pair: tuple[Path, Path]) -> None:
     message = vitnull("fool", *pair, "--model", "demo-cnn", "--size", "native", expect=1).message
-    assert "97 x 70 pixels, of which the model reads all" in message
+    assert "97 x 70 pixels, and the model enlarges it to 310 x 224" in message
     assert "--size model" in message
 
 

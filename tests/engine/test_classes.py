@@ -94,7 +94,7 @@ def test_a_class_by_its_name(demo: LoadedModel, imagenet: LoadedModel) -> None:
         class_index(known, "crane")
     with pytest.raises(UsageError, match=r"no class 'shark'.*Did you mean white shark"):
         class_index(known, "shark")
-    with pytest.raises(UsageError, match=r"10 classes.*names are not known"):
+    with pytest.raises(UsageError, match=r"10 classes.*the names are not known"):
         class_index(replace(demo, labels=None), "tench")
     with pytest.raises(UsageError, match="no head"):
         class_index(load_model(ModelRequest("demo", kwargs={"num_classes": 0})), "0")

@@ -43,8 +43,8 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    for axis, name in zip(axes[:, 0], ROWS * bands, strict=True):
-        axis.set_ylabel(name, fontsize=15)
+    for i, (axis, name) in enumerate(zip(axes[:, 0], ROWS * bands, strict=True)):
+        axis.set_ylabel(f"{name}, clipped" if i % 3 == 2 and not record["bounded"] else name, fontsize=15)
     columns = [axes[3 * band : 3 * band + 3, column] for band in range(bands) for column in range(across)]
     for column, (title, shown) in zip(columns, pictures.items(), strict=False):
         column[0].set_title(title, fontsize=14)

@@ -55,11 +55,11 @@ def draw_faithfulness(path: Path, title: str, found: FaithfulnessOfMany, *, forc
 
 
 def _draw_curves(axes: Axes, found: FaithfulnessOfMany, name: str) -> None:
-    colours = colormaps["viridis"](np.linspace(0, 0.92, len(found.methods)))
+    colours = colormaps["tab10"].colors  # type: ignore[attr-defined]
     for i, (method, curves) in enumerate(found.methods.items()):
-        style = ("-", "--", "-.")[i % 3]  # neighbours on the scale of colours are told apart
+        style = ("-", "--", "-.")[i % 3]
         curve = getattr(curves, name)
-        axes.plot(FRACTIONS, curve.accuracy, style, color=colours[i], lw=1.8, label=method)
+        axes.plot(FRACTIONS, curve.accuracy, style, color=colours[i % len(colours)], lw=1.8, label=method)
     for i, ((rows, columns), curves) in enumerate(found.controls.items()):
         curve, style = getattr(curves, name), ("o:", "s:")[i % 2]
         axes.plot(FRACTIONS, curve.accuracy, style, color=GREY, lw=1.8, ms=4, label=f"random, {rows} × {columns}")

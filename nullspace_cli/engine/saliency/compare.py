@@ -36,7 +36,7 @@ class Similarity:
 def similarity(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"]) -> Similarity:
     """Compare two maps, best on their native grid: upsampling makes neighbours alike whatever the model did."""
     a, b = a.double().cpu(), b.double().cpu()
-    if _is_constant(a) or _is_constant(b):
+    if is_constant(a) or is_constant(b):
         return Similarity(None, None, None, None)
     return Similarity(
         spearman=correlation(_ranks(a), _ranks(b)),
@@ -73,7 +73,7 @@ def ssim(a: Float[Tensor, "*c h w"], b: Float[Tensor, "*c h w"], data_range: flo
     )
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(values.mean())
+    return min(1.0, float(values.mean()))
 
 
 def top_overlap(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"], share: float = TOP_SHARE) -> float:
@@ -90,10 +90,11 @@ def _membership(values: Float[Tensor, "h w"], k: int) -> Float[Tensor, "h w"]:
     """By how much each position belongs to the k largest; sums to k."""
     last = values.flatten().topk(k).values[-1]
     above, tied = values > last, values == last
-    return above.double() + tied * ((k - above.sum()) / tied.sum())
+    return above.double() + tied * ((k - above.sum()).double() / tied.sum())
 
 
-def _is_constant(values: Float[Tensor, "h w"]) -> bool:
+def is_constant(values: Float[Tensor, "h w"]) -> bool:
+    """Whether a map says nothing."""
     return bool(values.max() - values.min() <= CONSTANT * values.abs().max())
 
 

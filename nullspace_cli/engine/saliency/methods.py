@@ -67,6 +67,10 @@ METHODS = {
 }
 
 
+DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam", "gradient")
+"""What people know, best known first; every model has some, if only its gradient."""
+
+
 def supported(model: LoadedModel) -> tuple[str, ...]:
     """The methods that can explain the model: tokens for plain ViTs, features for CNNs, pixels for all."""
     families: dict[Family, bool] = {
@@ -79,6 +83,11 @@ def supported(model: LoadedModel) -> tuple[str, ...]:
         for name, method in METHODS.items()
         if families[method.family] and (method.needs is None or method.needs(model))
     )
+
+
+def default_methods(model: LoadedModel) -> tuple[str, ...]:
+    """A few methods that people know, of those that can explain the model."""
+    return tuple(name for name in DEFAULT_METHODS[:-1] if name in supported(model)) or DEFAULT_METHODS[-1:]
 
 
 def named(names: Sequence[str]) -> list[Method]:
