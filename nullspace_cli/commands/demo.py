@@ -18,7 +18,7 @@ def demo(
     output: OutputOptions,
     console: Console,
 ) -> int:
-    """Show the whole chain on the embedded models and images: no network, no downloads, under a minute."""
+    """Show the whole chain on the embedded models and images: no network, no downloads, about a minute."""
     from nullspace_cli.engine.demonstration import run_demo
 
     model, body = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
@@ -26,11 +26,24 @@ def demo(
         console.json(console.document("demo", model, seed, body))
     else:
         _render(console, body)
-    kept = all(record["match"] for record in [*body["watermarks"], body["native"]])
-    if body["nullspace"]["check"]["passed"] and kept:
+    failed = [name for name, holds in _checks(body).items() if not holds]
+    if not failed:
         return 0
-    console.error("The demo's own checks failed; this installation computes wrongly. Please report it.")
+    console.error(
+        f"The demo's own checks failed ({', '.join(failed)}); this installation computes wrongly. Please report it."
+    )
     return 3
+
+
+def _checks(body: dict[str, Any]) -> dict[str, bool]:
+    """Whether each part has shown what it should. Few images keep or lose a class by chance; the logits tell."""
+    noise, *controls = body["learned_noise"]["results"]
+    return {
+        "nullspace": body["nullspace"]["check"]["passed"],
+        "watermarks": all(record["match"] for record in [*body["watermarks"], body["native"]]),
+        "learned noise": all(noise["logit_mse"] < control["logit_mse"] for control in controls),
+        "fool": body["fool"]["verified"],
+    }
 
 
 def _render(console: Console, body: dict[str, Any]) -> None:
@@ -62,12 +75,11 @@ def _render(console: Console, body: dict[str, Any]) -> None:
     console.line()
     rows = []
     for record in body["watermarks"]:
-        before, after = record["before"], record["after"]
         rows.append(
             [
                 record["output"],
-                f"{before['label']} {before['probability']:.2%}",
-                f"{after['label']} {after['probability']:.2%}",
+                _answer(record["before"]),
+                _answer(record["after"]),
                 f"{record['embedding_error']:.3%}",
                 f"{record['solver']['residual']:.0e}",
             ]
@@ -81,9 +93,64 @@ def _render(console: Console, body: dict[str, Any]) -> None:
         + ("not a bit changed." if changed == 0 else f"{changed:.4%} changed.")
     )
     console.line()
+    _render_learned(console, body["learned_noise"])
+    console.line()
+    _render_fooled(console, body["fool"])
+    console.line()
+    console.grid(
+        ["explained", "prediction", "methods", "sheet"],
+        [
+            [
+                record["source"],
+                _answer(record["prediction"]),
+                len(record["methods"]),
+                record["sheet"],
+            ]
+            for record in body["explain"]
+        ],
+    )
+    console.line()
     folder = Path(body["artifacts"][0]).parent
     console.line(
-        f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'} and {folder / 'demo.basis.png'}. Then, on a "
-        f"picture of your own:"
+        f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'}, {folder / 'demo.basis.png'}, "
+        f"{body['fool']['artifacts']['sheet']} and {body['explain'][0]['sheet']}. Then, on a picture of your own:"
     )
     console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo")
+
+
+def _render_learned(console: Console, learned: dict[str, Any]) -> None:
+    names = {"none": "learned", "shuffle": "its elements shuffled", "uniform": "uniform, same norm"}
+    console.grid(
+        ["noise on the patch embeddings", "norm", "same class", "logits moved (mse)"],
+        [
+            [
+                names[result["control"]],
+                f"{result['noise_norm']:.0f}",
+                f"{result['match_percent']:.1f}%",
+                f"{result['logit_mse']:.1f}",
+            ]
+            for result in learned["results"]
+        ],
+    )
+    (noise,) = learned["noises"]
+    console.line(f"({learned['images']} training images, {noise['rounds']} rounds, sampling limit {noise['limit']:g})")
+
+
+def _render_fooled(console: Console, fooled: dict[str, Any]) -> None:
+    seen, like = fooled["prediction"], fooled["likeness"]
+    rows = [
+        ("source", fooled["source"], like["correlation_source"]),
+        ("target", fooled["target"], like["correlation_target"]),
+        ("transformed", fooled["artifacts"]["exact"], None),
+    ]
+    console.grid(
+        ["fooled", "file", "the ViT sees", "correlation with transformed"],
+        [
+            [name, file, _answer(seen[name]), "-" if likeness is None else f"{likeness:.2f}"]
+            for name, file, likeness in rows
+        ],
+    )
+
+
+def _answer(answer: dict[str, Any]) -> str:
+    return f"{answer['label']} {answer['probability']:.2%}"

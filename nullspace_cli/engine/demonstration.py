@@ -1,6 +1,7 @@
 """The whole chain on the embedded models and images: what `vitnull demo` shows."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,53 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nullspace_cli.demo.drawing import draw
+from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine.artifacts import check_output, make_folder, write_bytes
 from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.distributed import Ranks
+from nullspace_cli.engine.entry import entry_of
 from nullspace_cli.engine.errors import NoNullspaceError
-from nullspace_cli.engine.images import encode_png
+from nullspace_cli.engine.evaluation import evaluate
+from nullspace_cli.engine.explaining import Explained, Explainer
+from nullspace_cli.engine.explaining import Job as Explanation
+from nullspace_cli.engine.fooling import Fool
+from nullspace_cli.engine.fooling_report import Files, report
+from nullspace_cli.engine.images import encode_png, read_picture
+from nullspace_cli.engine.learned_noise import NoiseRun
+from nullspace_cli.engine.learning import Plan
+from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.marks import Placement, read_mark
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.plots.basis import draw_basis
+from nullspace_cli.engine.plots.fooling import draw_fooling
+from nullspace_cli.engine.plots.learning import draw_losses
 from nullspace_cli.engine.plots.watermarks import draw_native, draw_watermarks
+from nullspace_cli.engine.protocols import chosen_images
+from nullspace_cli.engine.saliency.methods import choose, default_methods
 from nullspace_cli.engine.stamping import Job, Stamp
+from nullspace_cli.engine.subjects import cases_of, read_subjects
 from nullspace_cli.engine.watermarking import Design
 
 NOISE_STD = 1.0
 PHOTOS = 4
 LARGE, LARGE_SIDE = 4, 640  # the drawing that is watermarked at its own size
+SOURCE, TARGET = 6, 5  # the drawing that the network sees, and the one that people see
+LIMIT, FRACTION, ROUNDS, STEP_IMAGES, LR = 12.0, 0.1, 6, 20, 0.6
+"""By which noise is learned in some seconds that clearly differs from its controls."""
 
 
 def run_demo(
     folder: Path, device: str, seed: int, *, images: int, force: bool, progress: Callable[[str], None]
 ) -> tuple[LoadedModel, dict[str, Any]]:
-    """Accuracy, nullspace, exact noise and watermarks on the embedded models; files go into `folder`.
+    """Accuracy, nullspace, exact and learned noise, watermarks, a fooled network and saliency maps on embedded models.
+
+    All files go into `folder`.
 
     Args:
-        images: how many validation images the accuracy and the noise are measured on.
+        images: how many validation images the accuracy and the noises are measured on.
         progress: is told what comes next.
 
     Returns:
@@ -54,13 +75,20 @@ def run_demo(
             "large.watermarked.png",
             "native.png",
             *(f"photo-{i}.watermarked.png" for i in range(PHOTOS)),
+            "demo.encoder.noise.safetensors",
+            "demo.encoder.loss.png",
+            *(f"{_class_of(drawing)}.png" for drawing in (SOURCE, TARGET)),
+            *(path.name for path in _fooled(folder) if path),
+            "photo-0.demo.saliency.png",
+            "photo-0.demo-cnn.saliency.png",
         )
     ]
     make_folder(folder)
     for file in files:
         check_output(file, force=force)
     progress("loading the embedded models")
-    vit, cnn = (load_model(ModelRequest(name, device=device, seed=seed)) for name in ("demo", "demo-cnn"))
+    network = Network(ModelRequest("demo", device=device, seed=seed))
+    vit, cnn = network.model, load_model(ModelRequest("demo-cnn", device=device, seed=seed))
 
     progress(f"drawing {images} validation images")
     data = open_data("demo", "val")[:images]
@@ -91,7 +119,13 @@ def run_demo(
         cnn_message = str(error)
 
     progress("stamping watermarks")
-    records, native = _watermark(ModelRequest(vit.name, device=device, seed=seed), data, folder, force=force)
+    records, native = _watermark(network, data, folder, force=force)
+    progress("learning noise")
+    learned = _learn(vit, data, folder, seed, force=force)
+    progress("fooling the network")
+    fooled = _fool(network, folder, force=force)
+    progress("explaining")
+    explained = [_explain(model, folder, force=force) for model in (vit, cnn)]
     return vit, {
         "images": images,
         "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
@@ -100,12 +134,15 @@ def run_demo(
         "cnn": cnn_message,
         "watermarks": records,
         "native": native,
+        "learned_noise": learned,
+        "fool": fooled,
+        "explain": explained,
         "artifacts": [str(file) for file in files],
     }
 
 
 def _watermark(
-    request: ModelRequest, data: ImageSet, folder: Path, *, force: bool
+    network: Network, data: ImageSet, folder: Path, *, force: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Stamp the demo's logo onto some of its images at model size and onto one at its own, and draw sheets of them."""
 
@@ -113,7 +150,6 @@ def _watermark(
         return write_bytes(folder / name, encode_png(image), force=force)
 
     design = Design(read_mark(save("logo.png", draw_logo())), Placement())
-    network = Network(request)
     stamp = Stamp(network, design, size="model", verify=True, force=force)
     stamp.prepare()
     done = [
@@ -125,6 +161,82 @@ def _watermark(
     native = Stamp(network, design, force=force)(Job(large, folder / "large.watermarked.png"))
     draw_native(folder / "native.png", native, network.transform, force=force)
     return [stamped.record for stamped in done], native.record
+
+
+def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force: bool) -> dict[str, Any]:
+    """Learn noise on the patch embeddings, from drawings of the training set, and hold it against its controls."""
+    drawings, transform = open_data("demo", "train"), model.transform
+    images = drawings.select(chosen_images(len(drawings), FRACTION, seed))
+    plan = Plan(
+        level="encoder",
+        limits=(LIMIT,),
+        protocol="adamw",
+        rounds=ROUNDS,
+        lr=LR,
+        fraction=FRACTION,
+        norm=2.0,
+        stop_eps=None,
+        step_images=STEP_IMAGES,
+        seed=seed,
+        data=images.fingerprint(),
+        images=len(images),
+        data_config=asdict(transform),
+    )
+    path = folder / "demo.encoder.noise.safetensors"
+    learned = NoiseRun(
+        model,
+        entry_of(model, "encoder"),
+        images,
+        transform,
+        plan,
+        (path,),
+        folder / ".learning.resume",
+        Store(2**30),
+        Ranks(),
+        force=force,
+        every=plan.steps + 1,  # a run as short as this is not worth saving half-way
+    )()
+    preview = draw_losses(folder / "demo.encoder.loss.png", model.name, learned, force=force)
+    cases = cases_of(read_subjects([path], model), ("shuffle", "uniform"), 1, seed)
+    return {
+        "level": plan.level,
+        "noises": [noise.record for noise in learned],
+        "images": len(images),
+        "plan": plan.to_json(),
+        "preview": str(preview),
+        "results": evaluate(model, data, cases).results(),
+    }
+
+
+def _fool(network: Network, folder: Path, *, force: bool) -> dict[str, Any]:
+    """Make one drawing look like another, as a float image: 8-bit ones take outlines alone from the target here."""
+    source, target = (
+        write_bytes(folder / f"{_class_of(drawing)}.png", encode_png(draw("val", drawing)[0]), force=force)
+        for drawing in (SOURCE, TARGET)
+    )
+    fool, picture = Fool(network, bounded=False, norm=1, strength=1.0), read_picture(source)
+    methods = choose(network.model, default_methods(network.model))
+    files = _fooled(folder)
+    done = report(fool, fool(picture, read_picture(target).pixels), picture, target, files, methods, force=force)
+    draw_fooling(files.sheet, done, force=force)
+    return done.record
+
+
+def _explain(model: LoadedModel, folder: Path, *, force: bool) -> dict[str, Any]:
+    """Draw a sheet of all saliency methods that the model has."""
+    job = Explanation(folder / "photo-0.png", {}, folder / f"photo-0.{model.name}.saliency.png")
+    ((done,),) = Explainer(model, choose(model, ["all"]), force=force).each([job])
+    if not isinstance(done, Explained):
+        raise done.error
+    return done.record
+
+
+def _fooled(folder: Path) -> Files:
+    return Files.of(folder, _class_of(SOURCE), _class_of(TARGET))
+
+
+def _class_of(drawing: int) -> str:
+    return CLASSES[drawing % len(CLASSES)]
 
 
 def _classes(model: LoadedModel, images: Float[Tensor, "b 3 h w"]) -> Tensor:

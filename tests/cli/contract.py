@@ -225,6 +225,27 @@ EXPLAIN: dict[str, Any] = {
 
 EXPLAINED: dict[str, Any] = {"overlay": str | None, "grid": [int], "range": [Number]}
 
+_OWN_OF_FOOL = {name: kind for name, kind in FOOL.items() if name not in (*SHARED, "sources")}
+
+DEMO: dict[str, Any] = {
+    **SHARED,
+    "images": int,
+    "accuracy": {"demo": Number, "demo-cnn": Number},
+    "nullspace": {"rank": int, "nullity": int, "check": BASIS["check"]},
+    "noise": {"std": Number, "match_percent": {"demo": {"null": Number, "random": Number}}},
+    "cnn": str | None,
+    "watermarks": [WATERMARKED],
+    "native": WATERMARKED,
+    "learned_noise": {
+        **{name: LEARN_NOISE[name] for name in ("level", "images", "preview", "noises")},
+        "plan": dict,
+        "results": [EVALUATED],
+    },
+    "fool": _OWN_OF_FOOL,
+    "explain": EXPLAIN["images"],
+    "artifacts": [str],
+}
+
 
 def check_keys(document: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
     """See that a document has all the keys, of the right types; further keys are welcome."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pytest
 import torch
@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors import safe_open
 
 from nullspace_cli import __version__
+from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine.artifacts import write_tensors
 from nullspace_cli.engine.models import ModelRequest, load_model
 from nullspace_cli.engine.noise import provenance_of
-from tests.cli.contract import BASIS, SHARED, WATERMARK, check_keys
+from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 
 COMMANDS = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
@@ -412,11 +413,51 @@ def test_the_model_of_the_environment(vitnull: Vitnull, tiny_vit: tuple[str, ...
 @pytest.mark.slow
 def test_demo(vitnull: Vitnull, tmp_path: Path) -> None:
     outcome = vitnull("demo", "--images", "10", "--json")
-    check_keys(outcome.document, SHARED)
+    check_keys(outcome.document, DEMO)
     assert outcome.document["schema"] == "vitnull/demo/1"
+    folder = tmp_path / "vitnull-demo"
+    assert {tmp_path / name for name in outcome.document["artifacts"]} == set(folder.iterdir())
     for name in outcome.document["artifacts"]:
         assert (tmp_path / name).stat().st_size > 0
-    with Image.open(tmp_path / "vitnull-demo" / "watermarks.png") as sheet:
-        assert len(sheet.convert("RGB").getcolors(1 << 24) or []) > 100
+    sheets = [outcome.document["fool"]["artifacts"]["sheet"], *(one["sheet"] for one in outcome.document["explain"])]
+    for name in (folder / "watermarks.png", *sheets):
+        with Image.open(tmp_path / name) as sheet:
+            assert len(sheet.convert("RGB").getcolors(1 << 24) or []) > 100
+    results = outcome.document["learned_noise"]["results"]
+    assert [result["control"] for result in results] == ["none", "shuffle", "uniform"]
+    assert results[0]["logit_mse"] < min(result["logit_mse"] for result in results[1:])
+    fooled = outcome.document["fool"]
+    assert fooled["verified"]
+    assert fooled["prediction"]["source"]["class"] != fooled["prediction"]["target"]["class"]
     assert "stamping" in outcome.stderr
     assert vitnull("demo", "--quiet", "--images", "10", "--force").stderr == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["demo.encoder.noise.safetensors", "crescent.cross.sheet.png", "photo-0.demo-cnn.saliency.png"]
+)
+def test_the_demo_overwrites_nothing(vitnull: Vitnull, tmp_path: Path, name: str) -> None:
+    mine = tmp_path / "vitnull-demo" / name
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    outcome = vitnull("demo", expect=1)
+    assert f"{name} exists already" in outcome.message
+    assert contents(mine.parent) == [name]
+    assert mine.read_text() == "mine"
+
+
+def test_the_demo_judges_its_parts() -> None:
+    sound: dict[str, Any] = {
+        "nullspace": {"check": {"passed": True}},
+        "watermarks": [{"match": True}],
+        "native": {"match": True},
+        "learned_noise": {"results": [{"logit_mse": 1.0}, {"logit_mse": 2.0}, {"logit_mse": 3.0}]},
+        "fool": {"verified": True},
+    }
+    assert all(_checks(sound).values())
+    moved = {"results": [{"logit_mse": 2.5}, {"logit_mse": 2.0}, {"logit_mse": 3.0}]}
+    assert [name for name, holds in _checks({**sound, "learned_noise": moved}).items() if not holds] == [
+        "learned noise"
+    ]
+    unsound = {**sound, "fool": {"verified": False}}
+    assert [name for name, holds in _checks(unsound).items() if not holds] == ["fool"]
