@@ -229,7 +229,7 @@ def _render(console: Console, document: dict[str, Any]) -> None:
             ("chosen", chosen and f"the best of {chosen['candidates']}, score {chosen['score']:.3f}"),
             ("target", f"{document['target']}{_answer(prediction['target'])}"),
             ("transformed", f"{result}{_answer(prediction['transformed'])}"),
-            ("preview", preview and f"{files['image']}, clipped{_answer(prediction['preview'])}"),
+            ("preview", f"{files['image']}, clipped{_answer(prediction['preview'])}" if preview else None),
             (
                 "kind",
                 f"{kind}, {width} x {height}, {document['nullspace']} nullspace, strength {document['strength']:g}",
