@@ -105,7 +105,7 @@ def test_native_size_shows_the_crop_where_it_lies(explain: Vitnull, tiny: Refere
     resized = round(64 / tiny.config["crop_pct"])
     margin = int((260 - 64 * 230 / resized) / 2) - 5
     assert margin > 10
-    assert colour[:, :margin].max() < 30 < colour[margin:-margin].max()
+    assert colour[:, :margin].max() == 0 < 30 < colour[margin:-margin].max()  # no heat at all, not the least
 
 
 def test_the_same_bytes_on_two_runs(explain: Vitnull, photo: Path) -> None:
@@ -247,6 +247,12 @@ def test_the_human_result(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Pa
     (one,) = [vitnull("explain", photo, "--method", "raw", "--model", *tiny_vit, "--out-dir", "one").stdout]
     rows = dict(line.split(maxsplit=1) for line in one.splitlines())
     assert (rows["raw"], rows["maps"]) == ("one/photo.raw.png", "one/photo.saliency.safetensors")
+
+
+def test_the_method_suits_the_model(vitnull: Vitnull, photo: Path) -> None:
+    for model, method in (("demo", "attribution"), ("demo-cnn", "gradcam")):
+        document = vitnull("explain", photo, "--model", model, "--out-dir", model, "--json").document
+        assert list(document["images"][0]["methods"]) == [method]
 
 
 # Refusals

@@ -1,5 +1,7 @@
 """`vitnull fool`: what the files hold, measured again with plain timm, NumPy and SciPy; and what is refused."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import draw
@@ -114,8 +117,12 @@ def test_the_float_image_is_the_source_to_the_network(fool: Vitnull, tiny: Refer
     order = int(norm)
     distances = [np.abs(image + s * (source - image) - target).__pow__(order).sum() for s in (-0.05, 0, 0.05)]
     assert distances[0] > distances[1] < distances[2]
-    # The PNG is the clipped preview.
-    assert np.array_equal(pixels_of(IMAGE), np.rint(image.clip(0, 1) * 255).transpose(1, 2, 0))
+    # The PNG is the clipped preview, and what the network says of it is told apart.
+    clipped = np.rint(image.clip(0, 1) * 255)
+    assert np.array_equal(pixels_of(IMAGE), clipped.transpose(1, 2, 0))
+    assert answers["preview"]["probability"] == pytest.approx(
+        float(logits(tiny, clipped / 255).double().softmax(0).max()), rel=1e-3
+    )
 
 
 # Bounded
@@ -143,6 +150,17 @@ def test_the_file_is_the_source_to_the_network(fool: Vitnull, tiny: Reference, p
     assert like["score"] == pytest.approx(
         (like["ssim_target"] + like["detail_correlation_target"] + like["correlation_target"]) / 3
     )
+
+
+def test_what_it_was_made_from(
+    fool: Vitnull, vitnull: Vitnull, tiny_vit: tuple[str, ...], pair: tuple[Path, Path]
+) -> None:
+    vitnull("basis", *tiny_vit, "--out", "own.safetensors", "--no-preview", "--no-check")
+    fool("--basis", "own.safetensors")
+    with safe_open(EXACT, "pt") as file:
+        parents = json.loads(file.metadata()["vitnull"])["parents"]
+    named = {"source": pair[0], "target": pair[1], "basis": Path("own.safetensors")}
+    assert parents == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in named.items()}
 
 
 def test_without_the_float_image(fool: Vitnull) -> None:
@@ -244,6 +262,7 @@ def test_a_model_without_a_head(fool: Vitnull) -> None:
 def test_models_without_a_nullspace(vitnull: Vitnull, pair: tuple[Path, Path]) -> None:
     assert "no exact patch nullspace" in vitnull("fool", *pair, "--model", "demo-cnn", expect=5).message
     small = ("--model", "vit_small_patch16_224", "--no-pretrained", "--model-kwargs", "depth=1")
+    assert "--size native" in vitnull("fool", *pair, "--model", "demo-cnn", expect=5).message
     message = vitnull("fool", *pair, *small, "--channels", "red", expect=5).message
     assert "rank 256 of d = 384" in message
     assert "--channels all" in message
@@ -266,6 +285,9 @@ def test_a_source_without_detail_to_spare(vitnull: Vitnull, pair: tuple[Path, Pa
         (("--size", "native", "--unbounded"), 2, "--bounded"),
         (("--size", "native", "--norm", "1"), 2, "--size model"),
         (("--strength", "much"), 2, "neither auto nor a number"),
+        (("--strength", "101"), 2, "from 0 to 100"),
+        (("--unbounded", "--no-float"), 2, "--no-float"),
+        (("--size", "native", "--basis", "any.safetensors"), 2, "--basis"),
         (("--source-class", "3"), 2, "--sources"),
         (("--sources", "nowhere"), 2, "TARGET alone"),
     ],
@@ -299,4 +321,10 @@ def test_the_human_result(vitnull: Vitnull, pair: tuple[Path, Path]) -> None:
     outcome = vitnull("fool", *pair, "--model", "demo", "--strength", "1", "--explain", "rollout")
     for words in ("transformed", IMAGE, "like target", "SSIM", "random noise", "rollout", "strength 1"):
         assert words in outcome.stdout
+    assert "preview" not in outcome.stdout
     assert outcome.stderr == ""
+    outcome = vitnull(
+        "fool", *pair, "--model", "demo", "--strength", "1", "--explain", "none", "--unbounded", "--force"
+    )
+    for words in (f"transformed  {EXACT}: ", f"preview      {IMAGE}, clipped: ", "float image"):
+        assert words in outcome.stdout

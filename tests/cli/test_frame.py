@@ -264,8 +264,10 @@ class Ended(NamedTuple):
 BASIS_ALONE = ("basis", "test_vit", "--no-pretrained", "--no-preview", "--no-check", "-o", "out.safetensors")
 
 
-def _start(folder: Path, *python: str, stdout: int | IO[bytes]) -> subprocess.Popen[str]:
+def _start(folder: Path, *python: str, stdout: int | IO[bytes] | None) -> subprocess.Popen[str]:
     command = [sys.executable, *python, *BASIS_ALONE]
+    if stdout is None:
+        command = ["sh", "-c", 'exec "$@" >&-', "sh", *command]
     return subprocess.Popen(command, cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
@@ -274,12 +276,15 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """Processes that were sent a signal, that nobody reads, or whose disk is full."""
     read, write = os.pipe()
     os.close(read)
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("SIGINT", "SIGTERM", "closed pipe", "full disk")}
+    folders = {
+        name: tmp_path_factory.mktemp(name) for name in ("SIGINT", "SIGTERM", "closed pipe", "no stdout", "full disk")
+    }
     processes: dict[str, subprocess.Popen[str]] = {}
     try:
         for name in ("SIGINT", "SIGTERM"):
             processes[name] = _start(folders[name], "-c", PAUSED, stdout=subprocess.DEVNULL)
         processes["closed pipe"] = _start(folders["closed pipe"], "-m", "nullspace_cli", stdout=write)
+        processes["no stdout"] = _start(folders["no stdout"], "-m", "nullspace_cli", stdout=None)
         os.close(write)
         if Path("/dev/full").exists():
             with Path("/dev/full").open("wb") as full:
@@ -318,8 +323,9 @@ def test_sigterm_while_writing(interrupted: dict[str, Ended]) -> None:
     assert ended.after == []
 
 
-def test_a_closed_pipe_is_quiet(interrupted: dict[str, Ended]) -> None:
-    ended = interrupted["closed pipe"]
+@pytest.mark.parametrize("name", ["closed pipe", "no stdout"])
+def test_nobody_to_write_to_is_quiet(interrupted: dict[str, Ended], name: str) -> None:
+    ended = interrupted[name]
     assert (ended.exit_code, ended.stderr) == (0, "")
     assert_complete(ended)
 

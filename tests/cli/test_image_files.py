@@ -52,6 +52,11 @@ def test_a_folder_keeps_its_inner_order(stamp: Vitnull, put: Any) -> None:
     assert files("in") == ["a.png", "b/a.PNG", "b/c/d.png"]
 
 
+def test_an_image_named_twice_is_one(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png")
+    assert sources(stamp("in/a.png", "in/../in/a.png", "in", "--out-dir", "out")) == ["in/a.png"]
+
+
 def test_what_is_no_source_is_passed_over(stamp: Vitnull, put: Any) -> None:
     put("in/a.png", "in/.hidden.png", "in/b.watermarked.png")
     Path("in/notes.txt").write_text("no picture")
