@@ -130,3 +130,42 @@ def test_exact_noise_of_any_size_moves_no_real_vit(real: Path, run: Any) -> None
             assert record["feature_cosine"] > 1 - 1e-6
         else:
             assert record["feature_mse"] > 10
+
+
+def test_a_real_cnn_is_fooled_at_native_size(real: Path, run: Any) -> None:
+    """A room at its own 1920 x 2880 pixels with a beetle's texture: the model's 8-bit input stays to the last bit."""
+    source, target = real / "interiors" / "pexels-7303995.jpg", real / "imagenet" / "0305" / "19.jpg"
+    model = ("--model", "tf_efficientnet_lite0", "--checkpoint", real / "tf_efficientnet_lite0.safetensors")
+    result = run("fool", source, target, *model, "--size", "native", "--no-float", "--json")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["input_pixels_changed"] == 0
+    assert document["prediction"]["source"] == document["prediction"]["transformed"]
+    assert document["prediction"]["source"]["class"] != document["prediction"]["target"]["class"]
+    assert document["saliency_png"]["gradcam"]["source_transformed"]["spearman"] == pytest.approx(1)
+    assert document["saliency_png"]["gradcam"]["target_transformed"]["spearman"] < 0.5
+    assert document["likeness"]["correlation_target"] > 0.5
+
+
+def test_maps_of_a_real_vit_cannot_tell_null_noise(real: Path, run: Any) -> None:
+    methods = ("--method", "attribution,rollout,token-gradcam,gradient")
+    photos = sorted((real / "imagenet").glob("*/*"))[:4]
+    model = ("--model", "vit_small_patch14_dinov2", *dino(real))
+    result = run(
+        "explain", *photos, *model, *methods, "--compare-noise", "0.1", "--no-pictures", "--no-float", "--json"
+    )
+    assert result.exit_code == 0
+    for kinds in json.loads(result.stdout)["noise"]["methods"].values():
+        assert kinds["null"]["spearman"] > 0.9999
+        assert max(kinds["random"]["spearman"], kinds["row_space"]["spearman"]) < 0.9
+
+
+def test_a_real_cnns_maps_are_better_than_random(real: Path, run: Any) -> None:
+    model = ("--model", "tf_efficientnet_lite0", "--checkpoint", real / "tf_efficientnet_lite0.safetensors")
+    result = run(
+        *("explain", real / "imagenet", *model, "--method", "gradcam,input-x-gradient", "--faithfulness"),
+        *("--no-pictures", "--no-float", "--json"),
+    )
+    for areas in json.loads(result.stdout)["faithfulness"].values():
+        assert areas["positive"] < areas["random"]["positive"]
+        assert areas["negative"] > areas["random"]["negative"] + 0.1
