@@ -253,14 +253,14 @@ def _render(console: Console, document: dict[str, Any]) -> None:
 
 
 def _render_saliency(console: Console, document: dict[str, Any]) -> None:
-    files = document["saliency_png"] or {}
+    files = document["saliency_png"]
     console.grid(
         ["Spearman of maps", "source ~ result", "after PNG", "target ~ result", "random noise", "row-space noise"],
         [
             [
                 method,
                 _number(pairs["source_transformed"]["spearman"]),
-                _number(files[method]["source_transformed"]["spearman"]) if files else "-",
+                _number(files[method]["source_transformed"]["spearman"]),
                 *(_number(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
             ]
             for method, pairs in document["saliency"].items()

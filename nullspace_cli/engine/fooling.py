@@ -152,7 +152,7 @@ class Fool:
             inside = transform.seen_part(source.width, source.height, native=False)
             result = wanted.copy()
             result[inside] = resized[inside]
-            return metrics.correlation(_to_tensor(result), _to_tensor(wanted)) or 0.0
+            return metrics.correlation(to_unit_range(result), to_unit_range(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
     def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
@@ -175,7 +175,7 @@ class Fool:
         return Fooled(
             image=exact.image,
             source=exact.source,
-            target=_to_tensor(wanted).to(exact.source),
+            target=to_unit_range(wanted).to(exact.source),
             pixels=made.pixels,
             bounded=True,
             strength=strength,
@@ -189,7 +189,7 @@ class Fool:
         transform, space = self.network.transform, self.network.patches
         shown = transform.input_pixels(source.pixels)
         wanted = transform.input_pixels(fit(target, source.width, source.height))
-        x, t = _to_tensor(shown), _to_tensor(wanted)
+        x, t = to_unit_range(shown), to_unit_range(wanted)
         _, height, width = x.shape
         sigma = detail_scale(transform, width, height, native=False)
         asked = torch.from_numpy(np.stack([exaggerated(plane, strength, sigma) for plane in t.numpy()]))
@@ -267,5 +267,6 @@ def to_pixels(image: Float[Tensor, "3 h w"]) -> Pixels:
     return pixels
 
 
-def _to_tensor(pixels: Pixels) -> Float[Tensor, "3 h w"]:
+def to_unit_range(pixels: Pixels) -> Float[Tensor, "3 h w"]:
+    """8 bits to [0, 1], float64."""
     return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).double() / 255

@@ -13,7 +13,7 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
 from nullspace_cli.engine.basis import control_noises
-from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels
+from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels, to_unit_range
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.compare import similarity
@@ -89,12 +89,14 @@ def report(
     read = model.transform.seen_part(width, height, native=like_source) if result.bounded else (slice(None),) * 2
     noises = controls(result, space, read, network.request.seed)
     maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
-    shown, drawn = views, maps
     if result.bounded:
-        pictures = (source.pixels, to_pixels(result.target), saved.pixels)
-        shown = torch.stack([_input(model, pixels) for pixels in pictures])
-        drawn = {method.name: _maps(model, method, shown) for method in methods}
-    verdict, answers = _verified(fool, result, source, saved, shown)
+        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_pixels(result.target), saved.pixels)]
+    else:
+        pictures = [to_pixels(view) for view in views]
+    read_back = torch.stack([to_unit_range(pixels) for pixels in pictures])
+    maps_png = {method.name: _maps(model, method, read_back) for method in methods}
+    shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
+    verdict, answers = _verified(fool, result, source, saved, views, read_back)
     named = ("source", "target", "transformed", "preview")
     record = {
         "source": str(source.path),
@@ -109,7 +111,7 @@ def report(
         "range": _range(result),
         "likeness": result.likeness._asdict(),
         "saliency": _all_similarities(maps),
-        "saliency_png": _all_similarities(drawn) if result.bounded else None,
+        "saliency_png": _all_similarities(maps_png),
         "solver": result.solver,
         "verified": verdict.holds(tolerance),
         "artifacts": {name: str(path) if path else None for name, path in files._asdict().items()},
@@ -124,26 +126,28 @@ def report(
 
 
 def _verified(
-    fool: Fool, result: Fooled, source: Picture, saved: Picture, views: Float[Tensor, "3 c h w"]
+    fool: Fool,
+    result: Fooled,
+    source: Picture,
+    saved: Picture,
+    views: Float[Tensor, "3 c h w"],
+    read_back: Float[Tensor, "3 c h w"],
 ) -> tuple[Verification, list[dict[str, Any] | None] | None]:
     """What the model says of source and result; of bounded ones, of the files.
 
     With its answers for source, target and result, and for the preview of an unbounded one; None without a head.
     """
     model, patch_map = fool.network.model, fool.network.patch_map
-    inputs = model.transform.to_normalized(views.float())
     if result.bounded:
         verdict = verify(model, patch_map, source, saved)
     else:
-        verdict = verify_inputs(model, patch_map, inputs[[0, 2]])
+        verdict = verify_inputs(model, patch_map, model.transform.to_normalized(views[[0, 2]].float()))
     if verdict.before is None or verdict.after is None:
         return verdict, None
-    preview = torch.from_numpy(np.moveaxis(result.pixels, 2, 0) / 255)
-    shown = inputs[1:2] if result.bounded else torch.stack([inputs[1], model.transform.to_normalized(preview.float())])
-    logits = model(shown).logits
+    logits = model(model.transform.to_normalized(read_back[1:].float())).logits
     assert logits is not None  # the model has answered
-    target, *clipped = (model.answer(*metrics.top1(row)) for row in logits)
-    return verdict, [verdict.before, target, verdict.after, clipped[0] if clipped else None]
+    target, preview = (model.answer(*metrics.top1(row)) for row in logits)
+    return verdict, [verdict.before, target, verdict.after, None if result.bounded else preview]
 
 
 def controls(
@@ -178,11 +182,6 @@ def _range(result: Fooled) -> list[float]:
     """The least and the largest pixel of the result, in [0, 1] pixel units."""
     values = result.pixels / np.float64(255) if result.bounded else result.image
     return [float(values.min()), float(values.max())]
-
-
-def _input(model: LoadedModel, pixels: Pixels) -> Float[Tensor, "c h w"]:
-    """A file's pixels as the model's input in [0, 1]."""
-    return torch.from_numpy(np.moveaxis(model.transform.input_pixels(pixels), 2, 0).copy()).double() / 255
 
 
 def _maps(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:

@@ -221,6 +221,12 @@ def test_saliency_of_the_embedded_model(vitnull: Vitnull, pair: tuple[Path, Path
     assert height > width > 600  # three rows of an image and two maps
 
 
+def test_maps_of_a_clipped_preview_can_tell(fool: Vitnull) -> None:
+    document = fool("--channels", "red", "--explain", "rollout").document
+    whole, clipped = (document[name]["rollout"]["source_transformed"] for name in ("saliency", "saliency_png"))
+    assert whole["spearman"] > 0.999 > 0.9 > clipped["spearman"]
+
+
 def test_saliency_methods_that_are_not(fool: Vitnull, run: Callable[..., Outcome]) -> None:
     assert "Unknown saliency method 'lime'" in fool("--explain", "lime", expect=2).message
     assert "gradcam cannot explain deit_tiny" in fool("--explain", "gradcam", expect=1).message
