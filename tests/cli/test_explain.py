@@ -255,6 +255,18 @@ def test_the_method_suits_the_model(vitnull: Vitnull, photo: Path) -> None:
         assert list(document["images"][0]["methods"]) == [method]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("model", ["demo", "demo-cnn"])
+def test_on_a_gpu(vitnull: Vitnull, photo: Path, model: str) -> None:
+    maps = {}
+    for device in ("cpu", "cuda"):
+        arguments = ("--model", model, "--method", "all", "--no-pictures", "--out-dir", device, "--device", device)
+        vitnull("explain", photo, *arguments)
+        maps[device] = load_file(Path(device) / "photo.saliency.safetensors")
+    for name, expected in maps["cpu"].items():
+        torch.testing.assert_close(maps["cuda"][name], expected, rtol=0, atol=1e-3 * float(expected.abs().max()))
+
+
 # Refusals
 
 

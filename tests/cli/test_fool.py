@@ -281,6 +281,23 @@ def test_a_source_without_detail_to_spare(vitnull: Vitnull, pair: tuple[Path, Pa
     assert "--size model" in message
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [("--norm", "1"), ("--unbounded",), ("--size", "native")])
+def test_on_a_gpu(vitnull: Vitnull, tmp_path: Path, kind: tuple[str, ...]) -> None:
+    for name, index in (("source", 3), ("target", 4)):
+        Image.fromarray(draw("test", index, size=500)[0]).save(tmp_path / f"{name}.png")
+    found = []
+    for device in ("cpu", "cuda"):
+        arguments = ("--model", "demo", "--strength", "1", "--explain", "rollout", *kind, "--json", "--out-dir", device)
+        found.append(vitnull("fool", "source.png", "target.png", *arguments, "--device", device).document)
+    on_cpu, on_gpu = found
+    assert on_gpu["verified"]
+    assert on_gpu["prediction"]["transformed"]["class"] == on_cpu["prediction"]["transformed"]["class"]
+    assert on_gpu["likeness"] == pytest.approx(on_cpu["likeness"], rel=0.01)
+    for pair, figures in on_cpu["saliency"]["rollout"].items():
+        assert on_gpu["saliency"]["rollout"][pair]["spearman"] == pytest.approx(figures["spearman"], abs=0.01)
+
+
 # What is refused before anything is loaded
 
 
