@@ -1,19 +1,22 @@
-"""What choosing the source is worth: `python examples/choosing_sources.py TARGET FOLDER [--model MODEL] ...`.
+"""What choosing the source is worth: `python examples/choosing_sources.py TARGET [FOLDER] [--model MODEL] ...`.
 
 Makes the fooled image of TARGET from every image of FOLDER in which the model sees another class, all with one
 strength, and prints how like TARGET they are: the one that `vitnull fool TARGET --sources FOLDER` would take, beside
-the best, the median and the worst; and how well the estimates that it goes by rank them.
+the best, the median and the worst; and how well the estimates that it goes by rank them. Without FOLDER, the images are
+60 drawings that the embedded model knows.
 """
 
 import argparse
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
+from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.fooling import NATIVE_STRENGTH, Fool
 from nullspace_cli.engine.fooling_search import FINALISTS, rank_sources
-from nullspace_cli.engine.images import read_picture
+from nullspace_cli.engine.images import encode_png, read_picture
 from nullspace_cli.engine.models import ModelRequest
 from nullspace_cli.engine.network import Network
 
@@ -21,15 +24,23 @@ from nullspace_cli.engine.network import Network
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("target", type=Path)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--no-pretrained", action="store_true", help="random weights")
     parser.add_argument("--size", choices=("model", "native"), default="model")
     options = parser.parse_args()
 
+    with tempfile.TemporaryDirectory() as name:
+        if not options.folder:
+            for i in range(60):
+                (Path(name) / f"{i:04d}.png").write_bytes(encode_png(draw("val", i)[0]))
+        compare(options, options.folder or Path(name))
+
+
+def compare(options: argparse.Namespace, folder: Path) -> None:
     target = read_picture(options.target).pixels
-    sources = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
+    sources = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     network = Network(ModelRequest(options.model, options.checkpoint, not options.no_pretrained))
     strength = NATIVE_STRENGTH if options.size == "native" else 1.0
     fool = replace(Fool(network, options.size, rounding="nearest"), strength=strength)
