@@ -52,6 +52,11 @@ class Provenance:
         return cls(**document)
 
 
+def sha256_of_each(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """The `parents` that a provenance names, of those files that there are."""
+    return {name: sha256_of(path) for name, path in files.items() if path}
+
+
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

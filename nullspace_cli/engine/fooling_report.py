@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.artifacts import Provenance, sha256_of_each, write_bytes, write_tensors
 from nullspace_cli.engine.basis import control_noises
 from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels, to_unit_range
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
@@ -227,8 +227,7 @@ def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *,
         "nullspace": result.nullspace,
         "rounding": fool.rounding if fool.bounded else None,
     }
-    paths = {"source": source, "target": target, "basis": fool.network.basis}
-    parents = {name: sha256_of(path) for name, path in paths.items() if path}
+    parents = sha256_of_each({"source": source, "target": target, "basis": fool.network.basis})
     seed = fool.network.request.seed
     provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
     tensors = {

@@ -223,6 +223,7 @@ class Stamp:
                 result,
                 self.design,
                 job.source,
+                self.network.basis if result.nullspace == "patch" else None,
                 model=about["model"],
                 weights_sha256=about["weights_sha256"],
                 seed=self.network.request.seed,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_tensors
+from nullspace_cli.engine.artifacts import Provenance, sha256_of_each, write_tensors
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.marks import Mark, Placement
@@ -260,6 +260,7 @@ def save_float(
     result: Watermarked,
     design: Design,
     source: Path,
+    basis: Path | None,
     *,
     model: str,
     weights_sha256: str | None,
@@ -267,7 +268,7 @@ def save_float(
     force: bool,
 ) -> Path:
     """Write `image`, the exact solution before rounding, `source` and `target`: [3, h, w] in pixel space [0, 1]."""
-    parents = {"source": sha256_of(source), "mark": design.mark.sha256}
+    parents = {**sha256_of_each({"source": source, "basis": basis}), "mark": design.mark.sha256}
     parameters = {"norm": result.solver["norm"], "nullspace": result.nullspace, **design.describe()}
     provenance = Provenance(KIND, "pixel", model, weights_sha256, seed, parameters, parents)
     return write_tensors(path, result.exact()._asdict(), provenance, force=force)

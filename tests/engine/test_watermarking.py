@@ -262,9 +262,10 @@ def test_save_float(tmp_path: Path) -> None:
     source, wanted, pixels = (random_pixels(seed) for seed in range(3))
     result, design = result_of(source, wanted, pixels), Design(text_mark("copy"), Placement(), "hatch", 0.5)
     photo = pictured(tmp_path, "photo.png", source).path
-    path = save_float(
-        tmp_path / "exact.safetensors", result, design, photo, model="tiny", weights_sha256=None, seed=3, force=False
-    )
+    basis = tmp_path / "a.basis.safetensors"
+    basis.write_bytes(b"rows")
+    about: dict[str, Any] = {"model": "tiny", "weights_sha256": None, "seed": 3, "force": False}
+    path = save_float(tmp_path / "exact.safetensors", result, design, photo, basis, **about)
     tensors, provenance = read_tensors(path, "watermark", ("image", "source", "target"))
     for name, part in (("image", pixels), ("source", source), ("target", wanted)):
         torch.testing.assert_close(tensors[name] * 255, torch.from_numpy(part).movedim(2, 0).float())
@@ -274,8 +275,9 @@ def test_save_float(tmp_path: Path) -> None:
         None,
         3,
     )
-    assert provenance.parents == {"source": sha256_of(photo), "mark": design.mark.sha256}
+    hashes = {"source": sha256_of(photo), "basis": sha256_of(basis), "mark": design.mark.sha256}
+    assert provenance.parents == hashes
     chosen = {key: provenance.parameters[key] for key in ("norm", "nullspace", "treatment", "strength", "fit")}
     assert chosen == {"norm": 2, "nullspace": "resize", "treatment": "hatch", "strength": 0.5, "fit": "contain"}
     with pytest.raises(ArtifactError, match="exists already"):
-        save_float(path, result, design, photo, model="tiny", weights_sha256=None, seed=3, force=False)
+        save_float(path, result, design, photo, None, **about)
