@@ -103,9 +103,10 @@ def explain(
     from nullspace_cli.engine.stamping import refused
 
     names = [name.strip() for name in method.split(",")] if method else []
-    wanted = [one.name for one in named(names or DEFAULT_METHODS)]
-    jobs = _jobs(list(files or []), files_from, out_dir, wanted, pictures=pictures, float_=float_)
-    _check_outputs(jobs, out_dir, plot, force=output.force)
+    wanted = named(names or DEFAULT_METHODS)
+    jobs = _jobs(list(files or []), files_from, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
+    known = wanted if names else []  # what suits the model shows when it is loaded
+    _check_outputs([job.only(known) for job in jobs], out_dir, plot, force=output.force)
     failures = refused([job.source for job in jobs], alone=len(jobs) == 1)
     loaded = load_model(options.request(model))
     chosen = choose(loaded, names or default_methods(loaded)[:1])
@@ -116,6 +117,8 @@ def explain(
         console.error(error)
     started = time.monotonic()
     todo = [job.only(chosen) for job in jobs if job.source not in failures]
+    if not names:
+        _check_outputs(todo, out_dir, plot, force=output.force)
     explainer = Explainer(loaded, chosen, index, size, output.force)
     records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
     if plot and curves and curves.methods:

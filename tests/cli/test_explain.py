@@ -251,8 +251,9 @@ def test_the_human_result(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Pa
 
 def test_the_method_suits_the_model(vitnull: Vitnull, photo: Path) -> None:
     for model, method in (("demo", "attribution"), ("demo-cnn", "gradcam")):
-        document = vitnull("explain", photo, "--model", model, "--out-dir", model, "--json").document
+        document = vitnull("explain", photo, "--model", model, "--no-float", "--json").document
         assert list(document["images"][0]["methods"]) == [method]
+    assert "photo.gradcam.png exists already" in vitnull("explain", photo, "--model", "demo-cnn", expect=1).message
 
 
 @pytest.mark.gpu
