@@ -8,13 +8,12 @@ the best, the median and the worst; and how well the estimates that it goes by r
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 from scipy.stats import spearmanr
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.fooling import NATIVE_STRENGTH, Fool
+from nullspace_cli.engine.fooling import Fool
 from nullspace_cli.engine.fooling_search import FINALISTS, rank_sources
 from nullspace_cli.engine.images import encode_png, read_picture
 from nullspace_cli.engine.models import ModelRequest
@@ -42,10 +41,9 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     target = read_picture(options.target).pixels
     sources = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
     network = Network(ModelRequest(options.model, options.checkpoint, not options.no_pretrained))
-    strength = NATIVE_STRENGTH if options.size == "native" else 1.0
-    fool = replace(Fool(network, options.size, rounding="nearest"), strength=strength)
+    fool = Fool(network, options.size)
     ranked = rank_sources(fool, sources, target)
-    found = [(fool(read_picture(path), target).likeness, path) for _, path in ranked]
+    found = [(fool.rough(read_picture(path), target).likeness, path) for _, path in ranked]
     correlation = spearmanr([estimate for estimate, _ in ranked], [like.score for like, _ in found]).statistic
     print(f"{len(found)} of {len(sources)} images can be sources; Spearman of estimates and scores {correlation:.2f}\n")
     print("| source | score | SSIM | detail correlation | correlation |")

@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nullspace_cli.demo.drawing import draw
+from nullspace_cli.engine.classes import name_of
 from nullspace_cli.engine.fooling import Fool
 from nullspace_cli.engine.fooling_report import Files, Report, report
 from nullspace_cli.engine.fooling_search import rank_sources
@@ -71,8 +72,7 @@ def draw_triples(path: Path, reports: list[Report]) -> None:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if answer := found.record["prediction"][name]:
-                caption = str(answer["label"] or answer["class"]).partition(",")[0]
-                axis.set_xlabel(f"{caption[:22]} {answer['probability']:.1%}", fontsize=11)
+                axis.set_xlabel(f"{name_of(answer)[:22]} {answer['probability']:.1%}", fontsize=11)
             if column == 0:
                 axis.set_ylabel(name, fontsize=13)
     save_figure(path, figure, force=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import SUFFIXES
+from nullspace_cli.commands.image_files import SUFFIXES, images_in
 from nullspace_cli.commands.options import DEFAULT_MODEL, BasisOption, ModelOptions, OutputOptions, RoundingOption
 
 ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
@@ -185,14 +185,7 @@ def _images(folder: Path, target: Path) -> list[Path]:
     """The images of a folder and its folders, but for the target, which would be its own best source."""
     if not folder.is_dir():
         raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not path.name.endswith(ENDINGS)
-        and not path.name.startswith(".")
-        and path.resolve() != target.resolve()
-    )
+    found = [path for path in images_in(folder, ENDINGS) if path.resolve() != target.resolve()]
     if not found:
         raise typer.BadParameter(
             f"the folder {folder} holds no other images ({', '.join(SUFFIXES)})", param_hint="--sources"

@@ -43,16 +43,21 @@ def named_images(given: Sequence[Path], listed: str | None) -> list[tuple[Path, 
         if not name.is_dir():
             add(name, Path(name.name))
             continue
-        inside = sorted(
-            path
-            for path in name.rglob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.endswith(ENDING) and not path.name.startswith(".")
-        )
+        inside = images_in(name, (ENDING,))
         if not inside:
             raise typer.BadParameter(f"the folder {name} holds no images ({', '.join(SUFFIXES)})")
         for path in inside:
             add(path, path.relative_to(name))
     return list(found.items())
+
+
+def images_in(folder: Path, results: tuple[str, ...]) -> list[Path]:
+    """The images of a folder and of its folders, hidden ones and those with the ending of a result left out."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.endswith(results) and not path.name.startswith(".")
+    )
 
 
 def _read_list(listed: str) -> list[Path]:

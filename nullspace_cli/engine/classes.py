@@ -3,7 +3,7 @@
 import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models import LoadedModel
@@ -76,6 +76,11 @@ def class_index(model: LoadedModel, text: str) -> int:
         f"{model.name} has no class '{text}'. It has {model.num_classes} classes; name one by its index, counted from 0"
         f"{known}.{hint}"
     )
+
+
+def name_of(answer: Mapping[str, Any]) -> str:
+    """What to call the class of `LoadedModel.answer`: the first of its label's synonyms, or its index."""
+    return str(answer["label"].partition(",")[0] if answer["label"] else f"class {answer['class']}")
 
 
 def _plain(name: str) -> str:

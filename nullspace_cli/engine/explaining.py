@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
-from nullspace_cli.engine.classes import ground_truth
+from nullspace_cli.engine.classes import ground_truth, name_of
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
@@ -22,7 +22,7 @@ from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.saliency.compare import is_constant
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.saliency.overlay import overlay
-from nullspace_cli.engine.transform import overlap
+from nullspace_cli.engine.transform import from_8_bits, overlap
 
 KIND = "saliency"
 Pixels = UInt8[NDArray[np.uint8], "h w 3"]
@@ -159,7 +159,7 @@ class Explainer:
         prediction: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Write the files of one image; its record."""
-        shown = {name: overlay(_planes(seen), values) for name, values in maps.items()}
+        shown = {name: overlay(from_8_bits(seen), values) for name, values in maps.items()}
         for name, path in job.overlays.items():
             pixels = shown[name] if self.size == "model" else self._over_all(picture, maps[name])
             write_bytes(path, encode_png(pixels), force=self.force)
@@ -198,15 +198,15 @@ class Explainer:
         _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
         _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
         read = transform.seen_part(picture.width, picture.height, native=True)
-        return overlay(_planes(picture.pixels), on_crop[rows, columns], read)
+        return overlay(from_8_bits(picture.pixels), on_crop[rows, columns], read)
 
     def _title(self, index: int | None, prediction: dict[str, Any] | None) -> str:
         if prediction is None:
             return f"{self.model.name}: features, no classes"
-        title = f"{self.model.name}: {_named(prediction)} {prediction['probability']:.1%}"
+        title = f"{self.model.name}: {name_of(prediction)} {prediction['probability']:.1%}"
         if index == prediction["class"]:
             return title
-        return f"{title}; explained: {_named({'class': index, 'label': self.model.label(index or 0)})}"
+        return f"{title}; explained: {name_of({'class': index, 'label': self.model.label(index or 0)})}"
 
 
 def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
@@ -214,11 +214,3 @@ def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | 
     folders = sorted({source.parent.name for source in sources})
     classes = ground_truth(model, folders).classes
     return None if classes is None else {source: classes[folders.index(source.parent.name)] for source in sources}
-
-
-def _named(answer: Mapping[str, Any]) -> str:
-    return str(answer["label"].partition(",")[0] if answer["label"] else f"class {answer['class']}")
-
-
-def _planes(pixels: Pixels) -> Float[Tensor, "3 h w"]:
-    return torch.from_numpy(pixels.transpose(2, 0, 1) / 255)

@@ -24,7 +24,7 @@ from nullspace_cli.engine.native_size import NativeSize
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.nullspace import count_rank
 from nullspace_cli.engine.solvers.affine import nearest_affine
-from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.transform import EvalTransform, from_8_bits, to_8_bits
 from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Rounding
 
 Channels = Literal["red", "all"]
@@ -123,16 +123,28 @@ class Fool:
             ImageError: the source is too elongated, or at native size too small.
             NoNullspaceError: the model has no nullspace, or not enough red for A.3.
         """
-        if self.strength is not None:
-            return self.at(source, target, self.strength)
-        if self.channels == "red":
-            return self.at(source, target, 1.0)
-        if self.size == "native":
-            return self.at(source, target, NATIVE_STRENGTH)
+        settled = self._settled_strength()
+        if settled is not None:
+            return self.at(source, target, settled)
         rough = replace(self, rounding="nearest")
         tried = [rough.at(source, target, strength) for strength in STRENGTHS]
         best = max(tried, key=lambda result: result.likeness.score)
-        return self.at(source, target, best.strength) if self.bounded else best
+        return self.at(source, target, best.strength) if self.bounded and self.rounding == "aware" else best
+
+    def rough(self, source: Picture, target: Pixels) -> Fooled:
+        """One try, rounded to the nearest level: by it sources are compared, all with one strength.
+
+        Raises:
+            ImageError, NoNullspaceError: as of the call.
+        """
+        settled = self._settled_strength()
+        return replace(self, rounding="nearest").at(source, target, 1.0 if settled is None else settled)
+
+    def _settled_strength(self) -> float | None:
+        """The strength, where it need not be looked for."""
+        if self.strength is None and self.size == "native":
+            return NATIVE_STRENGTH
+        return 1.0 if self.strength is None and self.channels == "red" else self.strength
 
     def at(self, source: Picture, target: Pixels, strength: float) -> Fooled:
         """Make the image with one strength."""
@@ -152,7 +164,7 @@ class Fool:
             inside = transform.seen_part(source.width, source.height, native=False)
             result = wanted.copy()
             result[inside] = resized[inside]
-            return metrics.correlation(to_unit_range(result), to_unit_range(wanted)) or 0.0
+            return metrics.correlation(from_8_bits(result), from_8_bits(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
     def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
@@ -175,7 +187,7 @@ class Fool:
         return Fooled(
             image=exact.image,
             source=exact.source,
-            target=to_unit_range(wanted).to(exact.source),
+            target=from_8_bits(wanted).to(exact.source),
             pixels=made.pixels,
             bounded=True,
             strength=strength,
@@ -189,14 +201,14 @@ class Fool:
         transform, space = self.network.transform, self.network.patches
         shown = transform.input_pixels(source.pixels)
         wanted = transform.input_pixels(fit(target, source.width, source.height))
-        x, t = to_unit_range(shown), to_unit_range(wanted)
+        x, t = from_8_bits(shown), from_8_bits(wanted)
         _, height, width = x.shape
         sigma = detail_scale(transform, width, height, native=False)
         asked = torch.from_numpy(np.stack([exaggerated(plane, strength, sigma) for plane in t.numpy()]))
         cut, free = space.patch_map.patchify, free_entries(space, self.channels)
         solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
         image = space.patch_map.unpatchify(solution.value, asked)
-        preview = to_pixels(image)
+        preview = to_8_bits(image)
         return Fooled(
             image=image,
             source=x,
@@ -206,15 +218,7 @@ class Fool:
             strength=strength,
             nullspace="patch",
             view=None,
-            solver={
-                "norm": self.norm,
-                "status": solution.status.name.lower(),
-                "iterations": int(solution.iterations.max()),
-                "gap": float(solution.gap.max()),
-                "residual": float(solution.residual.max()),
-                "bound_violation": 0.0,
-                "patches": len(solution.value),
-            },
+            solver=solution.certificate(self.norm),
             likeness=likeness(preview, shown, wanted, sigma),
         )
 
@@ -259,14 +263,3 @@ def _require_detail(transform: EvalTransform, source: Picture) -> None:
             f"{source.path} has {source.width} x {source.height} pixels, and the model enlarges it to {width} x "
             f"{height}: nothing that it reads could change. Use a larger source, or --size model."
         )
-
-
-def to_pixels(image: Float[Tensor, "3 h w"]) -> Pixels:
-    """[0, 1] to 8 bits, clipped and rounded."""
-    pixels: Pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return pixels
-
-
-def to_unit_range(pixels: Pixels) -> Float[Tensor, "3 h w"]:
-    """8 bits to [0, 1], float64."""
-    return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).double() / 255

@@ -13,12 +13,13 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of_each, write_bytes, write_tensors
 from nullspace_cli.engine.basis import control_noises
-from nullspace_cli.engine.fooling import Fool, Fooled, to_pixels, to_unit_range
+from nullspace_cli.engine.fooling import Fool, Fooled
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.compare import similarity
 from nullspace_cli.engine.saliency.methods import Method, explain
-from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Verification, verify, verify_inputs
+from nullspace_cli.engine.transform import from_8_bits, to_8_bits
+from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Verification, shown_noise, verify, verify_inputs
 
 KIND = "fooled"
 
@@ -79,7 +80,8 @@ def report(
     like_source = fool.size == "native"
     data = encode_like(source, result.pixels) if like_source else encode_png(result.pixels)
     write_bytes(files.image, data, force=force)
-    write_bytes(files.noise, encode_png(_noise_picture(result)), force=force)
+    noise = (result.image - result.source).permute(1, 2, 0).numpy()
+    write_bytes(files.noise, encode_png(shown_noise(noise)), force=force)
     if files.exact:
         _save(files.exact, fool, result, source.path, target, force=force)
     saved = read_picture(files.image)
@@ -90,10 +92,10 @@ def report(
     noises = controls(result, space, read, network.request.seed)
     maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
     if result.bounded:
-        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_pixels(result.target), saved.pixels)]
+        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_8_bits(result.target), saved.pixels)]
     else:
-        pictures = [to_pixels(view) for view in views]
-    read_back = torch.stack([to_unit_range(pixels) for pixels in pictures])
+        pictures = [to_8_bits(view) for view in views]
+    read_back = torch.stack([from_8_bits(pixels) for pixels in pictures])
     maps_png = {method.name: _maps(model, method, read_back) for method in methods}
     shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
     verdict, answers = _verified(fool, result, source, saved, views, read_back)
@@ -118,7 +120,7 @@ def report(
     }
     return Report(
         record,
-        (to_pixels(result.source), to_pixels(result.target), result.pixels),
+        (to_8_bits(result.source), to_8_bits(result.target), result.pixels),
         read,
         shown,
         {name: found[:3] for name, found in drawn.items()},
@@ -205,14 +207,6 @@ def _similarities(maps: Float[Tensor, "b gh gw"]) -> dict[str, dict[str, float |
     return {
         name: asdict(similarity(maps[a], maps[b])) for name, (a, b) in zip(names, pairs, strict=True) if b < len(maps)
     }
-
-
-def _noise_picture(result: Fooled) -> Pixels:
-    """What was added to the source: mid-grey is nothing, the largest change is black or white."""
-    noise = (result.image - result.source).permute(1, 2, 0).numpy()
-    largest = max(float(np.abs(noise).max()), 1e-12)
-    picture: Pixels = (128 + noise * (127 / largest)).round().astype(np.uint8)
-    return picture
 
 
 def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *, force: bool) -> None:

@@ -1,7 +1,7 @@
 """Which of many images is the best source for a target: the choice that decides how like the target a result can be."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ import torch
 
 from nullspace_cli.engine.classes import class_index
 from nullspace_cli.engine.errors import DataError, ImageError
-from nullspace_cli.engine.fooling import NATIVE_STRENGTH, Fool, Fooled
+from nullspace_cli.engine.fooling import Fool
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.watermarking import Pixels
@@ -57,12 +57,11 @@ def choose_source(
         DataError, UsageError: as of `rank_sources`.
     """
     ranked = rank_sources(fool, sources, target, wanted_class, advance, left_out)
-    rough = replace(fool, rounding="nearest")
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
         picture = read_picture(path)
         try:
-            made.append((_rough(rough, picture, target).likeness.score, estimate, path, picture))
+            made.append((fool.rough(picture, target).likeness.score, estimate, path, picture))
         except ImageError as error:
             left_out(path, error)
     if not made:
@@ -111,12 +110,6 @@ def rank_sources(
             "Give others."
         )
     return sorted(found, key=lambda ranked: (-ranked.estimate, str(ranked.path)))
-
-
-def _rough(fool: Fool, picture: Picture, target: Pixels) -> Fooled:
-    if fool.strength is not None:
-        return fool.at(picture, target, fool.strength)
-    return fool.at(picture, target, NATIVE_STRENGTH if fool.size == "native" else 1.0)
 
 
 def _predicted(model: LoadedModel, pixels: Pixels) -> int | None:

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine.images import Picture
@@ -22,7 +20,7 @@ from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import Solution
-from nullspace_cli.engine.transform import EvalTransform, Geometry, overlap
+from nullspace_cli.engine.transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
 from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Rounding, Watermarked
 
@@ -86,27 +84,18 @@ class ModelSize:
 
     def _canvas(self, picture: Picture) -> "_Canvas":
         geometry = self.transform.geometry(picture.width, picture.height)
-        source = torch.from_numpy(self.transform.resize(picture.pixels)).permute(2, 0, 1).double() / 255
+        source = from_8_bits(self.transform.resize(picture.pixels))
         target = self.design.target(source, "outline", MODEL_PERIOD, self._tint)
         return _Canvas(self.space, geometry, source, target)
 
     def _finish(self, canvas: "_Canvas", z: Tensor, q: Tensor, solution: Solution, solved: Tensor) -> Watermarked:
         wanted = canvas.target.clamp(0, 1)
         image, rounded = canvas.with_patches(wanted, z), canvas.with_patches(wanted, q)
-        certificate = {
-            "norm": self.norm,
-            "status": solution.status.name.lower(),
-            "iterations": int(solution.iterations.max()),
-            "gap": float(solution.gap.max()),
-            "residual": float(solution.residual.max()),
-            "bound_violation": float(solution.bound_violation.max()),
-            "patches": len(z),
-            "unmarked_patches": int((~solved).sum()),
-        }
+        certificate = {**solution.certificate(self.norm), "unmarked_patches": int((~solved).sum())}
         return Watermarked(
-            source=_to_pixels(canvas.source),
-            wanted=_to_pixels(wanted),
-            pixels=_to_pixels(rounded),
+            source=to_8_bits(canvas.source),
+            wanted=to_8_bits(wanted),
+            pixels=to_8_bits(rounded),
             nullspace="patch",
             rounding=self.rounding,
             solver=certificate,
@@ -166,8 +155,3 @@ def _of(solution: Solution, part: slice) -> Solution:
         solution.iterations[part],
         solution.status,
     )
-
-
-def _to_pixels(image: Float[Tensor, "3 h w"]) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-    return pixels

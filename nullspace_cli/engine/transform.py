@@ -212,6 +212,17 @@ class EvalTransform:
         return round(width / ratio), round(height / ratio)
 
 
+def from_8_bits(pixels: UInt8[NDArray[Any], "h w c"]) -> Float[Tensor, "c h w"]:
+    """8-bit pixels in [0, 1], float64."""
+    return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).double() / 255
+
+
+def to_8_bits(image: Float[Tensor, "c h w"]) -> UInt8[NDArray[Any], "h w c"]:
+    """[0, 1] as 8-bit pixels; what lies outside is clipped."""
+    pixels: NDArray[Any] = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
 def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "3 1 1"]:
     if not like.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {like.dtype}")  # whose means would all be 0

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -248,9 +248,13 @@ def _changes(result: Watermarked) -> Iterator[tuple[NDArray[np.float64], NDArray
 
 
 def noise_picture(result: Watermarked) -> Pixels:
-    """The watermark's noise: mid-grey is no change, the largest change is black or white."""
-    noise = result.pixels.astype(np.int16) - result.source
-    largest = max(int(np.abs(noise).max(initial=0)), 1)
+    """The watermark's noise, drawn."""
+    return shown_noise(result.pixels.astype(np.int16) - result.source)
+
+
+def shown_noise(noise: Shaped[NDArray[Any], "h w 3"]) -> Pixels:
+    """Noise in any unit as a picture: mid-grey is no change, the largest change is black or white."""
+    largest = float(np.abs(noise).max(initial=0)) or 1.0
     picture: Pixels = (128 + (noise * np.float32(127 / largest))).round().astype(np.uint8)
     return picture
 

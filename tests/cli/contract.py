@@ -39,18 +39,22 @@ BASIS: dict[str, Any] = {
 ANSWER: dict[str, Any] = {"class": int, "label": str | None, "probability": Number}
 ANSWER_OR_NULL = (ANSWER, None)
 
-WATERMARKED: dict[str, Any] = {
-    "source": str,
-    "output": str,
-    "size": [int],
-    "before": ANSWER_OR_NULL,
-    "after": ANSWER_OR_NULL,
+VERDICT: dict[str, Any] = {
     "match": bool | None,
     "confidence_change": NumberOrNull,
     "logit_mse": NumberOrNull,
     "embedding_error": NumberOrNull,
     "feature_cosine": NumberOrNull,
     "feature_change": NumberOrNull,
+}
+
+WATERMARKED: dict[str, Any] = {
+    "source": str,
+    "output": str,
+    "size": [int],
+    "before": ANSWER_OR_NULL,
+    "after": ANSWER_OR_NULL,
+    **VERDICT,
     "input_pixels_changed": Number,
     "psnr": NumberOrNull,
     "mark_correlation": NumberOrNull,
@@ -164,12 +168,7 @@ FOOL: dict[str, Any] = {
     "strength": Number,
     "nullspace": str,
     "prediction": dict.fromkeys(("source", "target", "transformed", "preview"), ANSWER_OR_NULL),
-    "match": bool | None,
-    "confidence_change": NumberOrNull,
-    "logit_mse": NumberOrNull,
-    "embedding_error": NumberOrNull,
-    "feature_cosine": NumberOrNull,
-    "feature_change": NumberOrNull,
+    **VERDICT,
     "input_pixels_changed": NumberOrNull,
     "range": [Number],
     "likeness": {

@@ -16,6 +16,7 @@ from nullspace_cli.engine.basis import PatchBasis, equal_norm_noise, null_noise
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import Nullspace
 from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
+from nullspace_cli.engine.transform import from_8_bits
 
 
 def draw_basis(path: Path, model: LoadedModel, basis: PatchBasis, *, seed: int = 0, force: bool = False) -> Path:
@@ -86,7 +87,7 @@ def _draw_noise(axes: np.ndarray, model: LoadedModel, basis: PatchBasis, seed: i
     c, h, w = model.transform.input_size
     side = max(h, w)
     pixels, _ = draw("val", 4 + 10 * seed, size=side)
-    image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[:, :h, :w].double() / 255
+    image = from_8_bits(pixels)[:, :h, :w]
     image = image if c == 3 else image.mean(0, keepdim=True).expand(c, h, w)
     null = null_noise(basis.pixel_basis, (h, w), 0.1, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
+from nullspace_cli.engine.classes import name_of
 from nullspace_cli.engine.fooling_report import Report
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.saliency.overlay import overlay
@@ -84,8 +85,7 @@ def _most_changed(before: Pixels, after: Pixels) -> tuple[slice, slice]:
 def _answer(answer: Mapping[str, Any] | None) -> str:
     if answer is None:
         return ""
-    label = (answer["label"] or f"class {answer['class']}").split(",")[0]
-    return f"{label[:24]} {answer['probability']:.1%}"
+    return f"{name_of(answer)[:24]} {answer['probability']:.1%}"
 
 
 def _likeness(figures: Mapping[str, float | None], other: str) -> str:

@@ -134,10 +134,11 @@ def explain(
         UsageError: the model has no such class.
     """
     if classes is not None:
-        count = getattr(model.module, "num_classes", 0)
-        wrong = [index for index in classes.tolist() if not 0 <= index < count]
+        wrong = [index for index in classes.tolist() if not 0 <= index < model.num_classes]
         if wrong:
-            raise UsageError(f"{model.name} has no class {wrong[0]}: it has {count} classes, counted from 0.")
+            raise UsageError(
+                f"{model.name} has no class {wrong[0]}: it has {model.num_classes} classes, counted from 0."
+            )
     return method.function(model, images, classes)
 
 

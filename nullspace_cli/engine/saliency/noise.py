@@ -67,10 +67,12 @@ class NoiseComparison:
         """
         noises = [self.noises(self._seed + self._count + k) for k in range(len(images))]
         self._count += len(images)
+        predicted = self._predicted(images)
         for kind in KINDS:
             delta = torch.stack([noise[kind] for noise in noises])
             noisy = images.double() + self._model.transform.delta_to_normalized(delta)
-            self._kept[kind] += self._agrees(images, noisy)
+            if predicted:
+                self._kept[kind] += [a == b for a, b in zip(predicted, self._predicted(noisy), strict=True)]
             for method in self._methods:
                 pairs = zip(maps[method.name], explain(self._model, noisy, method, classes), strict=True)
                 self._found[method.name, kind] += [similarity(clean, other) for clean, other in pairs]
@@ -95,9 +97,10 @@ class NoiseComparison:
             },
         }
 
-    def _agrees(self, images: Tensor, noisy: Tensor) -> list[bool]:
-        before, after = (self._model.exact()(batch).logits for batch in (images, noisy))
-        return [] if before is None or after is None else (before.argmax(1) == after.argmax(1)).tolist()
+    def _predicted(self, images: Tensor) -> list[int]:
+        """The classes of images; none without a head."""
+        logits = self._model.exact()(images).logits
+        return [] if logits is None else logits.argmax(1).tolist()
 
 
 def _mean(found: Sequence[Similarity]) -> Likeness:

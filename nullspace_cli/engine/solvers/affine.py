@@ -54,4 +54,4 @@ def nearest_affine(
         solution = solve_affine_box(Vt, v, zero, -reach, reach, norm=1)
     z[:, free] = t[:, free] + scale * solution.value
     residual = ((z - x) @ A.mT).norm(dim=1)
-    return replace(solution, value=z, residual=residual)
+    return replace(solution, value=z, residual=residual, bound_violation=torch.zeros_like(residual))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -94,3 +94,15 @@ class Solution:
         violation = torch.maximum(problem.lower - z, z - problem.upper).clamp_min(0).amax(1)
         residual = problem.residual(z).norm(dim=1)
         return cls(z, residual, violation, problem.gap(z, y, norm), iterations, status)
+
+    def certificate(self, norm: Norm) -> dict[str, Any]:
+        """The figures that JSON documents carry: the worst among the problems."""
+        return {
+            "norm": norm,
+            "status": self.status.name.lower(),
+            "iterations": int(self.iterations.max()),
+            "gap": float(self.gap.max()),
+            "residual": float(self.residual.max()),
+            "bound_violation": float(self.bound_violation.max()),
+            "patches": len(self.value),
+        }

@@ -1,11 +1,11 @@
-"""A small ViT, and its twin in numpy, for the golden tests of token methods."""
+"""A small ViT, its twin in numpy for the golden tests of token methods, and a small CNN."""
 
 import pytest
 from torch import Tensor
 
 from nullspace_cli.engine.models import LoadedModel
 from tests.engine.saliency.literal_lrp import LiteralViT
-from tests.engine.saliency.tiny import images_for, tiny
+from tests.engine.saliency.tiny import images_for, load, tiny
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +21,8 @@ def images(model: LoadedModel) -> Tensor:
 @pytest.fixture(scope="module")
 def literal(model: LoadedModel) -> LiteralViT:
     return LiteralViT.of(model.module.state_dict())
+
+
+@pytest.fixture(scope="module")
+def cnn() -> LoadedModel:
+    return load("resnet10t", channels=(16, 32, 64, 128), stem_width=16, num_classes=10)

@@ -13,10 +13,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.saliency.cnn import gradcam, has_feature_map
-
-
-def load(name: str, **kwargs: Any) -> LoadedModel:
-    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
+from tests.engine.saliency.tiny import load
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +11,10 @@ from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
 from nullspace_cli.engine.basis import find_basis
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import sample_null
 from nullspace_cli.engine.saliency import gradients
+from tests.engine.saliency.tiny import load
 
 ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
     "gradient": gradients.pixel_gradients,
@@ -25,10 +25,6 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
 CLASSES = torch.tensor([3, 0, 7])
 
 
-def load(name: str, **kwargs: Any) -> LoadedModel:
-    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
-
-
 def wide(model: LoadedModel) -> LoadedModel:
     return replace(model, module=deepcopy(model.module).double())
 
@@ -37,11 +33,6 @@ def wide(model: LoadedModel) -> LoadedModel:
 def vit() -> LoadedModel:
     """Its three std differ, and its patch embedding has a nullity of 576."""
     return load("deit_tiny_patch16_224", depth=2, img_size=64, num_classes=10)
-
-
-@pytest.fixture(scope="module")
-def cnn() -> LoadedModel:
-    return load("resnet10t", channels=(16, 32, 64, 128), stem_width=16, num_classes=10)
 
 
 @pytest.fixture(scope="module")

@@ -1,30 +1,20 @@
 """The registry: which methods a model has, what is refused, and that each gives a map on its grid."""
 
-from typing import Any
-
 import pytest
 import torch
 
 from nullspace_cli.engine.errors import ModelError, UsageError
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain, supported, upsampled
+from tests.engine.saliency.tiny import load
 
 TOKENS = ("attribution", "raw", "rollout", "attention-gradcam", "token-gradcam", "partial-lrp", "full-lrp")
 PIXELS = ("gradient", "input-x-gradient", "integrated-gradients", "smoothgrad")
 
 
-def load(name: str, **kwargs: Any) -> LoadedModel:
-    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
-
-
 @pytest.fixture(scope="module")
 def vit() -> LoadedModel:
     return load("vit_tiny_patch16_224", depth=2, img_size=64, num_classes=10)
-
-
-@pytest.fixture(scope="module")
-def cnn() -> LoadedModel:
-    return load("resnet10t", channels=(16, 32, 64, 128), stem_width=16, num_classes=10)
 
 
 def test_which_models_have_which_methods(vit: LoadedModel, cnn: LoadedModel) -> None:

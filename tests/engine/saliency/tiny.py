@@ -19,11 +19,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def load(name: str, **kwargs: Any) -> LoadedModel:
+    """A timm model with random weights."""
+    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
+
+
 def tiny(kind: str, **kwargs: Any) -> LoadedModel:
     """A small model, all of whose parameters are random: none at zero, attention far from uniform."""
     name, arguments = KINDS[kind]
-    request = ModelRequest(name, pretrained=False, kwargs={**SIZE, **arguments, **kwargs}, device="cpu")
-    model = load_model(request)
+    model = load(name, **{**SIZE, **arguments, **kwargs})
     generator = torch.Generator().manual_seed(0)
     for parameter in model.module.parameters():
         parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
