@@ -3,11 +3,10 @@
 import math
 import struct
 import sys
-import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from nullspace_cli.engine import png
 from nullspace_cli.engine.errors import ImageError
+from nullspace_cli.engine.shared import Shared
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded: a few bytes of file can claim any size. As RGB this many
@@ -188,33 +188,21 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies the samples of shallow greyscale by, to fill 8 bits. (It does so with 1 bit itself.)"""
 
 
-class _StrictPillow:
-    """Pillow without warnings, and without its global permission to fill what is missing of a file with grey.
-
-    Both belong to all threads: the first one to read an image sets them, the last one to finish sets them back.
-    """
-
-    def __init__(self) -> None:
-        self._lock, self._reading, self._restore = threading.Lock(), 0, ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._reading == 0:
-                # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
-                self._restore.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                self._restore.callback(setattr, ImageFile, "LOAD_TRUNCATED_IMAGES", ImageFile.LOAD_TRUNCATED_IMAGES)
-                ImageFile.LOAD_TRUNCATED_IMAGES = False
-            self._reading += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._reading -= 1
-            if self._reading == 0:
-                self._restore.close()
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Pillow without warnings, and without its global permission to fill what is missing of a file with grey."""
+    filling = ImageFile.LOAD_TRUNCATED_IMAGES
+    with warnings.catch_warnings():
+        # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
+        warnings.simplefilter("ignore")
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = filling
 
 
-_STRICTLY = _StrictPillow()
+_STRICTLY = Shared(_strict_pillow)
 
 
 @contextmanager
