@@ -7,6 +7,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+CONSTANT = 1e-12
+"""Values that differ by this share of the largest, or by less, differ by rounding alone: they are constant."""
+
+
+def is_constant(values: Float[Tensor, "..."]) -> bool:
+    """Whether values say nothing: all alike, up to rounding."""
+    return bool(values.max() - values.min() <= CONSTANT * values.abs().max())
+
+
 def psnr(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | None:
     """Peak signal-to-noise ratio in dB of images in [0, 1]; None for identical ones, whose ratio is infinite."""
     error = float((a.double() - b.double()).square().mean())
@@ -16,9 +25,11 @@ def psnr(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | None:
 
 def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | None:
     """Pearson's correlation over all elements; None where either is constant."""
-    a, b = (x.double().flatten() - x.double().mean() for x in (a, b))
-    norms = float(a.norm() * b.norm())
-    return max(-1.0, min(1.0, float(a @ b) / norms)) if norms > 0 else None
+    a, b = a.double().flatten(), b.double().flatten()
+    if is_constant(a) or is_constant(b):  # whose mean is rounded, so that what is left of them is noise, not 0
+        return None
+    a, b = a - a.mean(), b - b.mean()
+    return max(-1.0, min(1.0, float(a @ b) / float(a.norm() * b.norm())))
 
 
 def cosine(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

@@ -49,3 +49,21 @@ def test_undefined_is_none() -> None:
     assert metrics.correlation(A, constant) is None
     assert metrics.cosine(A.flatten(), torch.zeros(15)) is None
     assert metrics.relative_change(torch.zeros(2), torch.ones(2)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -7e-5, 1e300])
+def test_two_constants_have_no_correlation(value: float, dtype: torch.dtype) -> None:
+    """Their mean is rounded: what is left of them is noise of one sign, whose correlation is 1 or -1."""
+    if value > torch.finfo(dtype).max:
+        pytest.skip("not a number of this precision")
+    a, b = torch.full((1000,), value, dtype=dtype), torch.full((1000,), 0.7, dtype=dtype)
+    assert metrics.correlation(a, b) is None
+    assert metrics.correlation(a, torch.rand(1000, generator=torch.Generator().manual_seed(0), dtype=dtype)) is None
+
+
+def test_rounding_alone_is_no_signal() -> None:
+    nearly = torch.full((50,), 0.3, dtype=torch.float64)
+    nearly[::2] = 0.1 + 0.2  # one unit in the last place above
+    assert nearly.max() > nearly.min()
+    assert metrics.correlation(nearly, torch.arange(50.0)) is None

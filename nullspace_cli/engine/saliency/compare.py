@@ -8,12 +8,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.metrics import correlation
+from nullspace_cli.engine.metrics import correlation, is_constant
 
 TOP_SHARE = 0.1
 SSIM_WINDOW = 7
-CONSTANT = 1e-12
-"""A map whose values differ by this share of the largest, or by less, differs by rounding alone: it is constant."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +89,6 @@ def _membership(values: Float[Tensor, "h w"], k: int) -> Float[Tensor, "h w"]:
     last = values.flatten().topk(k).values[-1]
     above, tied = values > last, values == last
     return above.double() + tied * ((k - above.sum()).double() / tied.sum())
-
-
-def is_constant(values: Float[Tensor, "h w"]) -> bool:
-    """Whether a map says nothing."""
-    return bool(values.max() - values.min() <= CONSTANT * values.abs().max())
 
 
 def _ranks(values: Float[Tensor, "h w"]) -> Float[Tensor, " n"]:
