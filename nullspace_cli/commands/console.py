@@ -111,6 +111,15 @@ class Console:
         }
 
 
+def broken_promise(record: Mapping[str, Any], tolerance: float) -> str:
+    """What of a file that did not pass verification has changed, as a clause."""
+    kept = {True: "the class is kept", False: "the class is another", None: "there are no classes"}[record["match"]]
+    for name, key in (("embedding", "embedding_error"), ("feature", "feature_change")):
+        if record[key] is not None:
+            return f"{kept}, {name} change {record[key]:.3g} (tolerance {tolerance:.3g})"
+    return kept
+
+
 @contextmanager
 def _to_stdout() -> Iterator[None]:
     """A full disk behind stdout is a failure, not a bug; a reader that has closed its end is neither."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.console import Console, broken_promise
 from nullspace_cli.commands.image_files import SUFFIXES, images_in
 from nullspace_cli.commands.options import DEFAULT_MODEL, BasisOption, ModelOptions, OutputOptions, RoundingOption
 
@@ -200,13 +200,11 @@ def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
         )
     if document["verified"]:
         return 0
-    of_embedding = document["embedding_error"] is not None
-    change = document["embedding_error" if of_embedding else "feature_change"]
     result = document["artifacts"]["image" if document["bounded"] else "exact"]
-    console.error(
-        f"{result} does not hold: class kept {document['match']}, "
-        f"{'embedding' if of_embedding else 'feature'} change {change:.3g} (tolerance {tolerance:.3g})."
-    )
+    if document["verified"] is None:
+        console.warn(f"{result} could not be verified: the model's features are 0 throughout, and so is their change.")
+        return 0
+    console.error(f"{result} does not hold: {broken_promise(document, tolerance)}.")
     return 3
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.console import Console, broken_promise
 from nullspace_cli.commands.image_files import Planned, named_images, plan_outputs
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
@@ -234,12 +234,7 @@ def _judge(console: Console, record: dict[str, Any], tolerance: float) -> int:
             f"solver did not reach its tolerance there."
         )
     if record["verified"] is False:
-        moved = "embedding" if record["embedding_error"] is not None else "feature"
-        change = record["embedding_error"] if record["embedding_error"] is not None else record["feature_change"]
-        console.error(
-            f"{record['output']} does not hold: class kept {record['match']}, {moved} change "
-            f"{change:.3g} (tolerance {tolerance:.3g})."
-        )
+        console.error(f"{record['output']} does not hold: {broken_promise(record, tolerance)}.")
         return 3
     return 0
 

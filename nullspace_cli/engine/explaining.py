@@ -17,9 +17,9 @@ from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, w
 from nullspace_cli.engine.classes import ground_truth, name_of
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
+from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.plots.saliency import draw_saliency
-from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.saliency.overlay import overlay
 from nullspace_cli.engine.transform import from_8_bits, overlap

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 CONSTANT = 1e-12
 """Values that differ by this share of the largest, or by less, differ by rounding alone: they are constant."""
 

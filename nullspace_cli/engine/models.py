@@ -110,7 +110,7 @@ class LoadedModel:
         The features are whatever reaches the classifier, or the output of a model without one.
         """
         seen: list[Tensor] = []
-        head = self._classifier()
+        head = classifier_of(self.module)
         hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if head else None
         kind = AMP_TYPES.get(self.amp)
         try:
@@ -122,14 +122,6 @@ class LoadedModel:
         features = (seen[0] if seen else answer).flatten(1).float()
         return Outputs(answer.float() if head else None, features)
 
-    def _classifier(self) -> nn.Module | None:
-        """The layer that turns features into logits; the first one where a distilled model has two."""
-        if getattr(self.module, "num_classes", 0) == 0:
-            return None
-        head = self.module.get_classifier()  # type: ignore[operator]
-        head = head[0] if isinstance(head, tuple | list | nn.ModuleList) else head
-        return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
-
     @property
     def num_classes(self) -> int:
         """How many classes the model tells apart; 0 without a head."""
@@ -137,7 +129,7 @@ class LoadedModel:
 
     @property
     def has_head(self) -> bool:
-        return self._classifier() is not None
+        return classifier_of(self.module) is not None
 
     def answer(self, index: int, probability: float | None) -> dict[str, Any]:
         """The keys of JSON documents for a class that was predicted."""
@@ -181,10 +173,12 @@ class ModelView:
     Attributes:
         name: as `LoadedModel.name`.
         transform: the same as `LoadedModel.transform`.
+        has_head: the same as `LoadedModel.has_head`.
     """
 
     name: str
     transform: EvalTransform
+    has_head: bool
 
     def describe(self) -> dict[str, Any]:
         """The keys of `LoadedModel.describe`; no weights were read, and nothing was put on a device."""
@@ -195,6 +189,15 @@ class ModelView:
             "data_config": asdict(self.transform),
             "device": "cpu",
         }
+
+
+def classifier_of(module: nn.Module) -> nn.Module | None:
+    """The layer that turns features into logits; the first one where a distilled model has two."""
+    if getattr(module, "num_classes", 0) == 0:
+        return None
+    head = module.get_classifier()  # type: ignore[operator]
+    head = head[0] if isinstance(head, tuple | list | nn.ModuleList) else head
+    return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -266,10 +269,12 @@ def load_view(request: ModelRequest) -> ModelView:
     """
     demo = DEMO_MODELS.get(request.name)
     if demo:
-        return ModelView(request.name, EvalTransform.from_data_config(demo.data_config))
+        classes = {**demo.model_kwargs, **request.kwargs}["num_classes"]
+        return ModelView(request.name, EvalTransform.from_data_config(demo.data_config), classes > 0)
     with _quiet(), torch.device("meta"):
         module, name, _ = _build(replace(request, checkpoint=None, pretrained=False))
-        return ModelView(name, EvalTransform.from_data_config(_data_config(module)))
+        transform = EvalTransform.from_data_config(_data_config(module))
+        return ModelView(name, transform, classifier_of(module) is not None)
 
 
 @contextmanager

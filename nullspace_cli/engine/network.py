@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from nullspace_cli.engine.artifacts import read_provenance
 from nullspace_cli.engine.basis import KIND, find_basis, load_row_space, patch_map_of
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, load_view
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, ModelView, load_model, load_view
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.watermarking import PatchSpace
@@ -35,9 +35,12 @@ class Network:
     @property
     def transform(self) -> EvalTransform:
         """The evaluation transform; without weights as long as nothing else has asked for them."""
-        if "model" in self._made:
-            return self.model.transform
-        return self._once("view", lambda: load_view(self.request)).transform
+        return self._about.transform
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model has classes; known without its weights."""
+        return self._about.has_head
 
     @property
     def model(self) -> LoadedModel:
@@ -59,7 +62,12 @@ class Network:
 
     def describe(self) -> dict[str, Any]:
         """The keys about the model that every JSON document carries; of the weights only if they were loaded."""
-        return (self._made.get("model") or self._once("view", lambda: load_view(self.request))).describe()
+        return self._about.describe()
+
+    @property
+    def _about(self) -> LoadedModel | ModelView:
+        """The model, if anything has asked for it; else what is known of it without its weights."""
+        return self._made.get("model") or self._once("view", lambda: load_view(self.request))
 
     def _find_patches(self) -> PatchSpace:
         patch_map = self.patch_map

@@ -230,7 +230,6 @@ class Stamp:
                 force=self.force,
             )
         verdict = self._judge(picture, read_picture(job.output))
-        ran = verdict.feature_cosine is not None
         record = {
             "source": str(job.source),
             "output": str(job.output),
@@ -240,7 +239,7 @@ class Stamp:
             "nullspace": result.nullspace,
             "rounding": result.rounding,
             "solver": dict(result.solver),
-            "verified": verdict.holds(self.tolerance) if ran else None,
+            "verified": verdict.holds(self.tolerance),
             "diff": str(job.diff) if job.diff else None,
             "float": str(job.exact) if job.exact else None,
             "seconds": None,
@@ -249,10 +248,10 @@ class Stamp:
 
     def _judge(self, source: Picture, result: Picture) -> Verification:
         changed = share_changed(self.network.transform, source, result)
-        if self.verify is None and changed == 0:
-            return Verification.identical()
+        if changed == 0 and not self.verify:
+            return Verification.identical(has_head=self.network.has_head)
         if self.verify is False:
-            return Verification.identical() if changed == 0 else Verification(input_pixels_changed=changed)
+            return Verification(input_pixels_changed=changed)
         try:
             return verify(self.network.model, self.network.patch_map, source, result)
         except ModelError as error:

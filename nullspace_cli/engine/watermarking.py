@@ -135,7 +135,7 @@ class Watermarked:
 
 @dataclass(frozen=True)
 class Verification:
-    """What the model says of two files, each read through its own evaluation transform.
+    """What the model says of two files, each read through its own evaluation transform; None is what nobody measured.
 
     Attributes:
         before, after: {"class", "label", "probability"}; None for a model without a head, or one that was not run.
@@ -157,22 +157,26 @@ class Verification:
     input_pixels_changed: float | None = None
 
     @classmethod
-    def identical(cls) -> "Verification":
-        """Of equal inputs, whatever the model: what is computed from them is equal too."""
-        return cls(
-            match=True,
-            confidence_change=0.0,
-            logit_mse=0.0,
-            embedding_error=0.0,
-            feature_cosine=1.0,
-            feature_change=0.0,
-            input_pixels_changed=0.0,
-        )
+    def identical(cls, *, has_head: bool) -> "Verification":
+        """Of inputs that were seen to be equal: so is what a model computes from them, and it need not be run.
 
-    def holds(self, tolerance: float) -> bool:
-        """Same class (where there are classes), and embeddings (else features) within `tolerance`."""
+        Its class and its logits are the same, if it has any; of what it computes on the way no figure is given.
+        """
+        if not has_head:
+            return cls(input_pixels_changed=0.0)
+        return cls(match=True, confidence_change=0.0, logit_mse=0.0, input_pixels_changed=0.0)
+
+    def holds(self, tolerance: float) -> bool | None:
+        """Equal inputs; or the same class (where there are classes), and embeddings (else features) within `tolerance`.
+
+        None where neither was measured.
+        """
+        if self.match is False:
+            return False
+        if self.input_pixels_changed == 0:
+            return True
         change = self.feature_change if self.embedding_error is None else self.embedding_error
-        return self.match is not False and (change or 0.0) <= tolerance
+        return None if change is None else change <= tolerance
 
 
 def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
@@ -194,18 +198,21 @@ def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, resu
 
 
 def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
-    """Compare what the model makes of two normalised inputs, the source's first."""
-    outputs = model(batch)
+    """Compare what the model makes of two normalised inputs, the source's first.
+
+    One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
+    """
+    source, result = (model(image[None]) for image in batch)
     before = after = match = change = mse = error = None
     if patch_map:
         tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT
         error = metrics.relative_change(tokens[0], tokens[1])
-    if outputs.logits is not None:
-        (old, old_p), (new, new_p) = (metrics.top1(row) for row in outputs.logits)
+    if source.logits is not None and result.logits is not None:
+        (old, old_p), (new, new_p) = (metrics.top1(outputs.logits[0]) for outputs in (source, result))
         before, after = model.answer(old, old_p), model.answer(new, new_p)
         match = old == new
-        change = abs(float(torch.softmax(outputs.logits[1].double(), 0)[old]) - old_p)
-        mse = float(metrics.squared_change(outputs.logits[0], outputs.logits[1]))
+        change = abs(float(torch.softmax(result.logits[0].double(), 0)[old]) - old_p)
+        mse = float(metrics.squared_change(source.logits[0], result.logits[0]))
     return Verification(
         before=before,
         after=after,
@@ -213,8 +220,8 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
         confidence_change=change,
         logit_mse=mse,
         embedding_error=error,
-        feature_cosine=metrics.cosine(outputs.features[0], outputs.features[1]),
-        feature_change=metrics.relative_change(outputs.features[0], outputs.features[1]),
+        feature_cosine=metrics.cosine(source.features[0], result.features[0]),
+        feature_change=metrics.relative_change(source.features[0], result.features[0]),
     )
 
 

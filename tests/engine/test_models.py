@@ -287,13 +287,14 @@ def test_distilled_head_gives_features() -> None:
         ("mixer_s32_224", {}),
         ("maxvit_rmlp_pico_rw_256", {}),
         ("demo", {}),
+        ("demo", {"num_classes": 0}),
         ("demo-cnn", {}),
     ],
 )
 def test_the_view_is_that_of_the_loaded_model(name: str, kwargs: dict[str, Any]) -> None:
     request = ModelRequest(name, pretrained=name.startswith("demo"), kwargs=kwargs, device="cpu")
     view, model = load_view(replace(request, pretrained=True)), load_model(request)
-    assert (view.name, view.transform) == (model.name, model.transform)
+    assert (view.name, view.transform, view.has_head) == (model.name, model.transform, model.has_head)
     assert view.describe() == model.describe() | {"weights": None, "weights_sha256": None}
 
 

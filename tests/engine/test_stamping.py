@@ -56,7 +56,7 @@ def load_tiny(request: ModelRequest) -> LoadedModel:
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "load_model", load_tiny)
-    monkeypatch.setattr(networks, "load_view", lambda request: ModelView("tiny", TRANSFORM))
+    monkeypatch.setattr(networks, "load_view", lambda request: ModelView("tiny", TRANSFORM, has_head=True))
 
 
 @pytest.fixture
@@ -150,14 +150,21 @@ def by_model(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.mark.usefixtures("without_weights")
-def test_identical_input_needs_no_model(tmp_path: Path) -> None:
-    """Not even its weights: what is computed from equal inputs is equal."""
+@pytest.mark.parametrize("verify", [None, False])
+@pytest.mark.parametrize("has_head", [True, False])
+def test_identical_input_needs_no_model(
+    has_head: bool, verify: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even its weights: what is computed from equal inputs is equal. A model without a head keeps no class."""
+    monkeypatch.setattr(networks, "load_view", lambda request: ModelView("tiny", TRANSFORM, has_head))
     (job,) = jobs(tmp_path)
-    done = stamp(nullspace="resize")(job)
+    done = stamp(nullspace="resize", verify=verify)(job)
     before, after = (TRANSFORM.input_pixels(read_picture(path).pixels) for path in (job.source, job.output))
     np.testing.assert_array_equal(before, after)
-    assert done.verdict == Verification.identical()
+    assert done.verdict == Verification.identical(has_head=has_head)
     assert done.record["verified"] is True
+    assert done.record["match"] is (True if has_head else None)
+    assert summarise([done.record], 0, 1.0)["matched"] == (1 if has_head else None)
     assert (done.result.pixels != done.result.source).any()
 
 

@@ -163,19 +163,29 @@ def test_verify_without_head_or_patches(tmp_path: Path) -> None:
     assert verdict.holds(verdict.feature_change * 2)
 
 
-def test_equal_files_are_identical_to_the_model(tmp_path: Path) -> None:
-    """What `Verification.identical` claims without a model is what a model says."""
+@pytest.mark.parametrize("classes", [0, 4])
+def test_equal_files_are_identical_to_the_model(classes: int, tmp_path: Path) -> None:
+    """What `Verification.identical` claims without a model is what a model says; of what is inside it says nothing."""
     source = pictured(tmp_path, "photo.png", random_pixels(0))
-    verdict = verify(tiny(), patch_map_of(tiny()), source, source)
+    model = tiny(classes)
+    verdict = verify(model, patch_map_of(model), source, source)
     assert verdict.feature_cosine == pytest.approx(1)
-    assert replace(verdict, before=None, after=None, feature_cosine=1.0) == Verification.identical()
+    assert (verdict.embedding_error, verdict.feature_change) == (0, 0)
+    inside = {"before": None, "after": None, "embedding_error": None, "feature_cosine": None, "feature_change": None}
+    assert replace(verdict, **inside) == Verification.identical(has_head=classes > 0)  # type: ignore[arg-type]
     assert share_changed(TRANSFORM, source, source) == 0
 
 
 @pytest.mark.parametrize(
     ("verdict", "holds"),
     [
-        (Verification.identical(), True),
+        (Verification.identical(has_head=True), True),
+        (Verification.identical(has_head=False), True),
+        (Verification(), None),
+        (Verification(input_pixels_changed=0.5), None),
+        (Verification(match=True, input_pixels_changed=0.5), None),
+        (Verification(match=False, input_pixels_changed=0.5), False),
+        (Verification(match=False), False),
         (Verification(match=True, embedding_error=0.01, feature_change=0.5), True),
         (Verification(match=True, embedding_error=0.011), False),
         (Verification(match=False, embedding_error=0.0), False),
@@ -184,7 +194,7 @@ def test_equal_files_are_identical_to_the_model(tmp_path: Path) -> None:
         (Verification(match=None, embedding_error=0.0, feature_change=0.0), True),
     ],
 )
-def test_holds(verdict: Verification, holds: bool) -> None:
+def test_holds(verdict: Verification, holds: bool | None) -> None:
     assert verdict.holds(0.01) is holds
 
 
