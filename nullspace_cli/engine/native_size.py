@@ -231,10 +231,12 @@ class _Task:
         return self._result("patch", target, pixels, problem, solution, certificate)
 
     def _unchanged(self, nullspace: Literal["resize", "patch"], goal: Goal) -> Watermarked:
-        """No mark is wanted."""
-        problem = self.realiser.problem(goal)
-        nothing = torch.zeros(goal.wanted.shape, device=self.maker.device)
-        solution = ResizeSolution(nothing, nothing, 0)
+        """No mark is wanted: the source solves the problem whose view is its own, before rounding."""
+        problem, resize = self.realiser.problem(goal), self.realiser.resize
+        own = resize.gather(
+            (strip, problem.target[strip.start : strip.stop].float().flatten(1)) for strip in resize.strips
+        )
+        solution = project_onto_view(problem, own)
         return self._result(nullspace, goal.target, self.source, problem, solution, _certificate(problem, solution))
 
     def _rounded(
@@ -295,10 +297,15 @@ class _Task:
 
 def _certificate(problem: ResizeProblem, solution: ResizeSolution) -> dict[str, Any]:
     """The figures of the exact projection, in [0, 1] pixel units; the gap is (primal - dual) / (1 + primal)."""
-    distance = sum(
-        float((z - problem.target[strip.start : strip.stop].reshape(z.shape)).square().sum(dtype=torch.float64))
-        for strip, _, z in problem.images(solution.y)
-    )
+    distance = excess = 0.0
+    for strip, _, z in problem.images(solution.y):
+        rows = slice(strip.start, strip.stop)
+        lower, upper = (
+            bound if isinstance(bound, int) else bound[rows].reshape(z.shape)
+            for bound in (problem.lower, problem.upper)
+        )
+        distance += float((z - problem.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
+        excess = max(excess, float((z - upper).max()), float((lower - z).max()))
     primal = distance / 2 / 255**2
     slack = float((solution.y * solution.residual).sum(dtype=torch.float64)) / 255**2
     residual = float(solution.residual.abs().max()) / 255
@@ -308,7 +315,7 @@ def _certificate(problem: ResizeProblem, solution: ResizeSolution) -> dict[str, 
         "iterations": solution.iterations,
         "gap": abs(slack) / (1 + primal),
         "residual": residual,
-        "bound_violation": 0.0,
+        "bound_violation": excess / 255,
     }
 
 

@@ -1,7 +1,7 @@
 """Watermarks at native size: bit for bit what the model sees, judged by timm's own transform and models."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,18 @@ from nullspace_cli.engine.images import Picture, encode_like, read_picture
 from nullspace_cli.engine.linear_view import LinearView
 from nullspace_cli.engine.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.native_size import SIZES_KEPT, NativeSize, PatchConstraint
+from nullspace_cli.engine.native_size import SIZES_KEPT, NativeSize, PatchConstraint, _certificate
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.nullspace import PatchMap, split_space
 from nullspace_cli.engine.realisation import Passes
-from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, SeparableResize, project_onto_view
+from nullspace_cli.engine.solvers.resize_projection import (
+    ResizeProblem,
+    ResizeSolution,
+    SeparableResize,
+    Strip,
+    WholeView,
+    project_onto_view,
+)
 from nullspace_cli.engine.transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.watermarking import Design, PatchSpace, Watermarked, attained
 from tests.engine.patches import smooth_space
@@ -387,3 +394,41 @@ def test_projection_onto_the_tokens_is_the_oracles() -> None:
     assert np.sum((z - t.ravel()) ** 2) == pytest.approx(np.sum((expected - t.ravel()) ** 2), rel=1e-4)
     assert np.abs(A @ (z - x.ravel())).max() < 2e-3
     assert np.abs(z - expected).max() < 0.1
+
+
+@dataclass(frozen=True)
+class Loose(ResizeProblem):
+    """A problem whose images forget one of their bounds."""
+
+    forgotten: str = "upper"
+
+    def images(self, y: Tensor, strips: Iterable[Strip] | None = None) -> Iterator[tuple[Strip, Tensor, Tensor]]:
+        for strip, u, _ in super().images(y, strips):
+            yield strip, u, u.clamp_min(0) if self.forgotten == "upper" else u.clamp_max(255)
+
+
+@pytest.mark.parametrize(("forgotten", "excess"), [("upper", 20 / 255), ("lower", 30 / 255)])
+@pytest.mark.parametrize("per_pixel", [True, False])
+def test_a_broken_bound_shows_in_the_certificate(forgotten: str, excess: float, per_pixel: bool) -> None:
+    resize = SeparableResize(np.eye(4), np.eye(6), 3)
+    target = torch.full((4, 3, 6), 100, dtype=torch.uint8)
+    bounds = (torch.full_like(target, 0), torch.full_like(target, 255)) if per_pixel else (0, 255)
+    y = torch.zeros(4, 3, 6)
+    y[1, 2, 3], y[3, 0, 0] = 175.0, -130.0  # 20 above white, 30 below black
+    solution = ResizeSolution(y, torch.zeros_like(y), 0)
+    kept = ResizeProblem(resize, WholeView(), target, *bounds)
+    assert _certificate(kept, solution)["bound_violation"] == 0
+    broken = Loose(resize, WholeView(), target, *bounds, forgotten=forgotten)
+    assert _certificate(broken, solution)["bound_violation"] == pytest.approx(excess, rel=1e-6)
+
+
+@pytest.mark.parametrize("nullspace", ["resize", "patch"])
+def test_where_no_mark_is_wanted_the_source_is_the_proven_solution(
+    nullspace: str, maker: Maker, space: PatchSpace, tmp_path: Path
+) -> None:
+    picture = pictured(tmp_path, drawing(170, 160))
+    result = maker(Placement(opacity=0.0), nullspace=nullspace, patches=lambda: space)(picture)
+    np.testing.assert_array_equal(result.pixels, picture.pixels)
+    figures = {name: result.solver[name] for name in ("status", "iterations", "gap", "bound_violation")}
+    assert figures == {"status": "solved", "iterations": 0, "gap": 0.0, "bound_violation": 0.0}
+    assert result.solver["residual"] <= 1e-6
