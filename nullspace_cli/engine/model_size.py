@@ -19,7 +19,7 @@ from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
-from nullspace_cli.engine.solvers.solution import Solution
+from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
 from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Rounding, Watermarked
@@ -53,9 +53,11 @@ class ModelSize:
         x, t, lower, upper = (
             torch.cat(parts).to(self.device) for parts in zip(*(c.patches for c in canvases), strict=True)
         )
-        solution = self._solve(x, t, lower, upper)
+        problem = AffineBox(self.space.row_space.to(self.device), x, t, lower, upper)
+        solution = self._solve(problem)
         solved = solution.residual <= self.tolerance
-        z = torch.where(solved[:, None], solution.value, x)
+        solution = solution.keeping_source(problem, ~solved, self.norm)
+        z = solution.value
         q = self._round(z, lower, upper)
         results, start = [], 0
         for canvas in canvases:
@@ -63,11 +65,10 @@ class ModelSize:
             results.append(self._finish(canvas, z[part].cpu(), q[part].cpu(), _of(solution, part), solved[part].cpu()))
         return results
 
-    def _solve(self, x: Tensor, t: Tensor, lower: Tensor, upper: Tensor) -> Solution:
-        A = self.space.row_space.to(self.device)
+    def _solve(self, problem: AffineBox) -> Solution:
         if self.norm == 2:
-            return project_affine_box(A, x, t, lower, upper, tolerance=self.tolerance)
-        return solve_affine_box(A, x, t, lower, upper, norm=1, tolerance=self.tolerance)
+            return project_affine_box(*problem, tolerance=self.tolerance)
+        return solve_affine_box(*problem, norm=1, tolerance=self.tolerance)
 
     def _round(self, z: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         if self.rounding == "aware":

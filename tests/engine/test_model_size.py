@@ -270,6 +270,15 @@ def test_patches_that_are_not_solved_keep_their_source(
     image, source, _ = result.exact()
     patches = space.patch_map.patchify(image - source)
     assert int((patches == 0).all(1).sum()) >= result.solver["unmarked_patches"]
+    # The certificate is of the image that was made, not of what the solver had for those patches.
+    assert result.solver["residual"] == pytest.approx(float(moved(space, result).max()), abs=1e-15)
+    assert result.solver["residual"] <= 1e-9
+    assert result.solver["bound_violation"] == 0
+    x, t = (space.patch_map.patchify(part) for part in (source, result.exact().target))
+    still = (patches == 0).all(1)
+    here, least = ((x - t) ** 2).sum(1) / 2, ((t.clamp(0, 1) - t) ** 2).sum(1) / 2
+    assert result.solver["gap"] >= float(((here - least) / (1 + here))[still].max()) * (1 - 1e-9)
+    assert result.solver["gap"] > 0.01
 
 
 @pytest.mark.parametrize("norm", [1, 2])

@@ -1,11 +1,11 @@
 """What every solver takes and returns: a problem, a point, and figures by which anybody can check it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Norm = Literal[1, 2]
@@ -94,6 +94,30 @@ class Solution:
         violation = torch.maximum(problem.lower - z, z - problem.upper).clamp_min(0).amax(1)
         residual = problem.residual(z).norm(dim=1)
         return cls(z, residual, violation, problem.gap(z, y, norm), iterations, status)
+
+    def keeping_source(self, problem: AffineBox, kept: Bool[Tensor, " p"], norm: Norm) -> "Solution":
+        """The same with x itself for the problems that are `kept`, measured afresh: feasible, and far from optimal.
+
+        Their gap is the one that the bounds alone prove (y = 0).
+        """
+        if not bool(kept.any()):
+            return self
+        given_up = problem.select(kept)
+        y = torch.zeros_like(given_up.residual(given_up.x))
+        instead = Solution.certified(given_up, given_up.x, y, norm, self.iterations[kept], self.status)
+
+        def put(ours: Tensor, theirs: Tensor) -> Tensor:
+            whole = ours.clone()
+            whole[kept] = theirs
+            return whole
+
+        return replace(
+            self,
+            value=put(self.value, instead.value),
+            residual=put(self.residual, instead.residual),
+            bound_violation=put(self.bound_violation, instead.bound_violation),
+            gap=put(self.gap, instead.gap),
+        )
 
     def certificate(self, norm: Norm) -> dict[str, Any]:
         """The figures that JSON documents carry: the worst among the problems."""
