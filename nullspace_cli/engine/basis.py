@@ -155,14 +155,18 @@ def equal_norm_noise(noise: Float[Tensor, "c h w"], generator: torch.Generator) 
 
 
 def control_noises(
-    patch_map: PatchMap, row_space: Float[Tensor, "rank n"], noise: Float[Tensor, "c h w"], seed: int
+    patch_map: PatchMap,
+    row_space: Float[Tensor, "rank n"],
+    noise: Float[Tensor, "c h w"],
+    generator: torch.Generator,
 ) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
     """What null noise is held against: Gaussian noise, and the part of it in the row space, each of the noise's norm.
 
     Args:
         row_space: orthonormal rows that span what the patch embedding reads, in the space of `noise`.
+        generator: not one of the seed that the noise itself was drawn from.
     """
-    random = equal_norm_noise(noise, torch.Generator().manual_seed(seed))
+    random = equal_norm_noise(noise, generator)
     seen = patch_map.patchify(random) @ row_space.mT @ row_space
     within = patch_map.unpatchify(seen, torch.zeros_like(random))
     return random, within * (noise.norm() / within.norm())

@@ -166,10 +166,10 @@ def controls(
         space: of the patch embedding; None for the resize.
         read: the rows and columns of the picture that the network reads.
     """
+    generator = torch.Generator().manual_seed(seed)
     if space is not None:
         change = result.seen(result.image) - result.seen(result.source)
-        return torch.stack(control_noises(space.patch_map, space.row_space, change, seed))
-    generator = torch.Generator().manual_seed(seed)
+        return torch.stack(control_noises(space.patch_map, space.row_space, change, generator))
     seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
     view = result.view
     assert view is not None  # results at native size have one

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 
 from nullspace_cli.engine import basis as bases
@@ -16,6 +15,7 @@ from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.noise import Noise
 from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.random_streams import stream
 
 Control = Literal["none", "shuffle", "uniform"]
 
@@ -127,7 +127,7 @@ def cases_of(subjects: Sequence[Subject], controls: Sequence[Control], trials: i
         cases.append(Case(subject, "none", 0, subject.noise))
         for control in controls:
             for trial in range(trials):
-                draw = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, trial)).generate_state(1)[0]))
+                draw = stream(seed, trial)
                 made = subject.noise.shuffled(draw) if control == "shuffle" else subject.noise.uniform(draw)
                 cases.append(Case(subject, control, trial, made))
     return cases

@@ -77,6 +77,15 @@ def test_noises_of_equal_norm_in_their_spaces(model: LoadedModel) -> None:
     assert share**2 == pytest.approx(192 / 3072, rel=0.1)
 
 
+def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model: LoadedModel) -> None:
+    """Of one seed both would be made of the same normal numbers."""
+    noises = NoiseComparison(model, [], 0.1, seed=3).noises(3)
+    drawn = torch.randn(49 * 2880, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for kind in ("random", "row_space"):
+        control = noises[kind].flatten()[: len(drawn)]
+        assert abs(float(torch.corrcoef(torch.stack([control, drawn[: len(control)]]))[0, 1])) < 0.015
+
+
 def test_every_image_has_its_own_noise_whatever_its_batch(model: LoadedModel, images: Tensor) -> None:
     method, classes = METHODS["rollout"], torch.tensor([0, 1, 2])
     maps = {"rollout": explain(model, images, method)}

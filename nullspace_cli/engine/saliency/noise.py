@@ -11,11 +11,14 @@ from torch import Tensor
 
 from nullspace_cli.engine.basis import control_noises, find_basis, null_noise
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.random_streams import stream
 from nullspace_cli.engine.saliency.compare import Similarity, similarity
 from nullspace_cli.engine.saliency.methods import Method, explain
 
 Kind = Literal["null", "random", "row_space"]
 KINDS: tuple[Kind, ...] = ("null", "random", "row_space")
+CONTROL = 1
+"""Tells the draws of the controls from those of the null noise, both of one seed."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class NoiseComparison:
         """One image's noises, in pixel units, all of the norm of the first."""
         patch_map, nullspace = self._basis
         null = null_noise(self._basis.pixel_basis, self._model.transform.input_size[1:], self._rms, seed)
-        random, seen = control_noises(patch_map, nullspace.row_space.flatten(1), null, seed)
+        random, seen = control_noises(patch_map, nullspace.row_space.flatten(1), null, stream(seed, CONTROL))
         return {"null": null, "random": random, "row_space": seen}
 
     def to_json(self) -> dict[str, Any]:
