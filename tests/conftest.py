@@ -1,4 +1,4 @@
-"""What all tests share: no network, the command line in this process and in one of its own, a photo, a logo, models."""
+"""What all tests share: no network, no device that they do not ask for, the command line, a photo, a logo, models."""
 
 import json
 import os
@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import pytest
 from PIL import Image
@@ -17,6 +18,23 @@ from typer.testing import CliRunner
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
+
+if TYPE_CHECKING:
+    import torch
+
+    from tests.simulated_card import Traffic
+
+DEVICES = ("cpu", "simulated", "cuda")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=(*DEVICES, "all"),
+        default="cpu",
+        help="where tests with a `device` run: on the CPU (default), the simulated card, a real one, or all that there "
+        "are; tests marked gpu run on the simulated card unless 'cuda' or 'all' asks for a real one and there is one",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,8 +47,91 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # no colours, not even where CI asks for them
     # The tests' matrices are small: a second thread gains nothing, and waits for its turn where cores are few or busy.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in ("VITNULL_MODEL", "VITNULL_DEVICE", "VITNULL_CACHE", "PYTHONUNBUFFERED"):
+    for name in ("VITNULL_MODEL", "VITNULL_CACHE", "PYTHONUNBUFFERED"):
         os.environ.pop(name, None)
+    os.environ["VITNULL_DEVICE"] = "cpu"  # what a test says nothing of is not the machine's to decide
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has a `device` on those that --device names."""
+    if "device" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("device")
+        there = [name for name in DEVICES if name != "cuda" or _has_card()]
+        names = there if chosen == "all" else [chosen]
+        if not set(names) <= set(there):
+            raise pytest.UsageError("--device cuda: there is no CUDA device here. Use --device simulated.")
+        metafunc.parametrize("device", names, indirect=True)
+
+
+def _has_card() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@contextmanager
+def _device(name: str) -> "Iterator[torch.device]":
+    import torch
+
+    if name != "simulated":
+        yield torch.device(name)
+        return
+    from tests.simulated_card import simulated_card
+
+    with simulated_card():
+        yield torch.device("cuda")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> "Iterator[torch.device]":
+    """The device that a test runs on: the CPU, or what --device asks for."""
+    with _device(request.param) as device:
+        yield device
+
+
+@pytest.fixture
+def traffic() -> "Iterator[Traffic]":
+    """The simulated card, and what moves between it and the host."""
+    from tests.simulated_card import simulated_card
+
+    with simulated_card() as traffic:
+        yield traffic
+
+
+@pytest.fixture(autouse=True)
+def _card_of_gpu_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give tests marked gpu a card: the simulated one, a real one that was asked for, or one that others simulate."""
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    import torch
+
+    asked = request.config.getoption("device") in ("cuda", "all")
+    lent = torch.cuda.is_available.__module__ != "torch.cuda"  # the tests themselves run on somebody's simulation
+    with _device("cuda" if (asked or lent) and torch.cuda.is_available() else "simulated"):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _best_device() -> "Iterator[Callable[[], torch.device]]":
+    """Tests never depend on which device the machine has: "auto" fails them. What "auto" asks where it may."""
+    from nullspace_cli.engine import models
+
+    def refuse() -> NoReturn:
+        pytest.fail('device "auto": take the `device` fixture, say device="cpu", or ask for `any_device`')
+
+    with pytest.MonkeyPatch.context() as patch:
+        asked = models.best_device
+        patch.setattr(models, "best_device", refuse)
+        yield asked
+
+
+@pytest.fixture
+def any_device(_best_device: "Callable[[], torch.device]", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test, one about "auto" itself, have the best device that there is."""
+    from nullspace_cli.engine import models
+
+    monkeypatch.setattr(models, "best_device", _best_device)
 
 
 class NetworkForbiddenError(Exception):
