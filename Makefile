@@ -20,7 +20,7 @@ test: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto -m 'not gpu and not real'
+	$(BIN)/python -m pytest -n auto -m 'not real'
 
 check: $(READY)
 	$(BIN)/ruff format --check .

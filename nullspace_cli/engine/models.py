@@ -200,10 +200,15 @@ def classifier_of(module: nn.Module) -> nn.Module | None:
     return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
 
 
+def best_device() -> torch.device:
+    """The first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def resolve_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA device if there is one, else the CPU; anything asked for by name must exist."""
+    """ "auto" is the best device; anything asked for by name must exist."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return best_device()
     try:
         device = torch.device(name)
     except RuntimeError:

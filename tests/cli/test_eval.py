@@ -49,7 +49,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from nullspace_cli.engine.noise import provenance_of
 
     folder = tmp_path_factory.mktemp("noises")
-    model = load_model(ModelRequest("demo"))
+    model = load_model(ModelRequest("demo", device="cpu"))
 
     def save(level: "Level", limit: float) -> Path:
         generator = torch.Generator().manual_seed(0)

@@ -366,12 +366,17 @@ def test_the_network_is_out_of_reach() -> None:
         pass
 
 
-no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.fixture
+def no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a CUDA device."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
-@no_cuda
 @pytest.mark.parametrize("command", COMMANDS)
-def test_cuda_that_is_missing_is_an_error(vitnull: Vitnull, photo: Path, logo: Path, command: str) -> None:
+def test_cuda_that_is_missing_is_an_error(
+    vitnull: Vitnull, no_cuda: None, photo: Path, logo: Path, command: str
+) -> None:
     pair, noise = [str(photo), str(logo), "--model", "demo"], photo.parent / "noise.safetensors"
     if command == "eval":
         model = load_model(ModelRequest("demo", device="cpu"))

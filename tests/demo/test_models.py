@@ -15,7 +15,7 @@ from nullspace_cli.engine.models import ModelRequest, load_model
 
 
 def accuracy(name: str, images: torch.Tensor, labels: torch.Tensor) -> float:
-    model = load_model(ModelRequest(name))
+    model = load_model(ModelRequest(name, device="cpu"))
     logits = model(model.transform.to_normalized(images)).logits
     assert logits is not None
     return float((logits.argmax(1) == labels).double().mean())
@@ -43,7 +43,7 @@ def test_plain_timm_loads_them(name: str) -> None:
 
 
 def test_the_nullspace_leaves_room() -> None:
-    model = load_model(ModelRequest("demo"))
+    model = load_model(ModelRequest("demo", device="cpu"))
     patch_map = model.patch_map(model.stem())
     assert patch_map.patch_size == (32, 32)
     assert patch_map.nullspace().nullity >= 2 * patch_map.embed_dim

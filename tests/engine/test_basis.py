@@ -13,12 +13,12 @@ from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space
 
 
 def load(name: str, **kwargs: Any) -> LoadedModel:
-    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs))
+    return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
 
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load_model(ModelRequest("demo"))
+    return load_model(ModelRequest("demo", device="cpu"))
 
 
 @pytest.fixture(scope="module")

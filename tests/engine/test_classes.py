@@ -19,12 +19,12 @@ TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 @pytest.fixture(scope="module")
 def demo() -> LoadedModel:
-    return load_model(ModelRequest("demo"))
+    return load_model(ModelRequest("demo", device="cpu"))
 
 
 @pytest.fixture(scope="module")
 def imagenet() -> LoadedModel:
-    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY))
+    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, device="cpu"))
 
 
 def test_synsets(imagenet: LoadedModel) -> None:
@@ -35,7 +35,7 @@ def test_synsets(imagenet: LoadedModel) -> None:
 
 def test_synsets_of_a_larger_imagenet() -> None:
     name = "vit_tiny_patch16_224.augreg_in21k"
-    model = load_model(ModelRequest(name, pretrained=False, kwargs=TINY))
+    model = load_model(ModelRequest(name, pretrained=False, kwargs=TINY, device="cpu"))
     found = ground_truth(model, IMAGENETTE).classes
     names = ImageNetInfo("imagenet-21k-goog").label_names()
     assert found is not None
@@ -43,7 +43,9 @@ def test_synsets_of_a_larger_imagenet() -> None:
 
 
 def test_a_head_of_ones_own_has_no_synsets() -> None:
-    model = load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 10}))
+    model = load_model(
+        ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 10}, device="cpu")
+    )
     assert (model.synsets, model.labels) == (None, None)
     found, note = ground_truth(model, IMAGENETTE)
     assert found == tuple(range(10))
@@ -79,7 +81,7 @@ def test_what_cannot_be_told(imagenet: LoadedModel, folders: tuple[str, ...] | N
 
 
 def test_without_a_head(demo: LoadedModel) -> None:
-    headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}))
+    headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}, device="cpu"))
     assert ground_truth(headless, CLASSES) == (None, "the model has no head")
     assert ground_truth(replace(demo, labels=None), CLASSES).classes == tuple(range(10))
 
@@ -97,4 +99,4 @@ def test_a_class_by_its_name(demo: LoadedModel, imagenet: LoadedModel) -> None:
     with pytest.raises(UsageError, match=r"10 classes.*the names are not known"):
         class_index(replace(demo, labels=None), "tench")
     with pytest.raises(UsageError, match="no head"):
-        class_index(load_model(ModelRequest("demo", kwargs={"num_classes": 0})), "0")
+        class_index(load_model(ModelRequest("demo", kwargs={"num_classes": 0}, device="cpu")), "0")

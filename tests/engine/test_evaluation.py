@@ -31,7 +31,7 @@ COUNT = 10
 
 @pytest.fixture(scope="module")
 def vit() -> LoadedModel:
-    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, batch_size=4))
+    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, batch_size=4, device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,9 @@ def test_spread() -> None:
 
 
 def test_csv_of_a_model_without_a_head(images: ImageSet, tmp_path: Path) -> None:
-    model = load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 0}))
+    model = load_model(
+        ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 0}, device="cpu")
+    )
     results = evaluate(model, images, plain(model, subject(model, "input"))).results()
     with evaluation.write_csv(tmp_path / "r.csv", results).open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -206,7 +208,7 @@ def test_the_residual_is_the_networks_own(vit: LoadedModel) -> None:
 
 
 def test_tokens_of_overlapping_windows_have_no_pixels() -> None:
-    model = load_model(ModelRequest("pvt_v2_b0", pretrained=False, kwargs={"depths": (1, 1, 1, 1)}))
+    model = load_model(ModelRequest("pvt_v2_b0", pretrained=False, kwargs={"depths": (1, 1, 1, 1)}, device="cpu"))
     with pytest.raises(ModelError, match="does not embed patches by one linear map"):
         with_realised([subject(model, "encoder")], model, 1.0)
 

@@ -22,7 +22,7 @@ from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.saliency.overlay import heat, heat_colours, overlay
 from nullspace_cli.engine.transform import EvalTransform
 
-TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64})
+TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64}, device="cpu")
 TRANSFORM = EvalTransform((3, 64, 64), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.8)
 
 

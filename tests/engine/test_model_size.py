@@ -143,7 +143,7 @@ def crop_of(transform: EvalTransform, image: Tensor) -> Tensor:
 
 def test_tokens_of_the_demo_by_plain_timm(mark: Mark, tmp_path: Path) -> None:
     """Ten times nearer by rounding in the metric, and the figures of `verify` are those of timm's own code."""
-    model = load_model(ModelRequest("demo"))
+    model = load_model(ModelRequest("demo", device="cpu"))
     found = find_basis(model)
     space = PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
     source = picture(tmp_path, 280, 250)

@@ -24,7 +24,7 @@ KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 def load(name: str = TINY, **changes: Any) -> LoadedModel:
     if name == TINY:
         changes["kwargs"] = {**KWARGS, **changes.get("kwargs", {})}
-    return load_model(ModelRequest(name, **changes))
+    return load_model(ModelRequest(name, **{"device": "cpu", **changes}))
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +144,12 @@ def test_local_folder(tmp_path: Path, trained: Any) -> None:
            "interpolation": "bilinear", "crop_pct": 0.9}  # fmt: skip
     document = {"architecture": TINY, "num_classes": 1000, "model_args": KWARGS, "pretrained_cfg": cfg}
     (tmp_path / "config.json").write_text(json.dumps(document))
-    model = load_model(ModelRequest(f"local-dir:{tmp_path}"))
+    model = load_model(ModelRequest(f"local-dir:{tmp_path}", device="cpu"))
     assert model.weights_sha256 == hash_state(trained.state_dict())
     assert model.transform.mean == (0.1, 0.2, 0.3)
     assert model.transform.interpolation == "bilinear"
     with pytest.raises(ModelError, match=r"Cannot load local-dir:.*config\.json"):
-        load_model(ModelRequest(f"local-dir:{tmp_path / 'none'}"))
+        load_model(ModelRequest(f"local-dir:{tmp_path / 'none'}", device="cpu"))
 
 
 def test_random_weights_follow_the_seed() -> None:
@@ -163,7 +163,7 @@ def test_random_weights_follow_the_seed() -> None:
 @pytest.mark.parametrize("name", [TINY, "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"])
 def test_weights_that_cannot_be_fetched_are_an_error(name: str) -> None:
     with pytest.raises(ModelError) as caught:
-        load_model(ModelRequest(name))
+        load_model(ModelRequest(name, device="cpu"))
     for word in (name, "could not be fetched", "--checkpoint", "local-dir:", "demo"):
         assert word in str(caught.value)
 
@@ -181,7 +181,7 @@ def test_weights_that_cannot_be_fetched_are_an_error(name: str) -> None:
 )
 def test_names_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        load_model(ModelRequest(name))
+        load_model(ModelRequest(name, device="cpu"))
 
 
 def test_arguments_that_do_not_fit() -> None:
@@ -203,7 +203,7 @@ def test_arguments_that_do_not_fit() -> None:
     ],
 )
 def test_input_size_is_that_of_the_built_model(name: str, kwargs: dict[str, Any], size: tuple[int, ...]) -> None:
-    model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs))
+    model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
     assert model.transform.input_size == size
     assert model.stem().kind in ("patch", "overlapping")
 
@@ -211,12 +211,17 @@ def test_input_size_is_that_of_the_built_model(name: str, kwargs: dict[str, Any]
 def test_labels() -> None:
     assert load(pretrained=False).label(207) == "golden retriever"
     assert load(pretrained=False, kwargs={"num_classes": 10}).label(3) is None
-    assert load_model(ModelRequest("demo")).label(3) == CLASSES[3]
+    assert load_model(ModelRequest("demo", device="cpu")).label(3) == CLASSES[3]
+
+
+@pytest.mark.parametrize(("there", "best"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_the_best_device(monkeypatch: pytest.MonkeyPatch, any_device: None, there: bool, best: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert resolve_device("auto") == torch.device(best)
 
 
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")
     for name in ("gpu", "mps", "cuda:x", ""):
         with pytest.raises(UsageError, match="expected auto, cpu"):
             resolve_device(name)
@@ -237,16 +242,18 @@ def test_amp_rounds_a_little(amp: Any, folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "demo-cnn"])
 def test_embedded_models_need_nothing(name: str) -> None:
-    model = load_model(ModelRequest(name))
+    model = load_model(ModelRequest(name, device="cpu"))
     outputs = model(torch.zeros(2, 3, 224, 224))
     assert outputs.logits is not None
     assert outputs.logits.shape == (2, 10)
     assert (model.name, model.weights, model.has_head) == (name, "embedded", True)
-    assert load_model(ModelRequest(name, pretrained=False)).weights == "random"
+    assert load_model(ModelRequest(name, pretrained=False, device="cpu")).weights == "random"
 
 
 def test_distilled_head_gives_features() -> None:
-    model = load_model(ModelRequest("deit_tiny_distilled_patch16_224", pretrained=False, kwargs={"depth": 1}))
+    model = load_model(
+        ModelRequest("deit_tiny_distilled_patch16_224", pretrained=False, kwargs={"depth": 1}, device="cpu")
+    )
     outputs = model(torch.rand(1, 3, 224, 224))
     assert outputs.logits is not None
     assert outputs.features.shape == (1, 192)
@@ -318,15 +325,15 @@ def test_a_view_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_name_without_a_view_is_refused_as_on_loading(name: str) -> None:
     with pytest.raises(ModelError) as loading:
-        load_model(ModelRequest(name))
+        load_model(ModelRequest(name, device="cpu"))
     with pytest.raises(ModelError) as viewing:
-        load_view(ModelRequest(name))
+        load_view(ModelRequest(name, device="cpu"))
     assert str(viewing.value) == str(loading.value)
 
 
 def test_arguments_without_a_view_are_refused() -> None:
     with pytest.raises(ModelError, match="nonsense"):
-        load_view(ModelRequest(TINY, kwargs={"nonsense": 1}))
+        load_view(ModelRequest(TINY, kwargs={"nonsense": 1}, device="cpu"))
 
 
 @pytest.mark.parametrize("source", ["local-dir", "hf-hub"])
@@ -343,7 +350,10 @@ def test_a_view_needs_the_configuration_only(source: str, tmp_path: Path, monkey
         (refs / "main").write_text("1")
         monkeypatch.setenv("VITNULL_CACHE", str(tmp_path))
     name = f"local-dir:{folder}" if source == "local-dir" else "hf-hub:org/name"
-    view = load_view(ModelRequest(name))
-    assert (view.name, view.transform) == (name, load_model(ModelRequest(name, pretrained=False)).transform)
+    view = load_view(ModelRequest(name, device="cpu"))
+    assert (view.name, view.transform) == (
+        name,
+        load_model(ModelRequest(name, pretrained=False, device="cpu")).transform,
+    )
     assert view.transform.input_size == (3, 96, 96)
     assert view.transform.mean == (0.1, 0.2, 0.3)

@@ -131,7 +131,7 @@ def test_bit_identical_by_timms_own_transform(
 def test_logits_to_the_last_bit_by_plain_timm(size: tuple[int, int], index: int, mark: Mark, tmp_path: Path) -> None:
     """A ViT and a CNN behind the same transform: neither was asked."""
     picture = pictured(tmp_path, drawing(*size, index))
-    models = [load_model(ModelRequest(name)) for name in ("demo", "demo-cnn")]
+    models = [load_model(ModelRequest(name, device="cpu")) for name in ("demo", "demo-cnn")]
     transform = models[0].transform
     assert models[1].transform == transform
     result = NativeSize(transform, Design(mark, Placement()), no_patches, "resize")(picture)
@@ -283,7 +283,7 @@ def test_between_the_two_the_resize_does_where_there_are_no_patches(
 
 
 def test_patches_of_a_cnn(mark: Mark, tmp_path: Path) -> None:
-    network = Network(ModelRequest("demo-cnn"))
+    network = Network(ModelRequest("demo-cnn", device="cpu"))
     make = NativeSize(network.transform, Design(mark, Placement()), lambda: network.patches, "patch")
     with pytest.raises(NoNullspaceError, match="overlapping windows"):
         make(pictured(tmp_path, drawing(300, 300)))

@@ -15,7 +15,7 @@ from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceEr
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.network import Network
 
-CNN, VIT = ModelRequest("demo-cnn"), ModelRequest("demo")
+CNN, VIT = ModelRequest("demo-cnn", device="cpu"), ModelRequest("demo", device="cpu")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_rows_come_from_the_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_basis_of_other_weights(tmp_path: Path) -> None:
-    other = load_model(ModelRequest("demo", pretrained=False))
+    other = load_model(ModelRequest("demo", pretrained=False, device="cpu"))
     path = save_basis(tmp_path / "other.safetensors", other, find_basis(other), compact=True)
     with pytest.raises(ArtifactError, match="other weights"):
         _ = Network(VIT, path).patches

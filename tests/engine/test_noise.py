@@ -21,13 +21,15 @@ TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 @pytest.fixture(scope="module")
 def vit() -> LoadedModel:
-    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "img_size": 64}))
+    return load_model(
+        ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "img_size": 64}, device="cpu")
+    )
 
 
 @pytest.fixture(scope="module")
 def cnn() -> LoadedModel:
     """Another network, with other statistics, one of them for each channel, and a larger input."""
-    model = load_model(ModelRequest("demo-cnn"))
+    model = load_model(ModelRequest("demo-cnn", device="cpu"))
     transform = EvalTransform((3, 96, 80), (0.1, 0.5, 0.9), (0.2, 0.4, 0.8), "bilinear")
     return replace(model, transform=transform)
 
@@ -105,7 +107,7 @@ def test_a_strangers_tokens_are_refused(vit: LoadedModel, cnn: LoadedModel, tmp_
 
 
 def test_another_number_of_channels(learned: Noise, vit: LoadedModel) -> None:
-    grey = load_model(ModelRequest("demo-cnn", pretrained=False, kwargs={"in_chans": 1}))
+    grey = load_model(ModelRequest("demo-cnn", pretrained=False, kwargs={"in_chans": 1}, device="cpu"))
     grey = replace(grey, transform=EvalTransform((1, 64, 64), (0.5,), (0.5,), "bilinear"))
     with pytest.raises(ArtifactError, match="noise on 3 channels; demo-cnn reads 1"):
         learned.on(grey)

@@ -50,7 +50,9 @@ def test_real_cnn_reads_real_photos(real: Path) -> None:
     from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.models import ModelRequest, load_model
 
-    model = load_model(ModelRequest("tf_efficientnet_lite0", checkpoint=real / "tf_efficientnet_lite0.safetensors"))
+    model = load_model(
+        ModelRequest("tf_efficientnet_lite0", checkpoint=real / "tf_efficientnet_lite0.safetensors", device="cpu")
+    )
     data = open_data(str(real / "imagenet"))
     assert data.classes is not None
     truth = torch.tensor([int(data.classes[sample.label or 0]) for sample in data])
