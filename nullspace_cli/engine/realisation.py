@@ -184,7 +184,7 @@ class Realiser:
             if goal.source is None or not best.wrong.any():
                 break
             target = self._give_way(target, goal.source, found.wrong)
-            y = solution.y * torch.from_numpy(~_near(found.wrong)).to(solution.y)
+            y = solution.y * self._tensor(~_near(found.wrong))
         assert best is not None
         return best if goal.source is None else self._restored(best, goal)
 
@@ -198,33 +198,38 @@ class Realiser:
 
     def problem(self, goal: Goal, constraint: Constraint | None = None) -> ResizeProblem:
         """The exact projection behind a goal, on the device."""
-        device = self.resize.device
-        lower, upper = (
-            bound if isinstance(bound, int) else torch.from_numpy(bound).to(device)
-            for bound in (goal.lower, goal.upper)
-        )
-        return ResizeProblem(
-            self.resize, constraint or WholeView(), torch.from_numpy(goal.target).to(device), lower, upper
-        )
+        lower, upper = (bound if isinstance(bound, int) else self._levels(bound) for bound in (goal.lower, goal.upper))
+        return ResizeProblem(self.resize, constraint or WholeView(), self._levels(goal.target), lower, upper)
 
     def nearest(self, problem: ResizeProblem, y: Tensor) -> Levels:
         """z(y), each value rounded for itself."""
         pixels = np.empty((self.resize.height, self.resize.channels, self.resize.width), np.uint8)
         for strip, _, z in problem.images(y):
-            pixels[strip.start : strip.stop] = z.round().to(torch.uint8).view(len(z), *pixels.shape[1:]).cpu().numpy()
+            pixels[strip.start : strip.stop] = _array(z.round().to(torch.uint8)).reshape(len(z), *pixels.shape[1:])
         return pixels
 
-    def _tensor(self, view: Plane) -> Tensor:
-        return torch.as_tensor(view, dtype=torch.float32, device=self.resize.device)
+    # Pictures and views are numpy's, on the host, where they are rounded; what multiplies them is on the device. These
+    # two and `_array` are the only ways from one to the other.
+
+    def _levels(self, array: NDArray[Any]) -> Tensor:
+        """On the device, as it is."""
+        return torch.as_tensor(np.require(array, requirements="W"), device=self.resize.device)
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """On the device, float32. Whole numbers and truth values are widened there: they travel as bytes."""
+        return self._levels(array).to(torch.float32)
 
     def _strips_of(self, pixels: Levels) -> Iterator[tuple[Strip, Tensor]]:
         for strip in self.resize.strips:
-            rows = torch.from_numpy(pixels[strip.start : strip.stop].astype(np.float32))
-            yield strip, rows.flatten(1).to(self.resize.device)
+            yield strip, self._tensor(pixels[strip.start : strip.stop]).flatten(1)
 
     def _first_real(self, strips: Iterable[tuple[Strip, Tensor]]) -> Plane:
         """The rows' pass, before it is rounded: [H, c, w]."""
-        return np.concatenate([self.resize.narrow(z).cpu().numpy() for _, z in strips])
+        return np.concatenate([_array(self.resize.narrow(z)) for _, z in strips])
+
+    def _readers_of(self, marked: Bool[NDArray[np.bool_], "H c W"]) -> Bool[NDArray[np.bool_], "h c w"]:
+        """Which values of the view read a marked pixel."""
+        return _array(self._touching.gather(self._strips_of(marked)) > 0)
 
     def _second_real(self, J: Plane) -> Plane:
         """The columns' pass, before it is rounded: [H, c, w] to [h, c, w]."""
@@ -241,10 +246,8 @@ class Realiser:
             return middle
         own = self._second_real(J_source.clip(0, 255))
         edge = (goal.source < 2) | (goal.source > 253)
-        tight = self._touching.gather(self._strips_of(edge.view(np.uint8))).cpu().numpy() > 0
-        near = np.where(tight, own.clip(middle - 0.3, middle + 0.3), middle)
-        held = self._touching.gather(self._strips_of(_held(goal).view(np.uint8))).cpu().numpy() > 0
-        return np.where((own > 255) | (own < 0) | held, own, near)
+        near = np.where(self._readers_of(edge), own.clip(middle - 0.3, middle + 0.3), middle)
+        return np.where((own > 255) | (own < 0) | self._readers_of(_held(goal)), own, near)
 
     def _confined(self, goal: Goal) -> Goal:
         """The goal with pixels held at the source's that are further than a kernel from where the target differs."""
@@ -283,7 +286,7 @@ class Realiser:
         nearer = target.copy()
         for strip, hits in self._touching.shifts(marked.float()):
             rows = slice(strip.start, strip.stop)
-            under = (hits > 0).view(nearer[rows].shape).cpu().numpy()
+            under = _array(hits > 0).reshape(nearer[rows].shape)
             nearer[rows] = np.where(under, _halved(source[rows], target[rows]), target[rows])
         return nearer
 
@@ -296,7 +299,7 @@ class Realiser:
         pixels, J = np.empty(goal.target.shape, np.uint8), None
         if goal.source is not None:  # values under which nothing can change are what they are
             held = _held(goal)
-            free = self._touching.narrow(torch.from_numpy(~held).float().flatten(1)).numpy() > 0
+            free = _array(self._touching.narrow(self._tensor(~held).flatten(1)) > 0)
             own = self.passes.first(goal.source)
             J_aim, lower, upper = (np.where(free, part, own) for part in (J_aim, lower, upper))
             pixels[:] = goal.source
@@ -346,11 +349,11 @@ class Realiser:
             part = slice(block.start, block.stop)
             step = _within_cell(J_real[part] - J[part], J[part])
             moved = z.view(len(z), J.shape[1], -1) - self._tensor(step) @ self._spread
-            error = _within_cell(self.resize.narrow(moved.flatten(1)).cpu().numpy() - J[part], J[part])
+            error = _within_cell(_array(self.resize.narrow(moved.flatten(1))) - J[part], J[part])
             lower, upper = (
                 bound if isinstance(bound, int) else _along_columns(bound[part]) for bound in (goal.lower, goal.upper)
             )
-            q = round_along(self._col_taps, _along_columns(moved.cpu().numpy()), _along_columns(error), lower, upper)
+            q = round_along(self._col_taps, _along_columns(_array(moved)), _along_columns(error), lower, upper)
             pixels[part] = q.T.reshape(pixels[part].shape)
 
     def _mended(self, found: Realised, goal: Goal) -> Realised:
@@ -436,6 +439,12 @@ class Realiser:
             V += np.outer(A[:, k], _to_level(S[k] + change * B[:, col]) - _to_level(S[k]))
             S[k] += change * B[:, col]
             plane[under[0].start + k, under[1].start + col] += np.array(change).astype(np.uint8)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """On the host."""
+    array: NDArray[Any] = tensor.cpu().numpy()
+    return array
 
 
 def _halved(source: Levels, target: Levels) -> Levels:
