@@ -99,19 +99,20 @@ def declared(tensor: Tensor, to_card: bool) -> Tensor:
 def run(func: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Do what the card would do: refuse, or compute on the CPU and say where the results are."""
     with torch._C.DisableTorchFunctionSubclass():
-        flat = [*leaves(args), *leaves(kwargs)]
+        flat = leaves((*args, *kwargs.values()))
         tensors = [value for value in flat if isinstance(value, Tensor)]
-        name = name_of(func)
-        if any(map(on_card, tensors)) and (own := OWN_WAYS.get(name)):
+        name, here = name_of(func), not any(map(on_card, tensors))
+        if not here and (own := OWN_WAYS.get(name)):
             return own(func, *args, **kwargs)
         if name == "pin_memory":
             return args[0]
-        kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+        if "pin_memory" in kwargs:
+            kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
         asked = _asked(name, args, kwargs)
-        if asked is None and not any(map(on_card, tensors)):
+        if asked is None and here:
             _check_generators(name, flat, to_card=False)
             return func(*args, **kwargs)
-        if name.partition(".")[2] == "__set__":
+        if name.endswith(".__set__"):
             return _set(func, name, *args)
         to_card = _side(name, args, kwargs, tensors) if asked is None else asked
         if asked is None:
@@ -178,16 +179,17 @@ def _side(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: lis
         return on_card(args[0] if args else kwargs.get("data"))
     if name in WRITES or name in FIRST_ALONE or name in WITH_HOST_TENSORS or name == "new_tensor" or is_in_place(name):
         return on_card(args[0])
-    outputs = list(leaves(kwargs.get("out")))
-    inputs = [tensor for tensor in tensors if all(tensor is not output for output in outputs)]
-    return any(map(on_card, inputs or tensors))
+    if "out" in kwargs:
+        outputs = leaves([kwargs["out"]])
+        tensors = [tensor for tensor in tensors if all(tensor is not output for output in outputs)] or tensors
+    return any(map(on_card, tensors))
 
 
 def _check_sides(
     name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor], to_card: bool
 ) -> None:
     """Refuse tensors of two devices where a real card does."""
-    for out in leaves(kwargs.get("out")):
+    for out in leaves([kwargs.get("out")]):
         if isinstance(out, Tensor) and on_card(out) != to_card:
             raise RuntimeError(
                 f"Expected out tensor to have device {'cuda:0' if to_card else 'cpu'}, but got "
@@ -229,7 +231,7 @@ def _refuse(name: str, tensors: list[Tensor]) -> NoReturn:
 
 def _check_generators(name: str, flat: list[Any], to_card: bool) -> None:
     for value in flat:
-        if isinstance(value, Generator) and isinstance(value, CardGenerator) != to_card:
+        if type(value) in (Generator, CardGenerator) and (type(value) is CardGenerator) != to_card:
             kinds = ("cuda", "cpu") if to_card else ("cpu", "cuda")
             raise RuntimeError(f"Expected a '{kinds[0]}' device type for generator but found '{kinds[1]}' ({name})")
 
@@ -244,7 +246,7 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: lis
             _note_copy(name, on_card(source), to_card)
     elif name in MADE_FROM_DATA:
         data = args[name == "new_tensor"] if len(args) > (name == "new_tensor") else kwargs.get("data")
-        numbers = 0 if isinstance(data, Tensor) else sum(map(on_card, leaves(data)))
+        numbers = 0 if isinstance(data, Tensor) else sum(map(on_card, leaves([data])))
         traffic.note("waits", name, numbers)
         _note_copy(name, on_card(data), to_card)
     elif (

@@ -1,7 +1,8 @@
 """Which operations take tensors of two devices, which wait for the card, and where a real card puts their results."""
 
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ POINTWISE_TOO = frozenset(
 )
 
 
+@functools.cache
 def name_of(func: Callable[..., Any]) -> str:
     """The operation's name in torch; of a property "name.__get__" or "name.__set__"."""
     name = getattr(func, "__name__", str(func))
@@ -53,6 +55,7 @@ def name_of(func: Callable[..., Any]) -> str:
     return name
 
 
+@functools.cache
 def is_pointwise(name: str) -> bool:
     """Whether the operation goes entry by entry: only such ones take a number (0-dim) from the host beside the card's.
 
@@ -69,20 +72,23 @@ def is_pointwise(name: str) -> bool:
     )
 
 
+@functools.cache
 def is_in_place(name: str) -> bool:
     return IN_PLACE_SIGN.fullmatch(name) is not None or (name.endswith("_") and not name.endswith("__"))
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """Everything within lists, tuples and dictionaries."""
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from leaves(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
-    else:
-        yield value
+def leaves(values: Iterable[Any]) -> list[Any]:
+    """Everything within a sequence, also in lists, tuples and dictionaries there."""
+    found = []
+    for value in values:
+        kind = type(value)
+        if kind in (list, tuple) or isinstance(value, list | tuple):
+            found += leaves(value)
+        elif kind is dict:
+            found += leaves(value.values())
+        else:
+            found.append(value)
+    return found
 
 
 def as_index(value: Any) -> tuple[Any, ...]:
