@@ -1,0 +1,75 @@
+"""What is at a path, and whether two paths are one file; no name that a user can give ends in a traceback here."""
+
+import errno
+import os
+import stat
+from collections.abc import Hashable
+from pathlib import Path
+
+NO_FILE = "there is no such file"
+
+
+def status(path: Path) -> os.stat_result | None:
+    """What the system says of a path, links followed; None where there is nothing, behind a dangling link too.
+
+    Raises:
+        OSError: it cannot be looked up: the name is too long or not a name, links go round in a circle, a folder on the
+            way may not be entered.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, RuntimeError) as error:  # a NUL, or a character that the system's names cannot have
+        raise OSError(errno.EINVAL, f"no file can have this name ({error})", str(path)) from error
+
+
+def kind_of(found: os.stat_result) -> str:
+    """In words, as "it is ..."."""
+    kinds = {
+        stat.S_IFREG: "a regular file",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a disk",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(found.st_mode), "no regular file")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder that can be looked up."""
+    try:
+        found = status(path)
+    except OSError:
+        return False
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def why_unreadable(path: Path) -> str | None:
+    """Why a path names no regular file that one could read, to follow "Cannot read x: "; None where it does.
+
+    Whatever else there may be (a pipe, a device, a socket) could keep a reader waiting for ever, or never end.
+    """
+    try:
+        found = status(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if found is None:
+        return NO_FILE
+    return None if stat.S_ISREG(found.st_mode) else f"it is {kind_of(found)}, not a file"
+
+
+def identity(path: Path) -> Hashable:
+    """What two paths have in common exactly if they are one file: by links of either kind, or by the same new name."""
+    try:
+        found = status(path)
+    except OSError:
+        return str(path)
+    # Not Path.resolve, which some versions of Python let fail where links go round in a circle.
+    return (found.st_dev, found.st_ino) if found else os.path.realpath(path)
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root; "a/../b" is b, and links stay."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
