@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem
+from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem, number
+from nullspace_cli.commands.outputs import claim, refuse_stream
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.basis import Check
@@ -17,9 +18,8 @@ def basis(
     *,
     rtol: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
+        number(
+            most=1,
             help="Singular values up to RTOL times the largest count as zero. Default: eps of the stored weights.",
         ),
     ] = None,
@@ -53,15 +53,13 @@ def basis(
     if path.suffix.lower() == ".png":
         raise typer.BadParameter(f"{path}: a basis is a safetensors file; .png is its preview's", param_hint="--out")
 
-    from nullspace_cli.engine.artifacts import check_output
-    from nullspace_cli.engine.errors import NoNullspaceError
-
-    check_output(path, force=output.force)
     picture = path.with_suffix(".png")
     if preview:
-        check_output(picture, force=output.force)
+        refuse_stream(path, "its preview is written beside it; add --no-preview")
+    claim([path, *([picture] if preview else [])], options.files(model), force=output.force)
 
     from nullspace_cli.engine import basis as engine
+    from nullspace_cli.engine.errors import NoNullspaceError
     from nullspace_cli.engine.models import load_model
 
     loaded = load_model(options.request(model))

@@ -6,15 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import OutputOptions
+from nullspace_cli.commands.options import OutputOptions, path_name, whole
 
 
 def demo(
     *,
-    out_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path("vitnull-demo"),
-    images: Annotated[int, typer.Option(min=10, max=500, help="Validation images to measure on.")] = 200,
+    out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the files go.")] = Path(
+        "vitnull-demo"
+    ),
+    images: Annotated[int, whole(least=10, most=500, help="Validation images to measure on.")] = 200,
     device: Annotated[str, typer.Option(envvar="VITNULL_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the noise.")] = 0,
+    seed: Annotated[int, whole(least=0, most=2**32 - 1, help="Seed of the noise.")] = 0,
     output: OutputOptions,
     console: Console,
 ) -> int:

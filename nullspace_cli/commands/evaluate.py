@@ -13,7 +13,13 @@ from nullspace_cli.commands.options import (
     SkipBadOption,
     TransformOption,
     WorkersOption,
+    file_name,
+    given,
+    number,
+    path_name,
+    whole,
 )
+from nullspace_cli.commands.outputs import claim, refuse_clashes
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.subjects import Control
@@ -28,32 +34,35 @@ def evaluate(
     ] = None,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE", help="More files for --noise, as a pattern of the shell gives them."),
+        typer.Argument(
+            metavar="FILE", parser=path_name, help="More files for --noise, as a pattern of the shell gives them."
+        ),
     ] = None,
     *,
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="A folder of class folders, with or without train/ and val/; a flat one; or demo."
+            metavar="DATA",
+            parser=given,
+            help="A folder of class folders, with or without train/ and val/; a flat one; or demo.",
         ),
     ] = None,
     noise: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FILE...",
+            parser=path_name,
             help="Learned noise, of this model or another; or a basis, from which exact noise is drawn. Repeatable.",
         ),
     ] = None,
     sigma: Annotated[
         list[float] | None,
-        typer.Option(help="Root mean square of exact noise, in [0, 1] pixels. Repeatable. [default: 0.1]"),
+        number(above=True, help="Root mean square of exact noise, in [0, 1] pixels. Repeatable. [default: 0.1]"),
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Which of train/ and val/, where DATA has them.")] = (
         "val"
     ),
-    count: Annotated[
-        int | None, typer.Option(min=1, help="Take this many images, spread over DATA and drawn by --seed.")
-    ] = None,
+    count: Annotated[int | None, whole(help="Take this many images, spread over DATA and drawn by --seed.")] = None,
     controls: Annotated[
         str,
         typer.Option(
@@ -61,34 +70,41 @@ def evaluate(
             help="shuffle: the noise's elements in another order. uniform: U-noise of its norm. none: neither.",
         ),
     ] = "shuffle,uniform",
-    trials: Annotated[int, typer.Option(min=1, help="Draws of each control, to average over.")] = 1,
+    trials: Annotated[int, whole(most=10_000, help="Draws of each control, to average over.")] = 1,
     transform: TransformOption = "model",
     realise: Annotated[
         bool, typer.Option("--realise", help="Encoder-level noise once more, as pixels that bring it about.")
     ] = False,
-    bound: Annotated[float, typer.Option(help="Largest value of those pixels, in normalised units.")] = 1.0,
+    bound: Annotated[float, number(above=True, help="Largest value of those pixels, in normalised units.")] = 1.0,
     min_match: Annotated[
         float | None,
-        typer.Option(
-            metavar="PCT", min=0, max=100, help="Exit code 3 if the predictions match less often under any noise."
-        ),
+        number(most=100, metavar="PCT", help="Exit code 3 if the predictions match less often under any noise."),
     ] = None,
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
-    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the results as a table.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write the results as a table.")
+    ] = None,
     per_image: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a JSON record a line for each image and noise.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=file_name, help="Write a JSON record a line for each image and noise."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw match and mse over the size of the noise, as a PNG.")
+        Path | None,
+        typer.Option(metavar="FILE", parser=file_name, help="Draw match and mse over the size of the noise, as a PNG."),
     ] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="A document of an earlier run, for --plot to draw as well. Repeatable; needs no MODEL."
+            metavar="FILE",
+            parser=path_name,
+            help="A document of an earlier run, for --plot to draw as well. Repeatable; needs no MODEL.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the JSON document.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="Write the JSON document."),
+    ] = None,
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
@@ -101,19 +117,19 @@ def evaluate(
     paths = list(dict.fromkeys([*(noise or []), *(files or [])]))
     written = [path for path in (out, csv, per_image, plot) if path]
     chosen = _controls(controls)
-    for name, value in [*(("--sigma", value) for value in sigma or ()), ("--bound", bound)]:
-        if not 0 < value < float("inf"):
-            raise typer.BadParameter("expected a positive number, such as 0.1", param_hint=name)
     earlier = list(results or ())
     if plot and earlier and data is None and not paths:
         return _draw(console, plot, earlier, force=output.force)
     if model is None or data is None:
         raise typer.BadParameter("give a MODEL, --data DATA and --noise FILE; or --results and --plot alone")
-    _refuse(model, paths, written, earlier)
+    if model.endswith(".safetensors"):
+        raise typer.BadParameter(f"{model} is a file; the first argument is the model: vitnull eval MODEL --noise FILE")
+    if not paths:
+        raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
 
     from nullspace_cli.engine import evaluation as engine
     from nullspace_cli.engine import subjects as noises
-    from nullspace_cli.engine.artifacts import check_output, read_provenance, write_json
+    from nullspace_cli.engine.artifacts import read_provenance, write_json
     from nullspace_cli.engine.basis import KIND as BASIS
     from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.distributed import joined_ranks
@@ -121,8 +137,7 @@ def evaluate(
     from nullspace_cli.engine.models import load_model
     from nullspace_cli.engine.noise import KIND as NOISE
 
-    for path in written:
-        check_output(path, force=output.force)
+    claim(written, [*paths, *earlier, *options.files(model)], force=output.force)
     for path in paths:
         read_provenance(path, NOISE, BASIS)
     if plot:
@@ -130,6 +145,7 @@ def evaluate(
 
         drawn = read_documents(earlier)
     images = open_data(data, split)
+    refuse_clashes(written, images.files())
     if count is not None:
         images = images.select(engine.spread(count, len(images), options.seed))
     with joined_ranks() as ranks:
@@ -190,29 +206,16 @@ def _controls(text: str) -> list["Control"]:
 
 def _draw(console: Console, plot: Path, documents: list[Path], *, force: bool) -> int:
     """Draw earlier runs together; nothing is run."""
-    from nullspace_cli.engine.artifacts import check_output
+    claim([plot], documents, force=force)
+
     from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
-    check_output(plot, force=force)
     draw_curves(plot, read_documents(documents), force=force)
     if console.options.json:
         console.json({"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))})
     else:
         console.line(str(plot))
     return 0
-
-
-def _refuse(model: str, noises: list[Path], written: list[Path], earlier: list[Path]) -> None:
-    """Refuse what cannot be meant."""
-    if model.endswith(".safetensors"):
-        raise typer.BadParameter(f"{model} is a file; the first argument is the model: vitnull eval MODEL --noise FILE")
-    if not noises:
-        raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
-    if len({path.resolve() for path in written}) < len(written):
-        raise typer.BadParameter("several results would be written to one file", param_hint="--out")
-    inputs = {path.resolve() for path in [*noises, *earlier]}
-    if over := next((path for path in written if path.resolve() in inputs), None):
-        raise typer.BadParameter(f"the result would replace its own input {over}; give it another name")
 
 
 def _judge(console: Console, results: list[dict[str, Any]], min_match: float | None) -> int:

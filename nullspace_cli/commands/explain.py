@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import named_images, refuse_clashes
-from nullspace_cli.commands.options import DEFAULT_MODEL, FilesFromOption, JsonlOption, ModelOptions, OutputOptions
+from nullspace_cli.commands.image_files import named_images
+from nullspace_cli.commands.options import (
+    DEFAULT_MODEL,
+    FilesFromOption,
+    JsonlOption,
+    ModelOptions,
+    OutputOptions,
+    file_name,
+    number,
+    path_name,
+)
+from nullspace_cli.commands.outputs import refuse_clashes
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.explaining import Explainer, Job
@@ -22,7 +32,9 @@ MEASURES = ("spearman", "pearson", "ssim", "top10")
 
 
 def explain(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE...", help="Images or folders of images.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="IMAGE...", parser=path_name, help="Images or folders of images.")
+    ] = None,
     *,
     method: Annotated[
         str,
@@ -48,7 +60,8 @@ def explain(
         typer.Option(help="Overlays on what the model sees of the image, or on all of it at its own size."),
     ] = "model",
     out_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the files of each image go; by default here.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=path_name, help="Where the files of each image go; by default here."),
     ] = None,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays, and a sheet where there are several.")
@@ -64,13 +77,15 @@ def explain(
             "the curves, most relevant pixels first (positive) and least relevant first (negative).",
         ),
     ] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the curves of --faithfulness.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Draw the curves of --faithfulness.")
+    ] = None,
     compare_noise: Annotated[
         float | None,
-        typer.Option(
+        number(
+            above=True,
+            most=100,
             metavar="SIGMA",
-            min=0,
-            max=100,
             help="Add noise of this rms ([0, 1] pixels) from the null space of the patch embedding, at random, and "
             "from its row space, and report how alike the maps stay.",
         ),
@@ -91,8 +106,6 @@ def explain(
         raise typer.BadParameter("it draws the curves of --faithfulness; add that", param_hint="--plot")
     if plot and plot.suffix.lower() != ".png":
         raise typer.BadParameter(f"{plot}: plots are PNG files", param_hint="--plot")
-    if compare_noise == 0:
-        raise typer.BadParameter("noise of rms 0 changes nothing; try 0.1", param_hint="--compare-noise")
 
     from nullspace_cli.engine.classes import class_index
     from nullspace_cli.engine.explaining import Explainer
@@ -106,7 +119,8 @@ def explain(
     wanted = named(names or DEFAULT_METHODS)
     jobs = _jobs(list(files or []), files_from, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
     known = wanted if names else []  # what suits the model shows when it is loaded
-    _check_outputs([job.only(known) for job in jobs], out_dir, plot, force=output.force)
+    read = [files_from, *options.files(model)]
+    _check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
     failures = refused([job.source for job in jobs], alone=len(jobs) == 1)
     loaded = load_model(options.request(model))
     chosen = choose(loaded, names or default_methods(loaded)[:1])
@@ -118,7 +132,7 @@ def explain(
     started = time.monotonic()
     todo = [job.only(chosen) for job in jobs if job.source not in failures]
     if not names:
-        _check_outputs(todo, out_dir, plot, force=output.force)
+        _check_outputs(todo, read, out_dir, plot, force=output.force)
     explainer = Explainer(loaded, chosen, index, size, output.force)
     records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
     if plot and curves and curves.methods:
@@ -190,7 +204,7 @@ def _run(
 
 def _jobs(
     given: list[Path],
-    files_from: str | None,
+    files_from: Path | None,
     out_dir: Path | None,
     methods: list[str],
     *,
@@ -213,12 +227,14 @@ def _jobs(
     return jobs
 
 
-def _check_outputs(jobs: list["Job"], out_dir: Path | None, plot: Path | None, *, force: bool) -> None:
+def _check_outputs(
+    jobs: list["Job"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
+) -> None:
     """Refuse before anything slow what would lose something or fail later."""
     from nullspace_cli.engine.artifacts import check_output, make_folder
 
     written = [*(file for job in jobs for file in job.files()), *([plot] if plot else [])]
-    refuse_clashes([job.source for job in jobs], written)
+    refuse_clashes(written, [*(job.source for job in jobs), *read])
     if out_dir:
         for folder in sorted({file.parent for job in jobs for file in job.files()}):
             make_folder(folder)

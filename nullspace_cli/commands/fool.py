@@ -7,7 +7,18 @@ import typer
 
 from nullspace_cli.commands.console import Console, broken_promise
 from nullspace_cli.commands.image_files import SUFFIXES, images_in
-from nullspace_cli.commands.options import DEFAULT_MODEL, BasisOption, ModelOptions, OutputOptions, RoundingOption
+from nullspace_cli.commands.options import (
+    DEFAULT_MODEL,
+    BasisOption,
+    ModelOptions,
+    OutputOptions,
+    RoundingOption,
+    number,
+    path_name,
+    read_number,
+    whole,
+)
+from nullspace_cli.commands.outputs import claim
 
 ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
@@ -16,7 +27,9 @@ def fool(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE TARGET", help="What the network sees, then what people see; with --sources TARGET alone."
+            metavar="SOURCE TARGET",
+            parser=path_name,
+            help="What the network sees, then what people see; with --sources TARGET alone.",
         ),
     ],
     *,
@@ -25,7 +38,11 @@ def fool(
     ] = DEFAULT_MODEL,
     sources: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Take the image of this folder that makes the result most like TARGET."),
+        typer.Option(
+            metavar="DIR",
+            parser=path_name,
+            help="Take the image of this folder that makes the result most like TARGET.",
+        ),
     ] = None,
     source_class: Annotated[
         str | None,
@@ -52,7 +69,7 @@ def fool(
             help="A valid 8-bit image, or a float one with a preview. [default: bounded, but for --channels red]",
         ),
     ] = None,
-    norm: Annotated[int, typer.Option(min=1, max=2, help="The p of the distance to TARGET.")] = 2,
+    norm: Annotated[int, whole(most=2, help="The p of the distance to TARGET.")] = 2,
     strength: Annotated[
         str, typer.Option(metavar="auto|S", help="Multiplies TARGET's detail; auto takes what looks most like TARGET.")
     ] = "auto",
@@ -64,13 +81,11 @@ def fool(
     ] = "",
     rounding: RoundingOption = "aware",
     basis: BasisOption = None,
-    tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest embedding_error of the result that passes verification.")
-    ] = 0.01,
+    tolerance: Annotated[float, number(help="Largest embedding_error of the result that passes verification.")] = 0.01,
     float_: Annotated[
         bool, typer.Option("--float/--no-float", help="Write the exact float image and noise; large at native size.")
     ] = True,
-    out_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.")] = Path(),
+    out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the files go.")] = Path(),
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
@@ -92,7 +107,7 @@ def fool(
         raise typer.BadParameter("at native size the nullspace is the resize's; leave it out", param_hint="--basis")
     amount = _strength(strength)
 
-    from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.artifacts import make_folder
     from nullspace_cli.engine.images import check_picture, read_picture
 
     candidates = [source] if source else _images(sources, target)  # type: ignore[arg-type]
@@ -103,11 +118,8 @@ def fool(
     from nullspace_cli.engine.fooling_report import Files
 
     artifacts = Files.of(out_dir, source.stem if source else sources.resolve().name, target.stem, exact=float_)  # type: ignore[union-attr]
-    inputs = {path.resolve() for path in (*candidates, target, *([basis] if basis else ()))}
-    for path in filter(None, artifacts):
-        if path.resolve() in inputs:
-            raise typer.BadParameter(f"{path} is an input; choose another --out-dir", param_hint="--out-dir")
-        check_output(path, force=output.force)
+    read = [*candidates, target, basis, *options.files(model)]
+    claim([path for path in artifacts if path], read, force=output.force)
 
     from nullspace_cli.engine.errors import ImageError
     from nullspace_cli.engine.fooling import Fool
@@ -170,15 +182,7 @@ def _pair(files: list[Path], sources: Path | None) -> tuple[Path | None, Path]:
 
 
 def _strength(text: str) -> float | None:
-    if text == "auto":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise typer.BadParameter(f"'{text}' is neither auto nor a number from 0 to 100", param_hint="--strength")
-    return value
+    return None if text == "auto" else read_number(text, least=0, most=100, words="auto or ", option="--strength")
 
 
 def _images(folder: Path, target: Path) -> list[Path]:

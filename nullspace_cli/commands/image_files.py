@@ -2,12 +2,13 @@
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+
+from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ENDING = ".watermarked.png"
@@ -21,7 +22,7 @@ class Planned:
     skipped: list[Path]
 
 
-def named_images(given: Sequence[Path], listed: str | None) -> list[tuple[Path, Path]]:
+def named_images(given: Sequence[Path], listed: Path | None) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder: folders are searched, and keep their inner order.
 
     Args:
@@ -60,13 +61,14 @@ def images_in(folder: Path, results: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _read_list(listed: str) -> list[Path]:
-    if listed == "-" and os.environ.get("WORLD_SIZE", "1") != "1":
+def _read_list(listed: Path) -> list[Path]:
+    stdin = str(listed) == "-"
+    if stdin and os.environ.get("WORLD_SIZE", "1") != "1":
         raise typer.BadParameter("only one of torchrun's processes has a stdin; give a file", param_hint="--files-from")
     try:
-        text = sys.stdin.read() if listed == "-" else Path(listed).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        text = sys.stdin.read() if stdin else listed.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise typer.BadParameter(f"cannot read the list {listed}: {reason}", param_hint="--files-from") from error
     return [Path(line) for line in text.splitlines() if line.strip()]
 
@@ -77,7 +79,7 @@ def plan_outputs(
     out_dir: Path | None,
     *,
     single: dict[str, Path | None],
-    read: Sequence[Path],
+    read: Sequence[Path | None],
     force: bool,
     skip_existing: bool,
 ) -> Planned:
@@ -98,11 +100,14 @@ def plan_outputs(
     for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
         if target and target.suffix.lower() != ".png":
             raise typer.BadParameter(f"{target}: a lossy format would destroy the guarantee; use .png", param_hint=name)
-    refuse_clashes([*(source for source, _ in pairs), *read], [*(target for _, target in pairs), *extra])
+    if out:
+        refuse_stream(out, "a watermark is read back and measured; name a file")
+    refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
     from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.paths import exists
 
-    skipped = [source for source, target in pairs if skip_existing and target.exists()]
+    skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
     if out_dir:
         for folder in sorted({target.parent for _, target in todo}):
@@ -110,14 +115,3 @@ def plan_outputs(
     for file in [*(target for _, target in todo), *(extra if todo else [])]:
         check_output(file, force=force)
     return Planned(todo, skipped)
-
-
-def refuse_clashes(read: Sequence[Path], written: Sequence[Path]) -> None:
-    """Refuse to write two results to one name, or a result over an input, --force or not."""
-    twice = [str(path) for path, count in Counter(written).items() if count > 1]
-    if twice:
-        raise typer.BadParameter(f"several results would be written to {', '.join(twice)}; rename or run them apart")
-    inputs = {path.resolve() for path in read}
-    over = [str(path) for path in written if path.resolve() in inputs]
-    if over:
-        raise typer.BadParameter(f"the result would replace its own input {', '.join(over)}; give it another name")

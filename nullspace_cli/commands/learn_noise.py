@@ -17,7 +17,11 @@ from nullspace_cli.commands.options import (
     TransformOption,
     WorkersOption,
     artifact_stem,
+    number,
+    path_name,
+    whole,
 )
+from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 
 
 def learn_noise(
@@ -30,7 +34,8 @@ def learn_noise(
     ] = "encoder",
     limit: Annotated[
         list[float] | None,
-        typer.Option(
+        number(
+            above=True,
             metavar="LIM",
             help="Sampling limit: the noise starts from U(-LIM, LIM). Repeatable, one noise each. [default: 0.5]",
         ),
@@ -39,23 +44,21 @@ def learn_noise(
         Literal["adamw", "sgd", "paper-accum"],
         typer.Option(help="AdamW with a cosine; the paper's SGD; the same as its authors ran it, accumulating."),
     ] = "adamw",
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the images. [default: adamw 30, else 500]")
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(min=0, help="Learning rate at the start. [default: adamw 0.02, else 0.01]")
-    ] = None,
+    rounds: Annotated[int | None, whole(help="Passes over the images. [default: adamw 30, else 500]")] = None,
+    lr: Annotated[float | None, number(help="Learning rate at the start. [default: adamw 0.02, else 0.01]")] = None,
     fraction: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of the training images to use. [default: adamw 0.1, else 1]"),
+        number(most=1, help="Share of the training images to use. [default: adamw 0.1, else 1]"),
     ] = None,
-    norm: Annotated[float, typer.Option(min=1, metavar="P", help="The p of the loss; inf is allowed.")] = 2.0,
+    norm: Annotated[
+        float, number(least=1, infinite=True, metavar="P", help="The p of the loss; inf is allowed.")
+    ] = 2.0,
     stop_eps: Annotated[
         float | None,
-        typer.Option(min=0, help="Stop when a round's mean of sum (p - p')^2, of probabilities, is below."),
+        number(help="Stop when a round's mean of sum (p - p')^2, of probabilities, is below."),
     ] = None,
     step_images: Annotated[
-        int, typer.Option(min=1, help="Images in one optimiser step. --batch-size is what one forward pass takes.")
+        int, whole(help="Images in one optimiser step. --batch-size is what one forward pass takes.")
     ] = 256,
     transform: TransformOption = "model",
     split: Annotated[Literal["train", "val"], typer.Option(help="Which part of DATA, where it has parts.")] = "train",
@@ -63,16 +66,18 @@ def learn_noise(
         bool, typer.Option("--resume", help="Go on with a run that was interrupted; keep noises that are finished.")
     ] = False,
     checkpoint_every: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="Save what --resume needs. [default: every 30 seconds]")
+        int | None, whole(metavar="STEPS", help="Save what --resume needs. [default: every 30 seconds]")
     ] = None,
     cache_limit: Annotated[
-        float, typer.Option(min=0, metavar="GIB", help="Memory for decoded images; what is more goes to disk.")
+        float, number(metavar="GIB", help="Memory for decoded images; what is more goes to disk.")
     ] = 4.0,
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
     preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Draw the loss over the steps.")] = True,
     out: OutOption = None,
-    out_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go; by default here.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=path_name, help="Where the files go; by default here.")
+    ] = None,
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
@@ -82,22 +87,26 @@ def learn_noise(
     Writes <model>.<level>.lim<LIM>.noise.safetensors for each limit (noise, init, losses) and <model>.<level>.loss.png.
     """
     limits = tuple(dict.fromkeys(limit or [0.5]))
-    if not all(0 < lim < float("inf") for lim in limits):
-        raise typer.BadParameter("a sampling limit is a positive number", param_hint="--limit")
     outputs, picture = _plan(model, level, limits, out, out_dir)
 
+    refuse_stream(outputs[0], "what --resume needs is kept beside it; name a file")
+
     from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.distributed import joined_ranks
     from nullspace_cli.engine.learned_noise import NoiseRun, check_state
 
+    state = outputs[0].with_name(f"{outputs[0].name}.resume")
+    written = [*outputs, *([picture] if preview else [])]
+    refuse_clashes([*written, state], options.files(model))
     if out_dir:
         make_folder(out_dir)
-    state = outputs[0].with_name(f"{outputs[0].name}.resume")
     check_state(state, resume=resume, force=output.force)
-    for path in [*outputs, *([picture] if preview else [])]:
-        check_output(path, force=output.force or resume)
+    for path, mine in [*((path, output.force or resume) for path in written), (state, True)]:
+        check_output(path, force=mine)
+    images = open_data(data, split)
+    refuse_clashes([*written, state], images.files())
 
-    from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.entry import entry_of
     from nullspace_cli.engine.errors import UsageError
     from nullspace_cli.engine.learning import Plan
@@ -106,7 +115,6 @@ def learn_noise(
     from nullspace_cli.engine.protocols import PROTOCOLS, chosen_images
 
     chosen = PROTOCOLS[protocol]
-    images = open_data(data, split)
     fraction = chosen.fraction if fraction is None else fraction
     selected = images.select(chosen_images(len(images), fraction, options.seed))
     with joined_ranks() as ranks:

@@ -3,7 +3,10 @@
 import ast
 import functools
 import inspect
+import math
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +20,87 @@ MODEL_PANEL, OUTPUT_PANEL = "Model and run", "Output"
 
 DEFAULT_MODEL = "vit_small_patch32_224"
 
+MANY = 1_000_000
+"""The most of what could as well be without a limit, so that every number fits whatever it is multiplied by."""
+
+
+def number(
+    *names: str,
+    least: float = 0,
+    most: float = MANY,
+    above: bool = False,
+    infinite: bool = False,
+    kind: type[float] = float,
+    **details: Any,
+) -> Any:
+    """An option that takes a finite number from `least` to `most`. All do: typer's own let nan and inf through.
+
+    Args:
+        above: whether `least` itself is too little.
+        infinite: whether inf is allowed, too.
+        kind: float or int.
+    """
+    parse = functools.partial(read_number, least=least, most=most, above=above, infinite=infinite, kind=kind)
+    vars(parse)["__name__"] = kind.__name__.upper()  # which older versions of typer show for want of a metavar
+    shown = {"min": None if above else least, "max": None if most == MANY else most}  # by --help
+    return typer.Option(*names, parser=parse, **shown, **details)
+
+
+def whole(*names: str, least: int = 1, most: int = MANY, **details: Any) -> Any:
+    """An option that takes a whole number."""
+    return number(*names, least=least, most=most, kind=int, **details)
+
+
+def read_number(
+    text: Any,
+    *,
+    least: float,
+    most: float,
+    above: bool = False,
+    infinite: bool = False,
+    kind: type[float] = float,
+    words: str = "",
+    option: str | None = None,
+) -> float:
+    """The number that a text spells, or typer.BadParameter; `words` are what is allowed besides.
+
+    Args:
+        option: whose value it is, where typer does not know.
+    """
+    try:
+        value = kind(text)
+    except (ValueError, OverflowError):
+        value = math.nan
+    if (least < value if above else least <= value) and (value <= most or (infinite and value == math.inf)):
+        return value
+    noun = "a whole number" if kind is int else "a number"
+    low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (least, most))
+    bounds = f"above {low}, at most {high}" if above else f"from {low} to {high}"
+    raise typer.BadParameter(
+        f"'{text}' is not {words}{noun} {bounds}{', or inf' if infinite else ''}", param_hint=option
+    )
+
+
+def given(text: str) -> str:
+    """A parser of options: a name that is not empty, as the shell makes it of a variable that is not set."""
+    if not text:
+        raise typer.BadParameter("the name is empty")
+    return text
+
+
+def path_name(text: str | Path) -> Path:
+    """A parser of options: the path that a text names."""
+    return Path(given(str(text)))
+
+
+def file_name(text: str | Path) -> Path:
+    """A parser of options: the path of a file to write, which a folder's name is not."""
+    path = path_name(text)
+    if str(text).endswith(("/", "\\", "/.")) or path.name in ("", ".."):
+        raise typer.BadParameter(f"{text} is the name of a folder; give that of a file")
+    return path
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -25,16 +109,20 @@ ModelArgument = Annotated[
         help="A timm name with or without tag, hf-hub:ORG/NAME, local-dir:PATH, or the embedded demo / demo-cnn.",
     ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where to write the result.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="Where to write the result."),
+]
 
 FilesFromOption = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Read more image names from FILE, one a line; - is stdin.")
+    Path | None,
+    typer.Option(metavar="FILE", parser=path_name, help="Read more image names from FILE, one a line; - is stdin."),
 ]
 JsonlOption = Annotated[
     bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
 ]
 BasisOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="A basis made by `vitnull basis` for this model.")
+    Path | None, typer.Option(metavar="FILE", parser=path_name, help="A basis made by `vitnull basis` for this model.")
 ]
 RoundingOption = Annotated[
     Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
@@ -43,6 +131,7 @@ DataOption = Annotated[
     str,
     typer.Option(
         metavar="DATA",
+        parser=given,
         help="A folder of class folders, with or without train/ and val/; a flat folder of images; or demo.",
     ),
 ]
@@ -54,7 +143,7 @@ SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, by name; else they are an error.")
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option(min=1, help="Threads that decode images. [default: as many as there are cores, up to 16]")
+    int | None, whole(most=1024, help="Threads that decode images. [default: as many as there are cores, up to 16]")
 ]
 
 
@@ -72,6 +161,7 @@ class ModelOptions:
         Path | None,
         typer.Option(
             metavar="FILE",
+            parser=path_name,
             help="Weights to load instead of the published ones (.safetensors, .pth, .npz).",
             rich_help_panel=MODEL_PANEL,
         ),
@@ -103,11 +193,9 @@ class ModelOptions:
         ),
     ] = "auto"
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.", rich_help_panel=MODEL_PANEL)
+        int, whole(least=0, most=2**32 - 1, help="Seed of everything random.", rich_help_panel=MODEL_PANEL)
     ] = 0
-    batch_size: Annotated[int, typer.Option(min=1, help="Images in one forward pass.", rich_help_panel=MODEL_PANEL)] = (
-        32
-    )
+    batch_size: Annotated[int, whole(help="Images in one forward pass.", rich_help_panel=MODEL_PANEL)] = 32
     amp: Annotated[
         Literal["none", "bf16", "fp16"],
         typer.Option(help="Mixed precision of forward passes.", rich_help_panel=MODEL_PANEL),
@@ -115,6 +203,16 @@ class ModelOptions:
     offline: Annotated[
         bool, typer.Option("--offline", help="Use cached weights only.", rich_help_panel=MODEL_PANEL)
     ] = False
+
+    def files(self, name: str) -> list[Path]:
+        """The files that a model's weights and configuration are read from, as far as they are the user's own."""
+        from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
+
+        found = [self.checkpoint] if self.checkpoint else []
+        if name.startswith("local-dir:"):
+            with suppress(OSError, ValueError):  # for whoever builds the model to report
+                found += Path(name.removeprefix("local-dir:")).iterdir()
+        return [*found, *(WEIGHTS / demo.weights for demo in DEMO_MODELS.values())]
 
     def request(self, name: str, device: str | None = None) -> "ModelRequest":
         """The request for a model, on another device than was asked for if one is given."""
@@ -158,14 +256,14 @@ def _parse_keyword(text: str) -> tuple[str, Any]:
         return name, words[value.lower()]
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as its documentation has them
         return name, value
 
 
 def artifact_stem(model: str) -> str:
     """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
     if model.startswith("local-dir:"):
-        return Path(model.removeprefix("local-dir:")).resolve().name
+        return Path(os.path.realpath(model.removeprefix("local-dir:"))).name
     return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")
 
 

@@ -16,6 +16,10 @@ from nullspace_cli.commands.options import (
     ModelOptions,
     OutputOptions,
     RoundingOption,
+    file_name,
+    number,
+    path_name,
+    whole,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +33,9 @@ def watermark(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="IMAGE... MARK", help="Images or folders of images, then the mark (as `cp`: it comes last)."
+            metavar="IMAGE... MARK",
+            parser=path_name,
+            help="Images or folders of images, then the mark (as `cp`: it comes last).",
         ),
     ] = None,
     *,
@@ -51,16 +57,15 @@ def watermark(
             "where that leaves enough of the mark."
         ),
     ] = "auto",
-    norm: Annotated[int, typer.Option(min=1, max=2, help="The p of eq. 7. p = 1 is solved at --size model only.")] = 2,
+    norm: Annotated[int, whole(most=2, help="The p of eq. 7. p = 1 is solved at --size model only.")] = 2,
     treatment: Annotated[
         Literal["auto", "hatch", "outline", "plain"],
         typer.Option(help="How the mark is drawn. auto: hatch at native size, outline at the model's."),
     ] = "auto",
     strength: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=100,
+        number(
+            most=100,
             help="1 is the mark as drawn; more exaggerates it, at no cost to the guarantee. "
             "[default: hatch 1, outline 2, plain 3]",
         ),
@@ -72,15 +77,15 @@ def watermark(
     position: Annotated[Position, typer.Option(help="Where the box lies.")] = "center",
     scale: Annotated[
         float | None,
-        typer.Option(
-            min=0.01, max=1, help="Side of the box (of a tile), as a share of the image's. [default: 0.8; tile 0.3]"
+        number(
+            least=0.01, most=1, help="Side of the box (of a tile), as a share of the image's. [default: 0.8; tile 0.3]"
         ),
     ] = None,
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Multiplies the mark's own opacity.")] = 1.0,
+    opacity: Annotated[float, number(most=1, help="Multiplies the mark's own opacity.")] = 1.0,
     rounding: RoundingOption = "aware",
     basis: BasisOption = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, help="Largest embedding_error of the saved file that passes verification.")
+        float, number(help="Largest embedding_error of the saved file that passes verification.")
     ] = 0.01,
     verify: Annotated[
         bool | None,
@@ -90,23 +95,27 @@ def watermark(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="The PNG to write, for one image.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="The PNG to write, for one image."),
     ] = None,
     out_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where <stem>.watermarked.png go; by default here.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=path_name, help="Where <stem>.watermarked.png go; by default here."),
     ] = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out images whose result is there already.")
     ] = False,
     diff: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a picture of the noise, for one image.")
+        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write a picture of the noise, for one image.")
     ] = None,
     float_: Annotated[
         Path | None,
-        typer.Option("--float", metavar="FILE", help="Write the exact solution before rounding, for one image."),
+        typer.Option(
+            "--float", metavar="FILE", parser=file_name, help="Write the exact solution before rounding, for one image."
+        ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Images at work at once. [default: 2, or as many as there are cores]")
+        int | None, whole(most=1024, help="Images at work at once. [default: 2, or as many as there are cores]")
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,
@@ -132,7 +141,7 @@ def watermark(
         out,
         out_dir,
         single={"--diff": diff, "--float": float_},
-        read=[path for path in (mark_path, basis) if path],
+        read=[mark_path, basis, files_from, *options.files(model)],
         force=output.force,
         skip_existing=skip_existing,
     )

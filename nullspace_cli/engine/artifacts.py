@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.paths import is_folder, kind_of, status
+from nullspace_cli.engine.paths import is_folder, is_stream, kind_of, status
 
 METADATA_KEY = "vitnull"
 """safetensors orders several metadata keys at random; with this single one, equal content gives equal bytes."""
@@ -81,15 +81,6 @@ def check_output(path: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise _unwritable(path, error) from error
-
-
-def is_stream(path: Path) -> bool:
-    """Whether what is written there goes somewhere else, as into /dev/null or a pipe, and cannot be read back."""
-    try:
-        found = status(path)
-    except OSError:
-        return False
-    return found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode))
 
 
 def make_folder(path: Path) -> Path:

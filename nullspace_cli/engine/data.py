@@ -72,6 +72,10 @@ class ImageSet(Sequence[Sample]):
         source, _ = self._entries[index]
         return str(Path(self.name, source)) if isinstance(source, str) else f"{self.name}/{source:05d}"
 
+    def files(self) -> Iterator[Path]:
+        """The files that the images are read from."""
+        return (Path(self.name, source) for source, _ in self._entries if isinstance(source, str))
+
     def fingerprint(self) -> str:
         """sha256 over the names of the classes, and the images' names within the folder, labels and sizes in bytes.
 

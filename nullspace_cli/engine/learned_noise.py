@@ -18,6 +18,7 @@ from nullspace_cli.engine.learning import Learning, Plan
 from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.noise import KIND, provenance_of
+from nullspace_cli.engine.paths import exists
 from nullspace_cli.engine.protocols import owner
 from nullspace_cli.engine.readings import Readings
 from nullspace_cli.engine.transform import EvalTransform
@@ -154,7 +155,7 @@ def check_state(state: Path, *, resume: bool, force: bool) -> None:
     Raises:
         ArtifactError: there is such work, and it was not said what to do with it.
     """
-    if state.exists() and not (resume or force):
+    if exists(state) and not (resume or force):
         raise ArtifactError(
             f"{state} holds an interrupted run. Use --resume to go on with it, or --force to start anew."
         )

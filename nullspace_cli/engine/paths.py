@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -37,6 +38,23 @@ def kind_of(found: os.stat_result) -> str:
     return kinds.get(stat.S_IFMT(found.st_mode), "no regular file")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something that can be looked up."""
+    try:
+        return status(path) is not None
+    except OSError:
+        return False
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is written there goes somewhere else, as into /dev/null or a pipe, and cannot be read back."""
+    try:
+        found = status(path)
+    except OSError:
+        return False
+    return found is not None and (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode))
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is a folder that can be looked up."""
     try:
@@ -68,6 +86,18 @@ def identity(path: Path) -> Hashable:
         return str(path)
     # Not Path.resolve, which some versions of Python let fail where links go round in a circle.
     return (found.st_dev, found.st_ino) if found else os.path.realpath(path)
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether a.png and A.png would be one file there, as is usual outside Linux."""
+    while not is_folder(folder) and folder != folder.parent:
+        folder = folder.parent  # where it would be made
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".vitnull-", suffix=".part") as file:
+            lower = Path(file.name)
+            return exists(lower.with_name(lower.name.swapcase()))
+    except OSError:
+        return False
 
 
 def absolute(path: Path) -> Path:

@@ -307,7 +307,7 @@ def test_on_a_gpu(vitnull: Vitnull, tmp_path: Path, kind: tuple[str, ...]) -> No
         (("--channels", "red", "--bounded"), 2, "--unbounded"),
         (("--size", "native", "--unbounded"), 2, "--bounded"),
         (("--size", "native", "--norm", "1"), 2, "--size model"),
-        (("--strength", "much"), 2, "neither auto nor a number"),
+        (("--strength", "much"), 2, "is not auto or a number from 0 to 100"),
         (("--strength", "101"), 2, "from 0 to 100"),
         (("--unbounded", "--no-float"), 2, "--no-float"),
         (("--size", "native", "--basis", "any.safetensors"), 2, "--basis"),

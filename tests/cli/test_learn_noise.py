@@ -127,13 +127,13 @@ def test_a_cnn_takes_noise_on_its_input(vitnull: Vitnull, photos: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--limit", "0"), "positive number"),
-        (("--limit", "nan"), "positive number"),
-        (("--norm", "0.5"), "greater than or equal to 1"),
+        (("--limit", "0"), "a number above 0"),
+        (("--limit", "nan"), "a number above 0"),
+        (("--norm", "0.5"), "a number from 1 to 1,000,000, or inf"),
         (("--limit", "1", "--limit", "2", "--out", "a.safetensors"), "--out-dir"),
         (("--out", "a.png"), "safetensors"),
         (("--protocol", "adam"), "adamw"),
-        (("--rounds", "0"), "greater than or equal to 1"),
+        (("--rounds", "0"), "a whole number from 1"),
     ],
 )
 def test_usage(learn: Callable[..., Outcome], no_model: None, arguments: tuple[str, ...], words: str) -> None:

@@ -83,7 +83,8 @@ def draw_curves(path: Path, documents: Sequence[Mapping[str, Any]], *, force: bo
         _draw(left, chosen, colors, size, first[0])
         _draw(right, chosen, colors, size, second[0])
         left.set(xlabel=name, ylabel=first[1])
-        right.set(xlabel=name, ylabel=second[1], yscale="log")
+        moved = any(result[second[0]] for _, result in chosen)  # noise of zeros moves nothing
+        right.set(xlabel=name, ylabel=second[1], yscale="log" if moved else "linear")
         if first[0] == "match_percent":
             left.set_ylim(-3, 103)
     handles = [Line2D([], [], color=color, lw=3, label=series.label) for series, color in colors.items()]
