@@ -1,10 +1,11 @@
 """Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
 
+import errno
+import logging
 import math
 import struct
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from nullspace_cli.engine import png
-from nullspace_cli.engine.errors import ImageError
+from nullspace_cli.engine.errors import ImageError, VitnullError, first_line
+from nullspace_cli.engine.paths import NO_FILE, why_unreadable
 from nullspace_cli.engine.shared import Shared
 
 MAX_PIXELS = 89_478_485
@@ -25,20 +27,6 @@ MAX_PIXELS = 89_478_485
 are 256 MiB, Pillow's own threshold for a decompression bomb."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-
-_DECODE_ERRORS = (
-    ArithmeticError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders let escape when a file's bytes are damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,20 +93,23 @@ def read_picture(path: Path) -> Picture:
     Raises:
         ImageError: the file is missing, damaged, too large, of another format, or its values have no known white.
     """
-    with _opened(path) as image:
-        source_mode, raw_mode = image.mode, _raw_mode(image)
-        samples = _samples(_upright(image), raw_mode, path)
+    try:
+        with _opened(path) as image:
+            decoded = _decode(image, path)
+        samples = _samples(decoded, path)
         return Picture(
             pixels=_seen(samples),
             samples=samples,
             path=path,
-            source_mode=source_mode,
-            format="JPEG" if image.format == "MPO" else str(image.format),  # a phone's JPEG with more views behind it
-            icc_profile=_profile(image.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
-            exif=image.info.get("exif"),
-            dpi=_dpi(image.info),
-            reduced=_reduced(source_mode, raw_mode, samples),
+            source_mode=decoded.source_mode,
+            format=decoded.format,
+            icc_profile=_profile(decoded.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
+            exif=_bytes_or_none(decoded.info.get("exif")),
+            dpi=_dpi(decoded.info),
+            reduced=_reduced(decoded.source_mode, decoded.raw_mode, samples),
         )
+    except MemoryError as error:
+        raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
 
 
 def check_picture(path: Path) -> None:
@@ -127,10 +118,14 @@ def check_picture(path: Path) -> None:
     Raises:
         ImageError: the file is missing, empty, too large, of another format, or a PNG or JPEG that ends too early.
     """
-    with _opened(path) as image, path.open("rb") as file:
-        is_cut = {"PNG": _png_is_cut, "JPEG": _jpeg_is_cut, "MPO": _jpeg_is_cut}.get(str(image.format))
-        if is_cut is not None and is_cut(file, path.stat().st_size):
-            raise OSError("it ends too early")
+    with _opened(path) as image:
+        kind = str(image.format)
+    is_cut = {"PNG": _png_is_cut, "JPEG": _jpeg_is_cut, "MPO": _jpeg_is_cut}.get(kind)
+    if is_cut is None:
+        return
+    with path.open("rb") as file:
+        if is_cut(file, path.stat().st_size):
+            raise _damaged(path, "it ends too early")
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -191,15 +186,18 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Pillow without warnings, and without its global permission to fill what is missing of a file with grey."""
-    filling = ImageFile.LOAD_TRUNCATED_IMAGES
+    filling, log = ImageFile.LOAD_TRUNCATED_IMAGES, logging.getLogger("PIL")
+    level = log.level
     with warnings.catch_warnings():
         # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
         warnings.simplefilter("ignore")
         ImageFile.LOAD_TRUNCATED_IMAGES = False
+        log.setLevel(logging.CRITICAL)  # what it logs it raises as well, and we report
         try:
             yield
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = filling
+            log.setLevel(level)
 
 
 _STRICTLY = Shared(_strict_pillow)
@@ -207,17 +205,25 @@ _STRICTLY = Shared(_strict_pillow)
 
 @contextmanager
 def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """An image whose header is acceptable; what goes wrong then or while it is decoded becomes an ImageError."""
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a regular file"
-        raise ImageError(f"Cannot read {path}: it is {kind}. Give the name of an image file.")
+    """An image whose header is acceptable.
+
+    Whatever is raised then or in the block becomes an ImageError: the block is for Pillow's own decoding, which lets
+    anything escape where a file's bytes are damaged. What is made of the pixels comes after it.
+    """
+    why = why_unreadable(path)
+    if why == NO_FILE:
+        raise ImageError(f"Cannot read {path}: {why}. Check the name.")
+    if why:
+        raise ImageError(f"Cannot read {path}: {why}. Give the name of an image file.")
     try:
         with _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if min(image.size) < 1:
+                raise ValueError(f"it claims to be {image.width} x {image.height}")
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height}")
             yield image
-    except FileNotFoundError as error:
-        raise ImageError(f"Cannot read {path}: there is no such file. Check the name.") from error
+    except (MemoryError, VitnullError):
+        raise
     except PermissionError as error:
         raise ImageError(f"Cannot read {path}: permission denied. Make it readable, or give another file.") from error
     except Image.DecompressionBombError as error:
@@ -230,10 +236,75 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
         raise ImageError(
             f"Cannot read {path}: it is not a PNG, JPEG, WebP, BMP, TIFF or GIF image. Convert it to PNG first."
         ) from error
-    except _DECODE_ERRORS as error:
-        raise ImageError(
-            f"Cannot read {path}: the image is damaged or truncated ({error}). Download or export it again."
-        ) from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # Pillow's own, or a place before the file's start
+            raise _damaged(path, first_line(error)) from error
+        raise ImageError(f"Cannot read {path}: {error.strerror}. Check the disk, or give another file.") from error
+    except Exception as error:
+        raise _damaged(path, first_line(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ImageError:
+    return ImageError(f"Cannot read {path}: the image is damaged or truncated ({reason}). Download or export it again.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """What Pillow makes of a file's first frame, upright: nothing here is our own arithmetic.
+
+    Attributes:
+        values: grey [H, W], or with c channels [H, W, c]; 8 bits, but for `deep` grey.
+        low: the low bytes of 16-bit colour, of which `values` are the high ones.
+        source_mode, raw_mode: Pillow's names for the pixels, and for the samples as they lie in the file.
+        deep: whether it is grey with more than 8 bits.
+        mixed_up: whether Pillow has mixed up the bytes of samples.
+        white_is_zero: whether deep grey is inverted.
+        info: the metadata, as Pillow found it.
+    """
+
+    values: NDArray[Any]
+    low: NDArray[np.uint8] | None
+    source_mode: str
+    raw_mode: str
+    format: str
+    deep: bool
+    mixed_up: bool
+    white_is_zero: bool
+    info: Mapping[Any, Any]
+
+
+def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
+    source_mode, raw_mode = image.mode, _raw_mode(image)
+    _upright(image)
+    tags = getattr(image, "tag_v2", {})
+    planar = tags.get(_PLANAR) == 2
+    deep = image.mode.startswith(("I", "F"))
+    name, _, depth = raw_mode.partition(";")
+    low = None
+    if deep:
+        values = np.asarray(image)
+    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
+        values, low = np.asarray(image), _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
+    elif raw_mode == "LA;16B":
+        values = _decoded_as(path, "RGBA")  # four bytes a pixel, whatever they are called
+    else:
+        if raw_mode in _SPREAD and "transparency" in image.info:
+            image.info["transparency"] *= _SPREAD[raw_mode]  # from the file's depth to that of the decoded samples
+        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        if image.has_transparency_data:
+            mode += "A"
+        values = np.array(image if image.mode == mode else image.convert(mode))
+    return _Decoded(
+        values=values,
+        low=low,
+        source_mode=source_mode,
+        raw_mode=raw_mode,
+        format="JPEG" if image.format == "MPO" else str(image.format),  # a phone's JPEG with more views behind it
+        deep=deep,
+        mixed_up=planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8,
+        white_is_zero=tags.get(_PHOTOMETRIC) == 0,
+        info=dict(image.info),
+    )
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -249,35 +320,28 @@ def _upright(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
     image.load()
     try:
         ImageOps.exif_transpose(image, in_place=True)
-    except (SyntaxError, ValueError, struct.error):
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - Pillow's, of metadata that may hold anything
         image.info.pop("exif", None)
     return image
 
 
-def _samples(image: ImageFile.ImageFile, raw_mode: str, path: Path) -> png.Samples:
+def _samples(decoded: _Decoded, path: Path) -> png.Samples:
     """An upright image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
-    tags = getattr(image, "tag_v2", {})
-    planar = tags.get(_PLANAR) == 2
-    if planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8:
+    if decoded.mixed_up:
         raise ImageError(f"Cannot read {path}: its channels of 16 bits lie one after the other. Save it as PNG first.")
-    if image.mode.startswith(("I", "F")):
+    if decoded.deep:
         # Pillow inverts such files itself, except those that it cannot convert either: 16-bit integers and floats.
-        return _deep_grey(image, raw_mode, tags.get(_PHOTOMETRIC) == 0, path)
-    name, _, depth = raw_mode.partition(";")
-    if name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
-        samples = np.asarray(image).astype(np.uint16)
+        return _deep_grey(decoded, path)
+    if decoded.low is not None:
+        samples = decoded.values.astype(np.uint16)
         samples <<= 8
-        samples |= _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
-        return _with_transparent_colour(samples, image.info.get("transparency"))
-    if raw_mode == "LA;16B":
-        return _decoded_as(path, "RGBA").view(">u2").astype(np.uint16)  # four bytes a pixel, whatever they are called
-    if raw_mode in _SPREAD and "transparency" in image.info:
-        image.info["transparency"] *= _SPREAD[raw_mode]  # from the file's depth to that of the decoded samples
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.has_transparency_data:
-        mode += "A"
-    samples = np.array(image if image.mode == mode else image.convert(mode))
-    return samples[..., None] if mode == "L" else samples
+        samples |= decoded.low
+        return _with_transparent_colour(samples, decoded.info.get("transparency"))
+    if decoded.raw_mode == "LA;16B":
+        return decoded.values.view(">u2").astype(np.uint16)
+    return decoded.values[..., None] if decoded.values.ndim == 2 else decoded.values
 
 
 def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
@@ -298,22 +362,22 @@ def _with_transparent_colour(samples: png.Samples, colour: tuple[int, int, int] 
     return np.dstack([samples, alpha.astype(np.uint16)])
 
 
-def _deep_grey(image: Image.Image, raw_mode: str, white_is_zero: bool, path: Path) -> png.Samples:
+def _deep_grey(decoded: _Decoded, path: Path) -> png.Samples:
     """Greyscale of [0, white] as 16 bits, floats as 8; with 8 bits and alpha where one value is transparent."""
-    grey = np.asarray(image)
-    white = _WHITE.get(raw_mode, _WHITE[image.mode[0]])
+    grey, mode = decoded.values, decoded.source_mode
+    white = _WHITE.get(decoded.raw_mode, _WHITE[mode[0]])
     # Not finite is also not in the range: comparisons with NaN are false.
     if not bool(((grey >= 0) & (grey <= white)).all()):
         raise ImageError(
-            f"Cannot read {path}: its values ({image.mode}) go from {grey.min():g} to {grey.max():g}, and which of "
+            f"Cannot read {path}: its values ({mode}) go from {grey.min():g} to {grey.max():g}, and which of "
             f"them is white is unknown; expected 0 to {white}. Scale it and save it with 8 or 16 bits."
         )
-    kind, top = (np.uint8, 255) if image.mode == "F" else (np.uint16, _DEEP)
+    kind, top = (np.uint8, 255) if mode == "F" else (np.uint16, _DEEP)
     scaled = grey if white == top else np.rint(grey * np.float32(top / white))
     samples = scaled.astype(kind)[..., None]
-    if white_is_zero:
+    if decoded.white_is_zero:
         samples = top - samples
-    transparent = image.info.get("transparency")
+    transparent = decoded.info.get("transparency")
     if transparent is None:
         return samples
     alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)  # 16-bit grey with alpha would not be rounded
@@ -422,10 +486,18 @@ def _jpeg_is_cut(file: BinaryIO, size: int) -> bool:
 
 def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:
     """The ICC profile, unless it describes another colour space (CMYK, Lab) than the samples are in."""
-    profile: bytes | None = info.get("icc_profile")
+    profile = _bytes_or_none(info.get("icc_profile"))
     return profile if profile and profile[16:20] == space else None
 
 
 def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:
-    x, y = (float(value) for value in info.get("dpi", (0, 0)))
+    """The resolution, if the file says it in two numbers: metadata may be of any type and length."""
+    try:
+        x, y = (float(value) for value in info.get("dpi", (0, 0)))
+    except (TypeError, ValueError, ArithmeticError):
+        return None
     return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None
+
+
+def _bytes_or_none(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None

@@ -75,7 +75,7 @@ def why_unreadable(path: Path) -> str | None:
         return error.strerror or str(error)
     if found is None:
         return NO_FILE
-    return None if stat.S_ISREG(found.st_mode) else f"it is {kind_of(found)}, not a file"
+    return None if stat.S_ISREG(found.st_mode) else f"it is {kind_of(found)}, not a regular file"
 
 
 def identity(path: Path) -> Hashable:

@@ -409,7 +409,7 @@ def test_missing_files_and_folders(tmp_path: Path, read: Callable[[Path], object
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageError, match="not a regular file"):
+    with pytest.raises(ImageError, match="it is a pipe, not a regular file"):
         read_picture(tmp_path / "pipe.png")
 
 
