@@ -1,14 +1,14 @@
 """`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import named_images
+from nullspace_cli.commands.image_files import ending_in, named_images
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     FilesFromOption,
@@ -111,13 +111,16 @@ def explain(
     from nullspace_cli.engine.explaining import Explainer
     from nullspace_cli.engine.models import load_model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
-    from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, choose, default_methods, named
+    from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.stamping import refused
 
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
-    jobs = _jobs(list(files or []), files_from, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
+    images = named_images(
+        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note
+    )
+    jobs = _jobs(images, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
     known = wanted if names else []  # what suits the model shows when it is loaded
     read = [files_from, *options.files(model)]
     _check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
@@ -203,23 +206,18 @@ def _run(
 
 
 def _jobs(
-    given: list[Path],
-    files_from: Path | None,
+    images: Sequence[tuple[Path, Path]],
     out_dir: Path | None,
     methods: list[str],
     *,
     pictures: bool,
     float_: bool,
 ) -> list["Job"]:
-    """The files of each image. What an earlier run has left in a folder is no image of it."""
+    """The files of each image."""
     from nullspace_cli.engine.explaining import Job
-    from nullspace_cli.engine.saliency.methods import METHODS
 
-    results = (SHEET, *(f".{name}.png" for name in METHODS))
     jobs = []
-    for source, place in named_images(given, files_from):
-        if source.name.endswith(results) and source not in given:
-            continue
+    for source, place in images:
         stem = (out_dir or Path()) / place.with_suffix("")
         overlays = {name: stem.with_name(f"{stem.name}.{name}.png") for name in methods} if pictures else {}
         sheet = stem.with_name(stem.name + SHEET) if pictures and len(methods) > 1 else None
@@ -232,13 +230,16 @@ def _check_outputs(
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""
     from nullspace_cli.engine.artifacts import check_output, make_folder
+    from nullspace_cli.engine.paths import why_unreadable
 
-    written = [*(file for job in jobs for file in job.files()), *([plot] if plot else [])]
-    refuse_clashes(written, [*(job.source for job in jobs), *read])
+    curves = [plot] if plot else []
+    refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])
+    # Nothing is written for what cannot be read, which is a failure of that image alone.
+    written = [file for job in jobs if why_unreadable(job.source) is None for file in job.files()]
     if out_dir:
-        for folder in sorted({file.parent for job in jobs for file in job.files()}):
+        for folder in sorted({file.parent for file in written}):
             make_folder(folder)
-    for file in written:
+    for file in [*written, *curves]:
         check_output(file, force=force)
 
 

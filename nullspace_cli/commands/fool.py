@@ -1,12 +1,13 @@
 """`vitnull fool`: an image that looks like one thing to a person and is another to the network."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console, broken_promise
-from nullspace_cli.commands.image_files import SUFFIXES, images_in
+from nullspace_cli.commands.image_files import images_in, tell_left_out
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -109,15 +110,16 @@ def fool(
 
     from nullspace_cli.engine.artifacts import make_folder
     from nullspace_cli.engine.images import check_picture, read_picture
+    from nullspace_cli.engine.paths import real
 
-    candidates = [source] if source else _images(sources, target)  # type: ignore[arg-type]
+    candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):
         check_picture(path)
     make_folder(out_dir)
 
     from nullspace_cli.engine.fooling_report import Files
 
-    artifacts = Files.of(out_dir, source.stem if source else sources.resolve().name, target.stem, exact=float_)  # type: ignore[union-attr]
+    artifacts = Files.of(out_dir, source.stem if source else Path(real(sources)).name, target.stem, exact=float_)  # type: ignore[union-attr]
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 
@@ -185,16 +187,24 @@ def _strength(text: str) -> float | None:
     return None if text == "auto" else read_number(text, least=0, most=100, words="auto or ", option="--strength")
 
 
-def _images(folder: Path, target: Path) -> list[Path]:
+def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
     """The images of a folder and its folders, but for the target, which would be its own best source."""
-    if not folder.is_dir():
+    from nullspace_cli.engine.paths import identity, is_folder, real
+
+    if not is_folder(folder):
         raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
-    found = [path for path in images_in(folder, ENDINGS) if path.resolve() != target.resolve()]
-    if not found:
-        raise typer.BadParameter(
-            f"the folder {folder} holds no other images ({', '.join(SUFFIXES)})", param_hint="--sources"
-        )
-    return found
+
+    def sources_of(name: str) -> list[str]:
+        """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
+        words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
+        return [".".join(words[:count]) for count in range(1, len(words))]
+
+    found, results = images_in(folder, sources_of, Path(real(folder)).name)
+    others = [path for path in found if identity(path) != identity(target)]
+    if not others:
+        raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
+    tell_left_out(results, notice)
+    return others
 
 
 def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import typer
 
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 ENDING = ".watermarked.png"
+
+SourcesOf = Callable[[str], Sequence[str]]
+"""Given a file's name: the stems of the images that the command would write it for; none if it never would."""
 
 
 @dataclass(frozen=True)
@@ -22,43 +24,67 @@ class Planned:
     skipped: list[Path]
 
 
-def named_images(given: Sequence[Path], listed: Path | None) -> list[tuple[Path, Path]]:
+def ending_in(*endings: str) -> SourcesOf:
+    """For a command whose results are called <stem><ending>."""
+    return lambda name: [name.removesuffix(ending) for ending in endings if name.endswith(ending)]
+
+
+def named_images(
+    given: Sequence[Path], listed: Path | None, sources_of: SourcesOf, notice: Callable[[str], None]
+) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder: folders are searched, and keep their inner order.
 
     Args:
         listed: a file with one name a line, "-" for stdin, or None.
+        sources_of: by it results of earlier runs are known, which are left out of folders, not where they are named.
+        notice: is told of these.
     """
     names = [*given, *(_read_list(listed) if listed else [])]
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
+
+    from nullspace_cli.engine.paths import absolute, is_folder
+
     found: dict[Path, Path] = {}
-    seen: set[str] = set()
+    seen: set[Path] = set()
+    left_out: dict[Path, None] = {}
 
     def add(path: Path, place: Path) -> None:
-        absolute = os.path.abspath(path)  # noqa: PTH100  # links are images of their own, "a/../b" is b
-        if absolute not in seen:
-            seen.add(absolute)
+        if absolute(path) not in seen:  # links are images of their own
+            seen.add(absolute(path))
             found[path] = place
 
     for name in names:
-        if not name.is_dir():
+        if not is_folder(name):
             add(name, Path(name.name))
             continue
-        inside = images_in(name, (ENDING,))
-        if not inside:
-            raise typer.BadParameter(f"the folder {name} holds no images ({', '.join(SUFFIXES)})")
+        inside, results = images_in(name, sources_of)
+        left_out |= dict.fromkeys(results)
         for path in inside:
             add(path, path.relative_to(name))
+    tell_left_out([path for path in left_out if absolute(path) not in seen], notice)
     return list(found.items())
 
 
-def images_in(folder: Path, results: tuple[str, ...]) -> list[Path]:
-    """The images of a folder and of its folders, hidden ones and those with the ending of a result left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.endswith(results) and not path.name.startswith(".")
-    )
+def images_in(folder: Path, sources_of: SourcesOf, *known: str) -> tuple[list[Path], list[Path]]:
+    """The images of a folder and of its folders, and those among them that are results of others, or of `known` stems.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    from nullspace_cli.engine.image_search import SUFFIXES, images_below, without_results
+
+    images, results = without_results(list(images_below(folder)), sources_of, known)
+    if not images:
+        raise typer.BadParameter(f"the folder {folder} holds no images ({', '.join(SUFFIXES)})")
+    return [folder / name for name in images], [folder / name for name in results]
+
+
+def tell_left_out(results: Sequence[Path], notice: Callable[[str], None]) -> None:
+    """Say which images of a folder are not read, so that nobody looks for them."""
+    if results:
+        more = f" and {len(results) - 1} more" if len(results) > 1 else ""
+        notice(f"left out as results of an earlier run: {results[0]}{more}. Name such a file itself to have it read.")
 
 
 def _read_list(listed: Path) -> list[Path]:
@@ -105,13 +131,15 @@ def plan_outputs(
     refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
     from nullspace_cli.engine.artifacts import check_output, make_folder
-    from nullspace_cli.engine.paths import exists
+    from nullspace_cli.engine.paths import exists, why_unreadable
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
+    # Nothing is written for what cannot be read, which is a failure of that image alone.
+    targets = [target for source, target in todo if why_unreadable(source) is None]
     if out_dir:
-        for folder in sorted({target.parent for _, target in todo}):
+        for folder in sorted({target.parent for target in targets}):
             make_folder(folder)
-    for file in [*(target for _, target in todo), *(extra if todo else [])]:
+    for file in [*targets, *(extra if targets else [])]:
         check_output(file, force=force)
     return Planned(todo, skipped)

@@ -4,7 +4,6 @@ import ast
 import functools
 import inspect
 import math
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -263,7 +262,9 @@ def _parse_keyword(text: str) -> tuple[str, Any]:
 def artifact_stem(model: str) -> str:
     """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
     if model.startswith("local-dir:"):
-        return Path(os.path.realpath(model.removeprefix("local-dir:"))).name
+        from nullspace_cli.engine.paths import real
+
+        return Path(real(Path(model.removeprefix("local-dir:")))).name
     return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")
 
 

@@ -1,6 +1,5 @@
 """What a command writes: whatever would lose something is refused before anything slow."""
 
-import os
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
@@ -39,13 +38,13 @@ def refuse_stream(path: Path, reason: str) -> None:
 
 def refuse_clashes(written: Sequence[Path], read: Iterable[Path | None]) -> None:
     """Refuse to write two results to one file, or a result over an input, `--force` or not."""
-    from nullspace_cli.engine.paths import exists, identity, ignores_case, is_stream
+    from nullspace_cli.engine.paths import exists, identity, ignores_case, is_stream, real
 
     files = [path for path in written if not is_stream(path)]
     names: set[str] = set()
     folded: set[str] = set()
     for path in files:
-        name = os.path.realpath(path)
+        name = real(path)
         if name in names or (name.casefold() in folded and ignores_case(path.parent)):
             raise typer.BadParameter(f"several results would be written to {path}; rename or run them apart")
         names.add(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console, broken_promise
-from nullspace_cli.commands.image_files import Planned, named_images, plan_outputs
+from nullspace_cli.commands.image_files import ENDING, Planned, ending_in, named_images, plan_outputs
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -129,7 +129,7 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from)
+    images = named_images(given, files_from, ending_in(ENDING), console.note)
     if jsonl and output.json:
         raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
     if size == "model" and nullspace == "resize":

@@ -10,13 +10,17 @@ from nullspace_cli.engine.models import LoadedModel
 
 
 class GroundTruth(NamedTuple):
-    """The model's class of each folder, None where they cannot be told; and how they were told, or why not."""
+    """The model's class of each folder, None where they cannot be told; and how they were told, or why not.
+
+    `doubt` is set where a wrong reading would not show: the folders' names say nothing, although the classes have some.
+    """
 
     classes: tuple[int, ...] | None
     note: str
+    doubt: str | None = None
 
 
-def ground_truth(model: LoadedModel, folders: Sequence[str] | None) -> GroundTruth:
+def ground_truth(model: LoadedModel, folders: Sequence[str] | None, *, in_order: bool = True) -> GroundTruth:
     """Read the names of class folders as classes of a model; all of them by one reading, or none.
 
     They may be WordNet synsets (n01440764), class indices (207, 0207), or the names of the model's classes, any of
@@ -25,6 +29,7 @@ def ground_truth(model: LoadedModel, folders: Sequence[str] | None) -> GroundTru
 
     Args:
         folders: names in the order of their labels; None for a data set without labels.
+        in_order: whether names that name no class may be taken in sorted order; only for a data set's class folders.
     """
     if folders is None:
         return GroundTruth(None, "the images are not in class folders")
@@ -39,10 +44,12 @@ def ground_truth(model: LoadedModel, folders: Sequence[str] | None) -> GroundTru
         found = [known.get(_plain(folder)) for folder in folders]
         if None not in found:
             return GroundTruth(tuple(index for index in found if index is not None), f"folders are {what}")
-    if len(folders) == model.num_classes:
-        return GroundTruth(tuple(range(len(folders))), "folders in sorted order are taken for the classes in theirs")
     names = {name for _, reading in readings for name in reading}
     stranger = next((folder for folder in folders if _plain(folder) not in names), None)
+    if in_order and len(folders) == model.num_classes:
+        note = "folders in sorted order are taken for the classes in theirs"
+        doubt = f"{stranger or folders[0]} is no name of {model.name}'s: {note}, and the accuracy rests on that"
+        return GroundTruth(tuple(range(len(folders))), note, doubt if model.labels else None)
     if stranger is None:
         return GroundTruth(None, "the folders are named in several ways")
     return GroundTruth(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.errors import DataError
+from nullspace_cli.engine.image_search import SUFFIXES, contents, images_below
 from nullspace_cli.engine.images import read_picture
+from nullspace_cli.engine.paths import exists, is_folder
 
 Split = Literal["train", "val"]
 DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -103,68 +103,86 @@ def open_data(data: str, split: Split = "val") -> ImageSet:
 
     Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out.
 
+    train/ and val/ are its splits where no other folder holds images, but for test/ and the like. Among other folders
+    of images, one of that name is a class, as VOC's trains are.
+
     Args:
         data: a folder of class folders, which may hold further folders, with or without train/ and val/ above them;
             a flat folder of images; or "demo".
         split: which of train/ and val/, where the data has them.
 
     Raises:
-        DataError: there is no such folder, it cannot be read, it lacks the split, it holds no image, or it holds both
-            images and folders of images.
+        DataError: there is no such folder, it cannot be read, it lacks the split, it holds no image, it holds both
+            images and folders of images, or whether its folders are splits or classes cannot be told.
     """
     if data == "demo":
         return ImageSet(f"demo/{split}", [(i, i % len(CLASSES)) for i in range(DEMO_COUNTS[split])], CLASSES)
     root = Path(data)
-    if not root.is_dir():
-        found = f"{root} is no folder" if root.exists() else f"There is no folder {root}"
+    if not is_folder(root):
+        found = f"{root} is no folder" if exists(root) else f"There is no folder {root}"
         raise DataError(f"{found}. DATA is a folder of images or of class folders, or 'demo'.")
-    if any((root / name).is_dir() for name in DEMO_COUNTS):
-        root = root / split
-        if not root.is_dir():
-            raise DataError(f"{root.parent} has no folder {split}/. Add it, or name the folder with the images itself.")
-    try:
+    if not _has_splits(root):
         return _image_folder(root)
-    except OSError as error:
-        raise DataError(
-            f"Cannot list {error.filename}: {error.strerror}. Make it readable, or move it away."
-        ) from error
+    if not is_folder(root / split):
+        raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
+    return _image_folder(root / split)
+
+
+SPLIT_WORDS = frozenset({*DEMO_COUNTS, "training", "valid", "validation", "test", "testing", "dev"})
+"""What folders of splits are called, in any case; no classes, where there are no others."""
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether the folders of a data set are splits, not classes."""
+    images, folders = contents(root)
+    words = [folder for folder in folders if folder.casefold() in SPLIT_WORDS]
+    if not words:
+        return False
+    words, others = (
+        [folder for folder in folders if (folder in words) == is_word and _holds_images(root / folder)]
+        for is_word in (True, False)
+    )
+    named = [folder for folder in words if folder in DEMO_COUNTS]
+    if not others and (len(named) == 2 or not images):
+        if words and not named:
+            raise DataError(f"{_listed(words)} of {root} look like splits. Name one of them: --data {root / words[0]}.")
+        return bool(named) or any(folder in DEMO_COUNTS for folder in folders)
+    if not named:
+        return False
+    # A class folder among class folders holds its images itself, as they do. Two that are called so, or one that holds
+    # folders, are rather splits with something beside them.
+    alike = all(contents(root / folder)[0] for folder in (*named, *others))
+    if len(words) == 1 and len(others) >= 2 and alike and not images:
+        return False
+    beside = f"the folder {others[0]}" if others else f"the image {images[0]}"
+    raise DataError(
+        f"Whether {_listed(named)} of {root} {'is a split or a class' if len(named) == 1 else 'are splits or classes'} "
+        f"cannot be told: beside it is {beside}. For a split name it, --data {root / named[0]}; or move the class "
+        f"folders below a folder {root / 'val'} of their own."
+    )
+
+
+def _holds_images(folder: Path) -> bool:
+    return next(images_below(folder), None) is not None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(f"{name}/" for name in names)
 
 
 def _image_folder(root: Path) -> ImageSet:
-    images, folders = _contents(root)
+    images, folders = contents(root)
     if images:
-        if mixed := next((folder for folder in folders if next(_images(root / folder), None)), None):
+        if mixed := next((folder for folder in folders if _holds_images(root / folder)), None):
             raise DataError(
                 f"{root} holds images, as {images[0]}, and folders of images, as {mixed}. Move the ones or the others "
                 "away: DATA is a flat folder of images, or a folder of class folders."
             )
         return ImageSet(str(root), [(name, None) for name in images], None)
-    entries = [(f"{folder}/{name}", label) for label, folder in enumerate(folders) for name in _images(root / folder)]
+    entries = [
+        (f"{folder}/{name}", label) for label, folder in enumerate(folders) for name in images_below(root / folder)
+    ]
     if not entries:
         kinds = " ".join(sorted(SUFFIXES))
         raise DataError(f"{root} holds no images ({kinds}), nor do its folders.")
     return ImageSet(str(root), entries, tuple(folders))
-
-
-def _images(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
-    """The names of all images below a folder, relative to it. A link back to a folder above ends there."""
-    images, folders = _contents(folder)
-    yield from images
-    above = (*above, folder.resolve())
-    for inner in folders:
-        if (folder / inner).resolve() not in above:
-            yield from (f"{inner}/{name}" for name in _images(folder / inner, above))
-
-
-def _contents(folder: Path) -> tuple[list[str], list[str]]:
-    """The sorted names of a folder's images and of its folders. A million paths are slow to make: these are strings."""
-    images, folders = [], []
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(SUFFIXES):
-                images.append(entry.name)  # a dangling link too: reading it fails, which is better than to lack it
-    return sorted(images), sorted(folders)

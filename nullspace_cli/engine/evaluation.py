@@ -262,6 +262,9 @@ def evaluate(
     whole = _join([found for found in parts if not isinstance(found, VitnullError)])
     if not whole.names:
         raise DataError(f"None of the {len(whole.skipped)} images of {images.name} could be read.")
+    truth = ground_truth(model, images.classes)
+    if truth.doubt and ranks.first:
+        notice(truth.doubt)
     broken = ~np.isfinite(whole.noisy[:, NOISY.index("feature_mse")])
     if broken.any() and ranks.first:
         notice(f"with {int(broken.any(1).sum())} noises the outputs are not finite numbers; their means are null")
@@ -271,7 +274,7 @@ def evaluate(
         names=whole.names,
         labels=whole.labels,
         folders=images.classes,
-        truth=ground_truth(model, images.classes),
+        truth=truth,
         clean=whole.clean,
         noisy=whole.noisy,
         skipped=whole.skipped,

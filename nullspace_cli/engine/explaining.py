@@ -212,5 +212,5 @@ class Explainer:
 def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
     """The class that each image's folder is named after; None where a folder's name is no class of the model."""
     folders = sorted({source.parent.name for source in sources})
-    classes = ground_truth(model, folders).classes
+    classes = ground_truth(model, folders, in_order=False).classes
     return None if classes is None else {source: classes[folders.index(source.parent.name)] for source in sources}

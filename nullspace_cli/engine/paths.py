@@ -84,8 +84,15 @@ def identity(path: Path) -> Hashable:
         found = status(path)
     except OSError:
         return str(path)
-    # Not Path.resolve, which some versions of Python let fail where links go round in a circle.
-    return (found.st_dev, found.st_ino) if found else os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if found else real(path)
+
+
+def real(path: Path) -> str:
+    """The path without links, as far as it can be followed: Path.resolve fails where they go round in a circle."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):
+        return str(path)
 
 
 def ignores_case(folder: Path) -> bool:

@@ -160,10 +160,22 @@ def test_a_folder_keeps_its_order_and_results_are_no_images_of_it(explain: Vitnu
     Path("in/b").mkdir(parents=True)
     for name in ("in/a.png", "in/b/c.png"):
         shutil.copy(photo, name)
-    for _ in range(2):
-        document = explain("in", "--method", "raw,gradient", "--out-dir", "in", "--force").document
-        assert [record["source"] for record in document["images"]] == ["in/a.png", "in/b/c.png"]
+    for again in (False, True):
+        outcome = explain("in", "--method", "raw,gradient", "--out-dir", "in", "--force")
+        assert [record["source"] for record in outcome.document["images"]] == ["in/a.png", "in/b/c.png"]
+        assert ("left out as results of an earlier run: in/a.gradient.png and 5 more" in outcome.stderr) == again
     assert contents("in/b") == ["c.gradient.png", "c.png", "c.raw.png", "c.saliency.png", "c.saliency.safetensors"]
+
+
+def test_results_of_others_are_images(explain: Vitnull, photo: Path) -> None:
+    """What watermark wrote, and photos that happen to be called as results are."""
+    Path("in").mkdir()
+    names = ["in/a.watermarked.png", "in/b.gradient.png", "in/c.raw.png", "in/d.saliency.png"]
+    for name in names:
+        shutil.copy(photo, name)
+    outcome = explain("in", "--method", "gradient", "--no-float")
+    assert [record["source"] for record in outcome.document["images"]] == names
+    assert outcome.stderr == ""
 
 
 @pytest.mark.parametrize("content", [b"no image", b"", None], ids=["a text", "empty", "cut"])

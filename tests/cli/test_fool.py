@@ -255,6 +255,22 @@ def test_the_best_of_a_folder(fool: Vitnull, vitnull: Vitnull, tiny_vit: tuple[s
     assert document["likeness"]["score"] == max(scores.values()) == document["sources"]["score"]
 
 
+def test_results_are_no_sources(vitnull: Vitnull, tiny_vit: tuple[str, ...], tmp_path: Path) -> None:
+    """Neither those of the folder, nor those of an image in it; whatever else is called so is a photo."""
+    folder, target = tmp_path / "photos", tmp_path / "inputs.target.png"
+    folder.mkdir()
+    Image.fromarray(255 - draw("test", 9, size=64)[0]).save(target)
+    left_out = ["a.b.fooled.png", "a.c.d.noise.png", "photos.e.sheet.png"]
+    for index, name in enumerate(["a.png", "other.target.fooled.png", "sheet.png", *left_out]):
+        Image.fromarray(draw("test", index, size=64)[0]).save(folder / name)
+    arguments = ("--model", *tiny_vit, "--strength", "1", "--rounding", "nearest", "--explain", "none")
+    for _ in range(2):
+        outcome = vitnull("fool", target, "--sources", folder, "--out-dir", folder, "--force", "--json", *arguments)
+        kept = outcome.document["sources"]
+        assert kept["candidates"] + len(kept["skipped"]) <= 3
+        assert f"left out as results of an earlier run: {folder / left_out[0]} and " in outcome.stderr
+
+
 # Models
 
 

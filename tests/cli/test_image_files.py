@@ -58,10 +58,53 @@ def test_an_image_named_twice_is_one(stamp: Vitnull, put: Any) -> None:
 
 
 def test_what_is_no_source_is_passed_over(stamp: Vitnull, put: Any) -> None:
-    put("in/a.png", "in/.hidden.png", "in/b.watermarked.png")
+    put("in/a.png", "in/.hidden.png", "in/.git/b.png", "in/.ipynb_checkpoints/a.png", "in/__MACOSX/c.png", "in/._a.png")
     Path("in/notes.txt").write_text("no picture")
-    assert sources(stamp("in", "--out-dir", "in")) == ["in/a.png"]
+    outcome = stamp("in", "--out-dir", "in")
+    assert sources(outcome) == ["in/a.png"]
     assert "a.watermarked.png" in files("in")
+    assert outcome.stderr == ""
+
+
+def test_results_are_no_sources_and_it_is_said(stamp: Vitnull, put: Any) -> None:
+    """Those of images that are there, too; whatever else is called so is an image."""
+    put("in/a.png", "in/b.jpg", "in/c/d.png", "in/e.watermarked.png")
+    for _ in range(2):
+        outcome = stamp("in", "--out-dir", "in", "--force")
+        assert sources(outcome) == ["in/a.png", "in/b.jpg", "in/e.watermarked.png", "in/c/d.png"]
+    assert outcome.stderr.splitlines() == [
+        "left out as results of an earlier run: in/a.watermarked.png and 3 more. "
+        "Name such a file itself to have it read."
+    ]
+    named = stamp("in/a.watermarked.png", "in", "--out-dir", "out")
+    assert sources(named)[0] == "in/a.watermarked.png"
+    assert "in/b.watermarked.png and 2 more" in named.stderr
+
+
+def test_links_are_followed_but_not_in_circles(stamp: Vitnull, put: Any) -> None:
+    put("elsewhere/a.png", "in/b.png")
+    Path("in/link").symlink_to("../elsewhere")
+    Path("in/back").symlink_to("../in")
+    assert sources(stamp("in", "--out-dir", "out")) == ["in/b.png", "in/link/a.png"]
+    assert files("out") == ["b.watermarked.png", "link/a.watermarked.png"]
+
+
+def test_a_folder_that_cannot_be_listed(stamp: Vitnull, put: Any, no_weights: None) -> None:
+    put("in/a.png")
+    Path("in/circle").symlink_to("circle")
+    assert "Cannot list in/circle: Too many levels" in stamp("in", expect=1).message
+
+
+@pytest.mark.parametrize("name", ["circle.png", "n" * 300 + ".png", "a\0b.png", "circle/b.png"])
+def test_names_that_no_file_can_have(stamp: Vitnull, put: Any, name: str) -> None:
+    put("a.png")
+    Path("circle.png").symlink_to("circle.png")
+    Path("circle").symlink_to("circle")
+    Path("list.txt").write_text(f"a.png\n{name}\n")
+    outcome = stamp("--files-from", "list.txt", "--out-dir", "out", expect=4)
+    assert sources(outcome) == ["a.png"]
+    assert [failure["source"] for failure in outcome.document["failures"]] == [name]
+    assert files("out") == ["a.watermarked.png"]
 
 
 def test_an_image_inside_a_folder_that_was_named_too_is_done_once(stamp: Vitnull, put: Any) -> None:
@@ -76,7 +119,7 @@ def test_a_folder_without_a_folder_for_its_results(stamp: Vitnull, put: Any) -> 
     assert files() == ["a.watermarked.png", "in/a.png"]
 
 
-@pytest.mark.parametrize("inside", [[], ["notes.txt"], ["a.watermarked.png"]], ids=["nothing", "a text", "a result"])
+@pytest.mark.parametrize("inside", [[], ["notes.txt"], [".a.png"]], ids=["nothing", "a text", "hidden"])
 def test_a_folder_without_images(stamp: Vitnull, no_weights: None, put: Any, inside: list[str]) -> None:
     Path("in").mkdir()
     put(*(f"in/{name}" for name in inside))

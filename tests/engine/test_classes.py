@@ -30,7 +30,7 @@ def imagenet() -> LoadedModel:
 def test_synsets(imagenet: LoadedModel) -> None:
     """Imagenette's ten classes of ImageNet's thousand, by the numbers that its users know."""
     expected = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
-    assert ground_truth(imagenet, IMAGENETTE) == (expected, "folders are synsets")
+    assert ground_truth(imagenet, IMAGENETTE) == (expected, "folders are synsets", None)
 
 
 def test_synsets_of_a_larger_imagenet() -> None:
@@ -47,14 +47,26 @@ def test_a_head_of_ones_own_has_no_synsets() -> None:
         ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 10}, device="cpu")
     )
     assert (model.synsets, model.labels) == (None, None)
-    found, note = ground_truth(model, IMAGENETTE)
+    found, note, doubt = ground_truth(model, IMAGENETTE)
     assert found == tuple(range(10))
     assert "sorted order" in note
+    assert doubt is None  # nothing is known of its classes that could speak against it
+    assert ground_truth(model, IMAGENETTE, in_order=False).classes is None
+
+
+def test_sorted_order_against_known_names_is_doubted(demo: LoadedModel) -> None:
+    folders = ("star", *(f"holiday {i}" for i in range(9)))
+    found, note, doubt = ground_truth(demo, folders)
+    assert found == tuple(range(10))
+    assert "sorted order" in note
+    assert str(doubt).startswith("holiday 0 is no name of demo's: ")
+    assert ground_truth(demo, folders, in_order=False)[0] is None
+    assert ground_truth(demo, CLASSES) == (tuple(range(10)), "folders are names of classes", None)
 
 
 @pytest.mark.parametrize(("folders", "expected"), [(("0", "207"), (0, 207)), (("0022", "0999"), (22, 999))])
 def test_indices(imagenet: LoadedModel, folders: tuple[str, ...], expected: tuple[int, ...]) -> None:
-    assert ground_truth(imagenet, folders) == (expected, "folders are class indices")
+    assert ground_truth(imagenet, folders) == (expected, "folders are class indices", None)
 
 
 def test_names(imagenet: LoadedModel, demo: LoadedModel) -> None:
@@ -75,14 +87,14 @@ def test_names(imagenet: LoadedModel, demo: LoadedModel) -> None:
     ],
 )
 def test_what_cannot_be_told(imagenet: LoadedModel, folders: tuple[str, ...] | None, message: str) -> None:
-    found, note = ground_truth(imagenet, folders)
+    found, note, _ = ground_truth(imagenet, folders)
     assert found is None
     assert message in note
 
 
 def test_without_a_head(demo: LoadedModel) -> None:
     headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}, device="cpu"))
-    assert ground_truth(headless, CLASSES) == (None, "the model has no head")
+    assert ground_truth(headless, CLASSES) == (None, "the model has no head", None)
     assert ground_truth(replace(demo, labels=None), CLASSES).classes == tuple(range(10))
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.data import open_data
 from nullspace_cli.engine.errors import DataError, ImageError
+from nullspace_cli.engine.image_search import images_below
 
 
 def put(path: Path, value: int) -> None:
@@ -61,6 +62,90 @@ def test_splits(tmp_path: Path) -> None:
     put(tmp_path / "val" / "a" / "2.png", 2)
     assert values(str(tmp_path), "train") == [(1, 0)]
     assert values(str(tmp_path), "val") == [(2, 0)]
+
+
+CLASSES_OF_VOC = ("aeroplane", "person", "train", "tvmonitor")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_called_train_is_a_class_among_others(tmp_path: Path, split: str) -> None:
+    for value, name in enumerate(CLASSES_OF_VOC):
+        put(tmp_path / name / "1.png", value)
+    assert open_data(str(tmp_path), split).classes == CLASSES_OF_VOC  # type: ignore[arg-type]
+    assert values(str(tmp_path), split) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    (tmp_path / "train").rename(tmp_path / "val")
+    assert open_data(str(tmp_path), split).classes == ("aeroplane", "person", "tvmonitor", "val")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["train/a/1.png", "val/a/2.png"], [2]),
+        (["val/a/2.png"], [2]),
+        (["val/2.png", "val/3.png"], [2, 3]),
+        (["train/a/1.png", "val/a/2.png", "noise.csv", "README"], [2]),
+        (["train/a/1.png", "val/a/2.png", "cover.png"], [2]),
+        (["train/a/1.png", "val/a/2.png", "test/3.png"], [2]),
+        (["train/a/1.png", "val/a/2.png", "validation/b/3.png", "Test/c/4.png"], [2]),
+        (["train/a/1.png", "val/a/2.png", "annotations/a/1.xml", ".cache/b/4.png", "__MACOSX/val/5.png"], [2]),
+        (["a/train/1.png", "b/val/2.png"], [1, 2]),
+        (["test/a/1.png", "cat/2.png"], [2, 1]),
+    ],
+)
+def test_layouts(tmp_path: Path, files: list[str], expected: list[int]) -> None:
+    for name in files:
+        if name.endswith(".png"):
+            put(tmp_path / name, int(Path(name).stem) if Path(name).stem.isdigit() else 0)
+        else:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    assert [value for value, _ in values(str(tmp_path), "val")] == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/1.png", "val/a/1.png", "old/a/1.png"], "train/ and val/ of .* are splits or classes .*folder old"),
+        (["train/1.png", "val/1.png", "cat/1.png", "dog/1.png"], "are splits or classes"),
+        (["train/1.png", "cat/1.png"], "train/ of .* is a split or a class .*--data .*/train; or move"),
+        (["train/a/1.png", "cat/1.png", "dog/1.png"], "is a split or a class"),
+        (["train/1.png", "cat/a/1.png", "dog/1.png"], "is a split or a class"),
+        (["train/1.png", "test/1.png", "cat/1.png", "dog/1.png"], "is a split or a class"),
+        (["train/a/1.png", "1.png"], "is a split or a class .*image 1.png"),
+        (["Train/a/1.png", "Val/a/1.png"], "Train/ and Val/ of .* look like splits. Name one of them: --data .*/Train"),
+        (["training/a/1.png", "validation/a/1.png", "test/a/1.png"], "look like splits"),
+        (["train/a/1.png", "validation/a/1.png"], "has no folder val/"),
+    ],
+)
+def test_what_may_be_splits_or_classes_is_refused(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        put(tmp_path / name, 1)
+    with pytest.raises(DataError, match=message):
+        open_data(str(tmp_path), "val")
+
+
+def test_folders_as_deep_as_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deeper than Python's stack, and than the longest path."""
+    put(tmp_path / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+
+    def deepen(count: int) -> None:
+        for _ in range(count):
+            Path("d").mkdir()
+            os.chdir("d")
+
+    try:
+        deepen(1500)
+        put(Path("b.png"), 1)
+        assert [name.count("/") for name in images_below(tmp_path)] == [0, 1500]
+        deepen(600)
+        with pytest.raises(DataError, match=r"Cannot list .*: File name too long"):
+            list(images_below(tmp_path))
+    finally:  # shutil, and so pytest, could not remove them
+        while not Path("a.png").exists():
+            os.chdir("..")
+            Path("d", "b.png").unlink(missing_ok=True)
+            Path("d").rmdir()
 
 
 def test_flat_folder_is_unlabelled(tmp_path: Path) -> None:

@@ -123,3 +123,7 @@ def test_labels_are_the_folders_names(model: LoadedModel) -> None:
     assert labels_of(model, sources) == dict(zip(sources, (4, 3, 4), strict=True))
     for other in ("a.png", "holidays/a.png", "3/a.png"):
         assert labels_of(model, [*sources, Path(other)]) is None
+
+
+def test_as_many_folders_as_classes_are_no_classes_for_that(model: LoadedModel) -> None:
+    assert labels_of(model, [Path(f"holiday {i}/a.png") for i in range(model.num_classes)]) is None
