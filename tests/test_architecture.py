@@ -10,7 +10,7 @@ PACKAGE = "nullspace_cli"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 ENGINE = (
-    {"errors", "shared", "random_streams", "png", "distributed", "batching", "protocols", "paths"},
+    {"errors", "shared", "random_streams", "png", "distributed", "batching", "protocols", "paths", "text"},
     {
         "artifacts",
         "images",

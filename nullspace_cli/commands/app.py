@@ -4,19 +4,50 @@ import functools
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from nullspace_cli import __version__
 from nullspace_cli.commands import basis, demo, evaluate, explain, fool, learn_noise, watermark
 from nullspace_cli.commands.console import Console, discard_stdout
 from nullspace_cli.commands.options import OutputOptions, expand_groups
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""Of all that typer says of arguments; where it lives depends on typer's version."""
+
+
+@contextmanager
+def _quoted_visibly() -> Iterator[None]:
+    """What a usage error quotes of the arguments, with nothing in it that a terminal would obey."""
+    try:
+        yield
+    except UsageError as error:
+        from nullspace_cli.engine.text import visible
+
+        vars(error)["message"] = visible(str(vars(error).get("message") or ""))
+        raise
+
+
+class Commands(TyperGroup):
+    """All commands; the one place where usage errors pass."""
+
+    def make_context(self, *arguments: Any, **details: Any) -> Any:
+        with _quoted_visibly():
+            return super().make_context(*arguments, **details)
+
+    def invoke(self, *arguments: Any, **details: Any) -> Any:
+        with _quoted_visibly():
+            return super().invoke(*arguments, **details)
+
+
 app = typer.Typer(
     name="vitnull",
+    cls=Commands,
     help="The nullspace of vision transformers: what changes the picture and not the network's answer.",
     no_args_is_help=True,
     add_completion=False,
@@ -70,7 +101,7 @@ def _explain(error: Exception, console: Console, *, debug: bool) -> int:
 
     if isinstance(error, VitnullError):
         if debug:
-            console.error("".join(traceback.format_exception(error)).rstrip())
+            console.trace("".join(traceback.format_exception(error)).rstrip())
         console.error(str(error))
         return error.exit_code
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

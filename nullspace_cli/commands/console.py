@@ -27,7 +27,11 @@ class Console:
         self.started = time.monotonic()
 
     def line(self, text: str = "") -> None:
-        """A line of the human result; a character that stdout's encoding lacks is shown by its code."""
+        """A line of the human result, with nothing in it that a terminal would obey."""
+        self._out(_visible(text))
+
+    def _out(self, text: str) -> None:
+        """To stdout; a character that its encoding lacks is shown by its code."""
         if sys.stdout is None:  # the process was started with it closed
             return
         encoding = sys.stdout.encoding
@@ -42,11 +46,11 @@ class Console:
 
     def json(self, document: Mapping[str, Any]) -> None:
         """The machine's result: one JSON document. NaN and infinity have no place in it; they are bugs, not output."""
-        self.line(json.dumps(document, indent=2, allow_nan=False))
+        self._out(json.dumps(document, indent=2, allow_nan=False))
 
     def record(self, record: Mapping[str, Any]) -> None:
         """One line of a machine's result, sent off at once."""
-        self.line(json.dumps(record, allow_nan=False))
+        self._out(json.dumps(record, allow_nan=False))
         self.flush()
 
     @contextmanager
@@ -70,14 +74,14 @@ class Console:
 
     def table(self, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values in two columns; rows whose value is None are left out."""
-        shown = [(name, str(value)) for name, value in rows if value is not None]
+        shown = [(name, _visible(value)) for name, value in rows if value is not None]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
             self.line(f"{name:<{width}}  {value}".rstrip())
 
     def grid(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table with a header; the first column is aligned left, the others right."""
-        cells = [[str(cell) for cell in row] for row in (header, *rows)]
+        cells = [[_visible(cell) for cell in row] for row in (header, *rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
         for row in cells:
             first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
@@ -86,7 +90,7 @@ class Console:
     def note(self, text: str) -> None:
         """What is going on, unless --quiet."""
         if not self.options.quiet:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            print(_visible(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def detail(self, text: str) -> None:
         """What is going on, if --verbose."""
@@ -97,7 +101,11 @@ class Console:
         self.note(f"vitnull: warning: {text}")
 
     def error(self, text: str) -> None:
-        print(f"vitnull: error: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"vitnull: error: {_visible(text)}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def trace(self, text: str) -> None:
+        """Where an error was raised: many lines."""
+        print(_visible(text, lines=True), file=sys.stderr, flush=True)  # noqa: T201
 
     def document(self, command: str, model: Described, seed: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON document of a command: the keys that all share, then its own."""
@@ -118,6 +126,13 @@ def broken_promise(record: Mapping[str, Any], tolerance: float) -> str:
         if record[key] is not None:
             return f"{kept}, {name} change {record[key]:.3g} (tolerance {tolerance:.3g})"
     return kept
+
+
+def _visible(value: object, *, lines: bool = False) -> str:
+    """Names of files, classes and models, and what libraries say, may hold escapes that a terminal would obey."""
+    from nullspace_cli.engine.text import visible
+
+    return visible(str(value), lines=lines)
 
 
 @contextmanager

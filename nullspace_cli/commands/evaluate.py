@@ -221,13 +221,18 @@ def _draw(console: Console, plot: Path, documents: list[Path], *, force: bool) -
 def _judge(console: Console, results: list[dict[str, Any]], min_match: float | None) -> int:
     if min_match is None:
         return 0
+
+    from nullspace_cli.engine.text import shortest
+
     below = [
         result
         for result in results
         if result["control"] == "none" and (result["match_percent"] is None or result["match_percent"] < min_match)
     ]
     for result in below:
-        console.error(f"{_name(result)} keeps {_number(result['match_percent'], '.2f')}%, less than {min_match:g}%.")
+        console.error(
+            f"{_name(result)} keeps {_number(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
+        )
     return 3 if below else 0
 
 
@@ -274,9 +279,11 @@ def _name(result: dict[str, Any]) -> str:
 
 def _size(result: dict[str, Any]) -> str:
     """What noise started from, or was drawn with."""
+    from nullspace_cli.engine.text import shortest
+
     if result["sigma"] is not None:
-        return f"sigma {result['sigma']:g}"
-    return "-" if result["limit"] is None else f"limit {result['limit']:g}"
+        return f"sigma {shortest(result['sigma'])}"
+    return "-" if result["limit"] is None else f"limit {shortest(result['limit'])}"
 
 
 def _number(value: float | None, form: str) -> str:

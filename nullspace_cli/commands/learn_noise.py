@@ -195,19 +195,26 @@ def _plan(
         raise typer.BadParameter(f"{out}: noise is a safetensors file; .png is its preview's", param_hint="--out")
     if out:
         return (out,), out.with_suffix(".png")
+    from nullspace_cli.engine.text import shortest
+
     stem = (out_dir or Path()) / f"{artifact_stem(model)}.{level}"
-    outputs = tuple(stem.with_name(f"{stem.name}.lim{limit:g}.noise.safetensors") for limit in limits)
+    outputs = tuple(stem.with_name(f"{stem.name}.lim{shortest(limit)}.noise.safetensors") for limit in limits)
     return outputs, stem.with_name(f"{stem.name}.loss.png")
 
 
 def _render(console: Console, document: dict[str, Any]) -> None:
+    from nullspace_cli.engine.text import shortest
+
     plan = document["plan"]
     console.table(
         [
             ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
             ("level", document["level"]),
             ("images", f"{document['images']}, {len(document['skipped'])} left out"),
-            ("protocol", f"{plan['protocol']}, lr {plan['lr']:g}, {plan['rounds']} rounds of {plan['step_images']}"),
+            (
+                "protocol",
+                f"{plan['protocol']}, lr {shortest(plan['lr'])}, {plan['rounds']} rounds of {plan['step_images']}",
+            ),
             ("loss", f"mean ||f(x with noise) - f(x)||_{plan['norm']:g} of the {document['outputs']}"),
         ]
     )
@@ -217,7 +224,7 @@ def _render(console: Console, document: dict[str, Any]) -> None:
         [
             [
                 record["noise"],
-                f"{record['limit']:g}",
+                shortest(record["limit"]),
                 f"{record['steps']}{' (stopped)' if record['stopped'] else ''}",
                 f"{record['loss_first']:.4g}",
                 f"{record['loss_last']:.4g}",

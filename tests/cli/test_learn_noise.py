@@ -121,6 +121,15 @@ def test_a_cnn_takes_noise_on_its_input(vitnull: Vitnull, photos: Path) -> None:
     assert load_file(document["noises"][0]["noise"])["noise"].shape == (1, 3, 224, 224)
 
 
+def test_limits_that_look_alike_have_files_of_their_own(learn: Callable[..., Outcome]) -> None:
+    limits = ("0.5", "2", "0.1234567", "0.12345671")
+    arguments = [word for limit in limits for word in ("--limit", limit)]
+    names = [Path(noise["noise"]).name for noise in learn(*arguments, "--rounds", "1", "--json").document["noises"]]
+    stems = [name.removesuffix(".noise.safetensors").partition(".lim")[2] for name in names]
+    assert stems == list(limits)
+    assert set(names) <= set(contents())
+
+
 # What it refuses
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.plots.figure import GREY, PALETTE, save_figure
+from nullspace_cli.engine.text import shortest
 
 STYLES: dict[str, dict[str, Any]] = {
     "none": {"ls": "-", "marker": "o", "lw": 1.8, "ms": 5},
@@ -127,5 +128,5 @@ def _draw(
     axes.grid(alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     sizes = sorted({result[size] for _, result in results})
-    axes.set_xticks(sizes, [f"{value:g}" for value in sizes], rotation=45 if len(sizes) > 6 else 0)
+    axes.set_xticks(sizes, [shortest(value) for value in sizes], rotation=45 if len(sizes) > 6 else 0)
     axes.minorticks_off()

@@ -1,22 +1,58 @@
 """What all figures share: how they are written, and colours."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axis import Tick
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from nullspace_cli.engine.artifacts import write_bytes
+from nullspace_cli.engine.shared import Shared
+from nullspace_cli.engine.text import shortened, visible
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"
 PALETTE = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's colours, told apart by the colour-blind; the first three in grey too."""
 
 
+LETTER = 0.55
+"""Width of a letter in units of the font's size, about: what is wider than the figure is shortened in the middle."""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # The font lacks some scripts; what it draws in their place is a box, which says as much.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        yield
+
+
+_QUIETLY = Shared(_quiet)
+
+
 def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
-    """Write a figure as PNG, without the creation data that would make equal figures differ."""
+    """Write a figure as PNG, without the creation data that would make equal figures differ.
+
+    All texts are shown as they are. Names of models and classes may hold what matplotlib takes for formulas ($, ^, _),
+    what is no character at all, or more than there is room for.
+    """
+    ticks = {text for tick in figure.findobj(Tick) for text in (tick.label1, tick.label2)}  # powers of ten are formulas
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text not in ticks:
+            text.set_parse_math(False)
+            known = text.get_text().encode("utf-8", "backslashreplace").decode()  # halves of characters are none
+            lines = visible(known, lines=True).split("\n")
+            room = figure.get_size_inches()[1 if text.get_rotation() == 90 else 0] * 72
+            most = int(room / (LETTER * text.get_fontsize()))
+            text.set_text("\n".join(shortened(line, most) for line in lines))
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    with _QUIETLY:
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
     return write_bytes(path, buffer.getvalue(), force=force)
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from nullspace_cli.engine.learned_noise import Learned
 from nullspace_cli.engine.plots.figure import save_figure, shades
+from nullspace_cli.engine.text import shortest
 
 
 def draw_losses(path: Path, model: str, learned: Sequence[Learned], *, force: bool = False) -> Path:
@@ -16,7 +17,7 @@ def draw_losses(path: Path, model: str, learned: Sequence[Learned], *, force: bo
     axes = figure.subplots()
     for (record, losses), color in zip(learned, shades(len(learned)), strict=True):
         axes.semilogy(np.arange(1, len(losses) + 1), losses, color=color, lw=1.6)
-        end = f" {record['limit']:g}" + (" (stopped)" if record["stopped"] else "")
+        end = f" {shortest(record['limit'])}" + (" (stopped)" if record["stopped"] else "")
         axes.annotate(end, (len(losses), losses[-1]), color=color, va="center", fontsize=9)
     axes.set(xlabel="optimiser step", ylabel="loss", title=f"{model}: noise from U(-lim, lim), lim beside its curve")
     steps = max(len(losses) for _, losses in learned)
