@@ -10,7 +10,19 @@ PACKAGE = "nullspace_cli"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 ENGINE = (
-    {"errors", "shared", "random_streams", "png", "distributed", "batching", "protocols", "paths", "text"},
+    {
+        "errors",
+        "shared",
+        "random_streams",
+        "png",
+        "distributed",
+        "batching",
+        "protocols",
+        "paths",
+        "text",
+        "autograd",
+        "twins",
+    },
     {
         "artifacts",
         "images",

@@ -3,8 +3,7 @@
 Both are used alike: `read` what enters there, add a noise to it, and ask for the `answer`.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel, Outputs
+from nullspace_cli.engine.twins import standing_in
 
 Level = Literal["encoder", "input"]
 
@@ -65,7 +65,7 @@ class InputEntry:
 class EncoderEntry:
     """f_phi: noise [m, d] on the patch embeddings, before class token and position embedding are added.
 
-    The network is run as it is, with its patch embedding standing in for a moment: registers, distillation tokens,
+    The network is run as it is, but for a layer that stands in for its patch embedding: registers, distillation tokens,
     rotary embeddings and whatever else follows are the model's own business.
     """
 
@@ -84,23 +84,23 @@ class EncoderEntry:
 
     def answer(self, values: Float[Tensor, "b m d"]) -> Outputs:
         blank = torch.zeros((), device=self._model.device).expand(len(values), *self._model.transform.input_size)
-        with _standing_in(self._layer, lambda *_, **__: self._layout.output(values)):
-            return self._model.forward(blank)
+        return self._forward(blank, lambda *_, **__: self._layout.output(values))
 
     def _output(self, images: Tensor) -> Any:
         """What the patch embedding makes of images; the rest of the network is not run."""
 
-        def stop(_: nn.Module, __: Any, output: Any) -> None:
-            raise _Reached(output)
+        def stop(*args: Any, **kwargs: Any) -> Any:
+            raise _Reached(self._layer(*args, **kwargs))
 
-        hook = self._layer.register_forward_hook(stop)
         try:
-            self._model.forward(images)
+            self._forward(images, stop)
         except _Reached as reached:
             return reached.output
-        finally:
-            hook.remove()
         raise ModelError(f"{self._model.name} does not run its patch embedding; use input level.")
+
+    def _forward(self, images: Tensor, instead: Callable[..., Any]) -> Outputs:
+        """Run the network with `instead` in the place of its patch embedding."""
+        return self._model.forward(images, {self._layer: standing_in(self._layer, instead)})
 
 
 class _Reached(Exception):  # noqa: N818 - not an error
@@ -160,13 +160,3 @@ def _patch_layer(model: LoadedModel) -> nn.Module:
             f"{'; '.join(stem.layers)}. Use noise at input level (--level input)."
         )
     return model.module.get_submodule(stem.names[0])
-
-
-@contextmanager
-def _standing_in(layer: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let `forward` answer for a layer. An attribute of the instance hides the method of its class."""
-    layer.forward = forward
-    try:
-        yield
-    finally:
-        del layer.forward

@@ -3,7 +3,7 @@
 import difflib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.autograd import ordinary, ordinary_tensors
 from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.stem import Stem, find_stem
 from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.twins import rewired, standing_in
 
 Amp = Literal["none", "bf16", "fp16"]
 NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
@@ -96,7 +98,7 @@ class LoadedModel:
         """The same model in full precision: what decides whether something is exact must not round by itself."""
         return replace(self, amp="none")
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """Logits and features of normalised images, `batch_size` at a time, as float32 on the CPU."""
         parts = [self.forward(chunk) for chunk in images.split(self.batch_size)]
@@ -104,23 +106,27 @@ class LoadedModel:
         logits = [part.logits.cpu() for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, features)
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+    def forward(
+        self, images: Float[Tensor, "b c h w"], stand_ins: Mapping[nn.Module, nn.Module] | None = None
+    ) -> Outputs:
         """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
 
         The features are whatever reaches the classifier, or the output of a model without one.
+
+        Args:
+            stand_ins: layers to use in the place of some of the network's own, as of `rewired`.
         """
         seen: list[Tensor] = []
         head = classifier_of(self.module)
-        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])) if head else None
+        layers = dict(stand_ins or {})
+        if head:
+            layers[head] = standing_in(head, _noting(head, seen))
         kind = AMP_TYPES.get(self.amp)
-        try:
-            with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-                answer = self.module(images.to(self.device, torch.float32))
-        finally:
-            if hook:
-                hook.remove()
-        features = (seen[0] if seen else answer).flatten(1).float()
-        return Outputs(answer.float() if head else None, features)
+        with ordinary_tensors(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+            answer = rewired(self.module, layers)(ordinary(images).to(self.device, torch.float32))
+            features = (seen[0] if seen else answer).flatten(1).float()
+            seen.clear()
+            return Outputs(answer.float() if head else None, features)
 
     @property
     def num_classes(self) -> int:
@@ -164,6 +170,16 @@ class LoadedModel:
             "data_config": asdict(self.transform),
             "device": str(self.device),
         }
+
+
+def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
+    """What the layer answers; its first input goes to `seen`."""
+
+    def forward(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(first)
+        return layer(first, *args, **kwargs)
+
+    return forward
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nullspace_cli.engine.autograd import differentiating, ordinary
+from nullspace_cli.engine.twins import copied
+
 StemKind = Literal["patch", "overlapping", "branches", "unknown"]
 
 
@@ -32,6 +35,7 @@ class Stem:
     stride: tuple[int, int] | None = None
 
 
+@differentiating
 def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
     """Run the module once on a probe image of `input_size` (c, h, w) and see which layers read it first.
 
@@ -43,26 +47,19 @@ def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
     probe = torch.arange(size, dtype=torch.float32, device=device).reshape(1, *input_size)
     probe.requires_grad_(True)
     readers: list[tuple[str, nn.Module, Tensor]] = []
+    # A frozen parameter would be missing from the graph: those of the copy are not frozen.
+    watched = copied(module, lambda tensor: ordinary(tensor.detach()), requires_grad=True)
     names: dict[nn.Module, str] = {
-        layer: name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+        layer: name for name, layer in watched.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
     }
 
     def watch(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         if arguments and _reads_only(arguments[0], probe):
             readers.append((names[layer], layer, arguments[0].detach()))
 
-    frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
-    hooks = [layer.register_forward_pre_hook(watch) for layer in names]
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)  # a frozen parameter would be missing from the graph
-        with torch.enable_grad():
-            module(probe)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+    for layer in names:
+        layer.register_forward_pre_hook(watch)
+    watched(probe)
     return _classify(readers, probe.detach())
 
 

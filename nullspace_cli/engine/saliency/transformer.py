@@ -1,18 +1,18 @@
 """Vision transformers as the token methods see them: a private copy in float64, and what its attention did."""
 
-import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from nullspace_cli.engine.autograd import ordinary
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.twins import copied
 
 SUPPORTED = (
     "vision transformers with self-attention over all tokens that are read by their class token or the mean of their "
@@ -188,11 +188,11 @@ def explain_by_passes(
 
 def _float64_copy(module: nn.Module, device: torch.device) -> nn.Module:
     """A copy in double precision, in evaluation mode. No copy in the original precision is made on the way."""
-    copies: dict[int, Any] = {}
-    for tensor in chain(module.parameters(), module.buffers()):
-        value = tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype)
-        copies[id(tensor)] = nn.Parameter(value, requires_grad=False) if isinstance(tensor, nn.Parameter) else value
-    return copy.deepcopy(module, copies).eval()
+
+    def widened(tensor: Tensor) -> Tensor:
+        return ordinary(tensor.detach().to(device, torch.float64 if tensor.is_floating_point() else tensor.dtype))
+
+    return copied(module, widened, requires_grad=False).eval()
 
 
 def _unsupported(model: LoadedModel, reason: str) -> ModelError:
