@@ -4,6 +4,7 @@ Both are used alike: `read` what enters there, add a noise to it, and ask for th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel, Outputs
-from nullspace_cli.engine.twins import standing_in
+from nullspace_cli.engine.twins import rewired, standing_in
 
 Level = Literal["encoder", "input"]
 
@@ -84,7 +85,8 @@ class EncoderEntry:
 
     def answer(self, values: Float[Tensor, "b m d"]) -> Outputs:
         blank = torch.zeros((), device=self._model.device).expand(len(values), *self._model.transform.input_size)
-        return self._forward(blank, lambda *_, **__: self._layout.output(values))
+        # A copy: what follows may write into what it is given, as NaFlexViT does.
+        return self._forward(blank, lambda *_, **__: self._layout.output(values.clone()))
 
     def _output(self, images: Tensor) -> Any:
         """What the patch embedding makes of images; the rest of the network is not run."""
@@ -100,7 +102,8 @@ class EncoderEntry:
 
     def _forward(self, images: Tensor, instead: Callable[..., Any]) -> Outputs:
         """Run the network with `instead` in the place of its patch embedding."""
-        return self._model.forward(images, {self._layer: standing_in(self._layer, instead)})
+        stand_ins = {self._layer: standing_in(self._layer, instead)}
+        return replace(self._model, module=rewired(self._model.module, stand_ins)).forward(images)
 
 
 class _Reached(Exception):  # noqa: N818 - not an error

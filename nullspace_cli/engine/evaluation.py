@@ -282,7 +282,7 @@ def evaluate(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _measure(
     model: LoadedModel,
     images: ImageSet,

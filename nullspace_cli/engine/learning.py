@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.autograd import differentiating
 from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Entry, Level
@@ -137,6 +138,7 @@ class Learning:
         images: noisy images that went forward and back in this process.
     """
 
+    @differentiating
     def __init__(
         self,
         model: LoadedModel,
@@ -173,6 +175,7 @@ class Learning:
             learner.stopped = learner.stopped or (self.plan.stop_eps is not None and mean < self.plan.stop_eps)
             learner.probability_change = 0.0
 
+    @differentiating
     def _step(self, images: Sequence[int]) -> None:
         """One optimiser step of every noise that has not stopped, over the images of all processes."""
         if not images:
@@ -211,11 +214,10 @@ class Learning:
         """Summed over images: the gradient of each noise's loss, and its loss and change of probabilities."""
         noises = noises.clone().requires_grad_()
         noisy = (inputs + noises[:, None]).flatten(0, 1)
-        with torch.enable_grad():
-            answers = self._entry.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
-            losses = torch.linalg.vector_norm(answers - clean, ord=self.plan.norm, dim=-1)
-            scale = FP16_SCALE if self._model.amp == "fp16" else 1.0
-            (gradient,) = torch.autograd.grad(losses.sum() * scale, noises)
+        answers = self._entry.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
+        losses = torch.linalg.vector_norm(answers - clean, ord=self.plan.norm, dim=-1)
+        scale = FP16_SCALE if self._model.amp == "fp16" else 1.0
+        (gradient,) = torch.autograd.grad(losses.sum() * scale, noises)
         change = torch.zeros_like(losses)
         if self.plan.stop_eps is not None:
             change = (answers.detach().softmax(-1) - clean.softmax(-1)).square().sum(-1)
@@ -233,6 +235,7 @@ class Learning:
         about = Provenance(STATE_KIND, "state", model.name, model.weights_sha256, self.plan.seed, parameters)
         write_tensors(path, tensors, about, force=True)
 
+    @differentiating
     def restore(self, path: Path) -> None:
         """Go on from what `save` wrote.
 

@@ -106,24 +106,17 @@ class LoadedModel:
         logits = [part.logits.cpu() for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, features)
 
-    def forward(
-        self, images: Float[Tensor, "b c h w"], stand_ins: Mapping[nn.Module, nn.Module] | None = None
-    ) -> Outputs:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
 
         The features are whatever reaches the classifier, or the output of a model without one.
-
-        Args:
-            stand_ins: layers to use in the place of some of the network's own, as of `rewired`.
         """
         seen: list[Tensor] = []
         head = classifier_of(self.module)
-        layers = dict(stand_ins or {})
-        if head:
-            layers[head] = standing_in(head, _noting(head, seen))
+        module = rewired(self.module, {head: standing_in(head, _noting(head, seen))}) if head else self.module
         kind = AMP_TYPES.get(self.amp)
         with ordinary_tensors(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-            answer = rewired(self.module, layers)(ordinary(images).to(self.device, torch.float32))
+            answer = module(ordinary(images).to(self.device, torch.float32))
             features = (seen[0] if seen else answer).flatten(1).float()
             seen.clear()
             return Outputs(answer.float() if head else None, features)
@@ -238,6 +231,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+@ordinary_tensors()
 def load_model(request: ModelRequest) -> LoadedModel:
     """Build a model, give it its weights and put it on its device, in evaluation mode.
 

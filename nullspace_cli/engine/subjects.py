@@ -104,7 +104,7 @@ def _realised(subject: Subject, model: LoadedModel, patch_map: PatchMap, bound: 
     made = token_pixels.realise(patch_map, wanted, model.transform.input_size[1:], bound)
     entry = entry_of(model.exact(), "encoder")
     probe = model.transform.to_normalized(bases.probe_images(model, 1, 0)).to(model.device)
-    with torch.inference_mode():
+    with torch.no_grad():
         brought = entry.read(probe + made.noise.to(probe)) - entry.read(probe)
     solver = {**made.solver, "bound": bound, "share_at_bound": made.share_at_bound}
     pixels = replace(subject.noise, delta=made.noise.float(), level="input")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -254,3 +255,34 @@ def test_two_processes_learn_what_one_does(
     torch.testing.assert_close(two["noise"], one["noise"], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
     assert contents() == ["one.safetensors", "two.safetensors"]
+
+
+# A network whose first layer only autograd finds
+
+
+def test_noise_of_a_flexible_network_is_evaluated(vitnull: Vitnull, photos: Path) -> None:
+    """NaFlexViT embeds by a linear layer, and writes into its tokens; against timm's own pass with a hook."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+
+    small = {"depth": 1, "embed_dim": 48, "num_heads": 3, "num_classes": 5}
+    name = "naflexvit_base_patch16_gap"
+    options = ("--no-pretrained", *(f"--model-kwargs={key}={value}" for key, value in small.items()))
+    vitnull("learn-noise", name, *options, "--data", photos, *QUICK, "--level", "encoder", "-o", "noise.safetensors")
+    noise = load_file("noise.safetensors")["noise"]
+    document = vitnull("eval", name, *options, "--data", photos, "--noise", "noise.safetensors", "--json").document
+
+    torch.manual_seed(0)
+    module: Any = timm.create_model(name, **small).eval()
+    transform: Any = create_transform(**resolve_model_data_config(module))
+    images = [Image.open(path).convert("RGB") for path in sorted((photos / "val").rglob("*.png"))]
+    x = torch.stack([transform(image) for image in images])
+    draw_ = torch.Generator().manual_seed(int(np.random.SeedSequence((0, 0)).generate_state(1)[0]))
+    shuffled = noise.flatten()[torch.randperm(noise.numel(), generator=draw_)].reshape(noise.shape)
+    with torch.no_grad():
+        clean = module(x)
+        for result, delta in zip(document["results"], (noise, shuffled), strict=False):
+            with module.embeds.proj.register_forward_hook(lambda _, __, tokens, delta=delta: tokens + delta):
+                moved = (module(x) - clean).double().square().sum(1).mean()
+            assert result["logit_mse"] == pytest.approx(float(moved), rel=1e-3)
+            assert result["logit_mse"] > 0

@@ -48,7 +48,9 @@ def test_the_network_behind_its_tokens_is_the_network(
         tokens = entry.read(x)
         assert tokens.shape == (2, *shape)
         clean = model.forward(x)
+        given = tokens.clone()
         again = entry.answer(tokens)
+        assert torch.equal(tokens, given), "NaFlexViT adds the position embedding in place"
         moved = entry.answer(tokens + torch.randn(1, *shape))
     assert torch.equal(again.features, clean.features)
     assert torch.equal(again.answer, clean.answer)

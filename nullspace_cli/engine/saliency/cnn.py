@@ -4,11 +4,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.gradients import explained, precision
 
 
+@differentiating
 def gradcam(
     model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
@@ -27,12 +29,11 @@ def gradcam(
     parts = []
     for start in range(0, len(images), model.batch_size):
         chunk = slice(start, start + model.batch_size)
-        with torch.inference_mode(False), torch.enable_grad():
-            features = _features(model, images[chunk].to(model.device, precision(model))).requires_grad_(True)
-            axis = _channel_axis(model, features)
-            answer = model.module.forward_head(features)  # type: ignore[operator]
-            scalars = explained(model, answer, None if classes is None else classes[chunk])
-            (gradient,) = torch.autograd.grad(scalars.sum(), features)
+        features = _features(model, images[chunk].to(model.device, precision(model))).requires_grad_(True)
+        axis = _channel_axis(model, features)
+        answer = model.module.forward_head(features)  # type: ignore[operator]
+        scalars = explained(model, answer, None if classes is None else classes[chunk])
+        (gradient,) = torch.autograd.grad(scalars.sum(), features)
         A, dA = (tensor.detach().movedim(axis, 1).double() for tensor in (features, gradient))
         weights = dA.mean((2, 3), keepdim=True)
         parts.append((weights * A).sum(1).relu().cpu())
@@ -52,7 +53,7 @@ def has_feature_map(model: LoadedModel) -> bool:
 
 def _features(model: LoadedModel, images: Float[Tensor, "b c h w"]) -> Tensor:
     """What the network hands to its head. No gradient is needed below."""
-    with torch.no_grad():
+    with ordinary_tensors(), torch.no_grad():
         features = model.module.forward_features(images)  # type: ignore[operator]
     if not isinstance(features, Tensor):
         raise _no_map(model, f"has several sets of features ({type(features).__name__})")

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.transform import per_channel
 
@@ -42,6 +43,7 @@ def precision(model: LoadedModel) -> torch.dtype:
     return next(model.module.parameters()).dtype
 
 
+@differentiating
 def pixel_gradients(
     model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:
@@ -55,10 +57,9 @@ def pixel_gradients(
     parts = []
     for start in range(0, len(images), model.batch_size):
         chunk = slice(start, start + model.batch_size)
-        with torch.inference_mode(False), torch.enable_grad():
-            x = images[chunk].detach().to(model.device, precision(model), copy=True).requires_grad_(True)
-            scalars = explained(model, model.module(x), None if classes is None else classes[chunk])
-            (gradient,) = torch.autograd.grad(scalars.sum(), x)
+        x = images[chunk].detach().to(model.device, precision(model), copy=True).requires_grad_(True)
+        scalars = explained(model, model.module(x), None if classes is None else classes[chunk])
+        (gradient,) = torch.autograd.grad(scalars.sum(), x)
         parts.append(gradient.double().cpu())
     return torch.cat(parts)
 
@@ -158,7 +159,7 @@ def _repeated(
     if not model.has_head:
         return [None] * len(images)
     if classes is None:
-        with torch.no_grad():
+        with ordinary_tensors(), torch.no_grad():
             chunks = images.to(model.device, precision(model)).split(model.batch_size)
             classes = torch.cat([model.module(chunk).argmax(1) for chunk in chunks])
     return [index.expand(count) for index in classes]

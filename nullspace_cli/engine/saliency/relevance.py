@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from nullspace_cli.engine.autograd import differentiating
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.gradients import explained
@@ -82,16 +83,16 @@ def full_lrp(
     return explain_by_passes(model, images, classes, explain)
 
 
+@differentiating
 def carries_relevance(model: LoadedModel, *, to_pixels: bool = False) -> bool:
     """Whether relevance can be carried to the first block, or to the pixels, by a pass of shapes without numbers."""
     shapes = replace(model, device=torch.device("meta"))
     image = torch.zeros(1, *model.transform.input_size)
-    with torch.inference_mode(False), torch.enable_grad():
-        try:
-            with RelevanceRules(model.name):
-                WatchedTransformer(shapes).trace(image, to_pixels=to_pixels)
-        except ModelError:
-            return False
+    try:
+        with RelevanceRules(model.name):
+            WatchedTransformer(shapes).trace(image, to_pixels=to_pixels)
+    except ModelError:
+        return False
     return True
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nullspace_cli.engine.autograd import ordinary
+from nullspace_cli.engine.autograd import differentiating, ordinary
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.twins import copied
@@ -164,6 +164,7 @@ def obstacle(model: LoadedModel) -> str | None:
     return None
 
 
+@differentiating
 def explain_by_passes(
     model: LoadedModel,
     images: Float[Tensor, "b 3 h w"],
@@ -176,13 +177,12 @@ def explain_by_passes(
         ModelError: the model is not supported.
     """
     maps = []
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller is in
-        transformer = WatchedTransformer(model)
-        size = transformer.pass_size(images)
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            chosen = None if classes is None else classes[part]
-            maps.append(explain(transformer, images[part], chosen).detach().cpu())
+    transformer = WatchedTransformer(model)
+    size = transformer.pass_size(images)
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        chosen = None if classes is None else classes[part]
+        maps.append(explain(transformer, images[part], chosen).detach().cpu())
     return torch.cat(maps)
 
 
