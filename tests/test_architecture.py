@@ -10,27 +10,13 @@ PACKAGE = "nullspace_cli"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 ENGINE = (
-    {
-        "errors",
-        "shared",
-        "random_streams",
-        "png",
-        "distributed",
-        "batching",
-        "protocols",
-        "paths",
-        "text",
-        "autograd",
-        "twins",
-    },
-    {
+    {"errors", "shared", "random_streams", "png", "distributed", "batching", "protocols", "paths", "text", "autograd", "twins"},
         "artifacts",
         "images",
         "solvers.solution",
         "solvers.rounding",
         "solvers.feedback",
         "solvers.resize_projection",
-        "image_search",
     },
     {"transform", "nullspace", "stem", "solvers.interior_point", "metrics", "plots.figure", "saliency.rules"},
     {"linear_view", "checkpoints", "hub", "solvers.box_l2", "solvers.affine", "saliency.compare"},

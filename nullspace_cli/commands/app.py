@@ -97,15 +97,19 @@ def _bounded(run: Callable[..., int | None]) -> Callable[..., None]:
 
 def _explain(error: Exception, console: Console, *, debug: bool) -> int:
     """Say what an error means and return its exit code; a bug is raised again, with its traceback."""
-    from nullspace_cli.engine.errors import VitnullError
+    from nullspace_cli.engine.errors import VitnullError, first_line, is_out_of_memory
 
     if isinstance(error, VitnullError):
         if debug:
             console.trace("".join(traceback.format_exception(error)).rstrip())
         console.error(str(error))
         return error.exit_code
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        console.error("Out of memory. Try a smaller --batch-size, --device cpu, or a smaller model.")
+    if is_out_of_memory(error):
+        if debug:
+            console.error("".join(traceback.format_exception(error)).rstrip())
+        console.error(
+            f"Out of memory. Try a smaller --batch-size, --device cpu, or a smaller model. ({first_line(error)})"
+        )
         return 1
     raise error
 

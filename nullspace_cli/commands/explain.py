@@ -136,7 +136,7 @@ def explain(
     todo = [job.only(chosen) for job in jobs if job.source not in failures]
     if not names:
         _check_outputs(todo, read, out_dir, plot, force=output.force)
-    explainer = Explainer(loaded, chosen, index, size, output.force)
+    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
     records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
     if plot and curves and curves.methods:
         from nullspace_cli.engine.plots.saliency import draw_faithfulness

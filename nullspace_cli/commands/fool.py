@@ -123,7 +123,7 @@ def fool(
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 
-    from nullspace_cli.engine.errors import ImageError
+    from nullspace_cli.engine.errors import VitnullError
     from nullspace_cli.engine.fooling import Fool
     from nullspace_cli.engine.fooling_report import report
     from nullspace_cli.engine.fooling_search import choose_source
@@ -141,7 +141,7 @@ def fool(
         picture = read_picture(source)
     else:
 
-        def left_out(path: Path, error: ImageError) -> None:
+        def left_out(path: Path, error: VitnullError) -> None:
             skipped.append(str(path))
             console.warn(f"{path} was left out: {error}")
 

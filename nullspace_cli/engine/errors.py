@@ -1,6 +1,28 @@
 """Every error that is the user's to mend. Anything else that is raised is a bug and keeps its traceback."""
 
+import errno
+import re
 from typing import Any
+
+_NO_MEMORY = re.compile(
+    r"out of memory|(not enough|insufficient|no more) memory|(can(no|')t|could not|unable to|failed to) allocate"
+    r"|bad[_ ]alloc|_ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation|paging file is too small"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED.{0,40}create"  # where cuBLAS found no room for itself
+    r"|could not (create a (primitive(?! desc)|memory)|execute a primitive)",  # oneDNN, whose scratch found none
+    re.IGNORECASE | re.DOTALL,
+)
+"""What torch's allocators, CUDA's libraries, MAGMA, MKL, oneDNN and the system say where memory is short."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, whoever says so: only Python and torch's own allocators have a type for it."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    # A SafetensorError, of a file that cannot be mapped, is an Exception and no more.
+    foreign = isinstance(error, RuntimeError | OSError) or type(error).__module__.startswith("safetensors")
+    return foreign and _NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: Exception) -> str:
@@ -38,6 +60,16 @@ class ArtifactError(VitnullError):
 
 class DataError(VitnullError):
     """A data folder is missing, empty, or not laid out as a data set."""
+
+
+class MemoryShortError(VitnullError):
+    """Something does not fit into memory, not even by itself."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(
+            f"{what} does not fit into memory ({reason}). Try --workers 1, --device cpu, a smaller --batch-size, a "
+            f"smaller image or a smaller model."
+        )
 
 
 class NoNullspaceError(VitnullError):

@@ -36,7 +36,7 @@ from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import DataError, VitnullError
-from nullspace_cli.engine.loading import Batch, batches
+from nullspace_cli.engine.loading import Batch, batches, left_out
 from nullspace_cli.engine.models import LoadedModel, Outputs
 from nullspace_cli.engine.subjects import Case, Control
 
@@ -240,7 +240,7 @@ def evaluate(
 
     Args:
         cases: as of `cases_of`.
-        skip_bad: leave out images that cannot be read, which else are an error.
+        skip_bad: leave out images that cannot be read or do not fit into memory, which else are an error.
         notice: is told of images that are left out, of memory that ran short, and of outputs that are not finite.
         advance: is told how many images were done since it was last called.
 
@@ -307,15 +307,16 @@ def _measure(
         notice(f"{error} It is left out.")
 
     def measure(batch: Batch, start: int, stop: int) -> None:
-        x = model.transform.normalize(batch.pixels[start:stop]).to(model.device)
+        part = batch.part(start, stop)
+        x = model.transform.normalize(part.pixels).to(model.device)
         values = {level: entry.read(x) for level, entry in entries.items()}
         clean = _Answer.of(entries[levels[0]].answer(values[levels[0]]))  # without noise, all entries lead to the same
         noisy = [_Answer.of(entries[level].answer(values[level] + delta)).noisy(clean) for level, delta in deltas]
         found.append(
             _Part(
-                positions=batch.positions[start:stop],
-                names=batch.names[start:stop],
-                labels=batch.labels[start:stop],
+                positions=part.positions,
+                names=part.names,
+                labels=part.labels,
                 clean=clean.clean().cpu().numpy(),
                 noisy=torch.stack(noisy).cpu().numpy(),
                 skipped=[],
@@ -325,7 +326,7 @@ def _measure(
 
     told = skip if skip_bad else None
     for batch in batches(images, model.transform, size, positions=positions, workers=workers, skip=told):
-        size = in_chunks(partial(measure, batch), len(batch), size, notice)
+        size = in_chunks(partial(measure, batch), len(batch), size, notice, left_out(batch, told))
         advance(len(batch))
     return _join(found)
 

@@ -1,7 +1,7 @@
 """Saliency maps of image files, as pictures and as files: what `vitnull explain` runs."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,8 +14,9 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.batching import in_chunks, within_memory
 from nullspace_cli.engine.classes import ground_truth, name_of
-from nullspace_cli.engine.errors import VitnullError
+from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models import LoadedModel
@@ -100,7 +101,8 @@ class Explainer:
         index: the class to explain; None for each image's own top-1.
         size: of the overlays: "model" for what the network sees, "native" for the whole image.
         force: whether existing files may be overwritten.
-        group: images that are explained together.
+        group: images that are explained together, as far as memory allows.
+        notice: is told where it does not.
     """
 
     model: LoadedModel
@@ -109,6 +111,7 @@ class Explainer:
     size: Literal["model", "native"] = "model"
     force: bool = False
     group: int = 8
+    notice: Callable[[str], None] = lambda text: None
 
     def each(self, jobs: Sequence[Job]) -> Iterator[list[Explained | Failed]]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
@@ -121,24 +124,37 @@ class Explainer:
         read: list[tuple[Job, Picture, Pixels]] = []
         for job in jobs:
             try:
-                picture = read_picture(job.source)
-                read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
+                with within_memory(str(job.source)):
+                    picture = read_picture(job.source)
+                    read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
             except VitnullError as error:
                 done[job.source] = Failed(job.source, error)
-        if read:
-            images = self.model.transform.normalize(np.stack([seen for _, _, seen in read]))
+        looked: dict[int, tuple[Tensor, Tensor | None, int | None, Maps]] = {}
+
+        def look(start: int, stop: int) -> None:
+            images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
             logits = self.model.exact()(images).logits
             classes = self._classes(logits)
             maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
-            for k, (job, picture, seen) in enumerate(read):
+            for k, image in enumerate(images):
                 own = {name: values[k] for name, values in maps.items()}
-                index = None if classes is None else int(classes[k])
-                prediction = None if logits is None else self.model.answer(*metrics.top1(logits[k]))
-                try:
+                index, answer = None if classes is None else int(classes[k]), None if logits is None else logits[k]
+                looked[start + k] = image, answer, index, own
+
+        def alone(index: int, reason: str) -> None:
+            source = read[index][0].source
+            done[source] = Failed(source, MemoryShortError(str(source), reason))
+
+        in_chunks(look, len(read), self.group, self.notice, alone)
+        for k, (image, logits, index, own) in looked.items():
+            job, picture, seen = read[k]
+            prediction = None if logits is None else self.model.answer(*metrics.top1(logits))
+            try:
+                with within_memory(str(job.source)):
                     record = self._write(job, picture, seen, own, index, prediction)
-                    done[job.source] = Explained(job.source, images[k], index, own, record)
-                except VitnullError as error:
-                    done[job.source] = Failed(job.source, error)
+                done[job.source] = Explained(job.source, image, index, own, record)
+            except VitnullError as error:
+                done[job.source] = Failed(job.source, error)
         for item in done.values():
             if isinstance(item, Explained):
                 item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)

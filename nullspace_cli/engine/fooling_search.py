@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from nullspace_cli.engine.batching import within_memory
 from nullspace_cli.engine.classes import class_index
-from nullspace_cli.engine.errors import DataError, ImageError
+from nullspace_cli.engine.errors import DataError, ImageError, MemoryShortError, VitnullError
 from nullspace_cli.engine.fooling import Fool
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.models import LoadedModel
@@ -49,7 +50,7 @@ def choose_source(
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
-    left_out: Callable[[Path, ImageError], None] = lambda path, error: None,
+    left_out: Callable[[Path, VitnullError], None] = lambda path, error: None,
 ) -> Choice:
     """Of the best few by `rank_sources`, each made in full, take the one most like `target`.
 
@@ -59,10 +60,11 @@ def choose_source(
     ranked = rank_sources(fool, sources, target, wanted_class, advance, left_out)
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
-        picture = read_picture(path)
         try:
-            made.append((fool.rough(picture, target).likeness.score, estimate, path, picture))
-        except ImageError as error:
+            with within_memory(str(path)):
+                picture = read_picture(path)
+                made.append((fool.rough(picture, target).likeness.score, estimate, path, picture))
+        except (ImageError, MemoryShortError) as error:
             left_out(path, error)
     if not made:
         raise DataError("None of the best sources could be used; see the warnings. Give others.")
@@ -76,7 +78,7 @@ def rank_sources(
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
-    left_out: Callable[[Path, ImageError], None] = lambda path, error: None,
+    left_out: Callable[[Path, VitnullError], None] = lambda path, error: None,
 ) -> list[Ranked]:
     """The sources of the right class, best first, by `Fool.estimate`.
 
@@ -96,11 +98,12 @@ def rank_sources(
     found = []
     for path in sources:
         try:
-            picture = read_picture(path)
-            seen = _predicted(model, picture.pixels)
-            if seen is None or (seen != avoided if index is None else seen == index):
-                found.append(Ranked(fool.estimate(picture, target), path))
-        except ImageError as error:
+            with within_memory(str(path)):
+                picture = read_picture(path)
+                seen = _predicted(model, picture.pixels)
+                if seen is None or (seen != avoided if index is None else seen == index):
+                    found.append(Ranked(fool.estimate(picture, target), path))
+        except (ImageError, MemoryShortError) as error:
             left_out(path, error)
         advance()
     if not found:

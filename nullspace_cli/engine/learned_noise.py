@@ -109,7 +109,7 @@ class NoiseRun:
         with self.progress("images", len(mine)) as advance:
             readings = Readings(
                 self.model, self.entry, self.images, mine, self.transform, self.store,
-                workers=self.workers, skip=self.skip, advance=advance,
+                workers=self.workers, skip=self.skip, notice=self.notice, advance=advance,
             )  # fmt: skip
         learning = Learning(self.model, self.entry, readings, plan, self.ranks, self.notice)
         if not any(learning.present):

@@ -10,6 +10,7 @@ f the logits, or the features of a model without a head. f(x) never changes: it 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.autograd import differentiating
-from nullspace_cli.engine.batching import in_chunks
+from nullspace_cli.engine.batching import in_blocks
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Entry, Level
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
@@ -186,14 +187,19 @@ class Learning:
         gradient = torch.zeros_like(noises)
         sums = torch.zeros(len(active), 2, dtype=torch.float64, device=noises.device)
 
-        def learn(start: int, stop: int) -> None:
-            inputs, clean = self._readings(mine[start:stop])
-            together = max(1, self._chunk // len(inputs))  # noises in one forward pass
-            parts = [self._gradient(group, inputs, clean) for group in noises.split(together)]
-            gradient.add_(torch.cat([part for part, _ in parts]))  # all or nothing: a part may run out of memory
-            sums.add_(torch.cat([part for _, part in parts]))
+        @lru_cache(maxsize=1)
+        def read(rows: range) -> tuple[Tensor, Tensor]:
+            return self._readings(mine[rows.start : rows.stop])
 
-        self._chunk = in_chunks(learn, len(mine), self._chunk, self._notice)
+        def learn(rows: range, columns: range) -> None:
+            inputs, clean = read(rows)
+            group = slice(columns.start, columns.stop)
+            slopes, figures = self._gradient(noises[group], inputs, clean)
+            gradient[group] += slopes
+            sums[group] += figures
+
+        # What takes memory is each image with each noise.
+        self._chunk = in_blocks(learn, len(mine), len(active), self._chunk, self._notice)
         self._ranks.sum(gradient)
         self._ranks.sum(sums)
         gradient /= len(images)

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import DTypeLike, NDArray
 
+from nullspace_cli.engine.batching import within_memory
 from nullspace_cli.engine.data import ImageSet, Sample
-from nullspace_cli.engine.errors import ArtifactError, ImageError, VitnullError
+from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, VitnullError
 from nullspace_cli.engine.transform import EvalTransform
 
 MAX_WORKERS = 16
@@ -34,6 +35,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Some of its images."""
+        rows = slice(start, stop)
+        return Batch(self.positions[rows], self.names[rows], self.labels[rows], self.pixels[rows])
 
 
 def batches(
@@ -57,16 +63,18 @@ def batches(
 
     Raises:
         ImageError: an image cannot be read or is too elongated, and there is no `skip`.
+        MemoryShortError: one is too large to be decoded, and there is no `skip`.
     """
     order = range(len(images)) if positions is None else positions
     workers = workers or min(MAX_WORKERS, os.cpu_count() or 1)
 
     def decode(position: int) -> Sample:
-        sample = images[position]
-        try:
-            return Sample(sample.name, transform.input_pixels(sample.pixels), sample.label)
-        except ImageError as error:
-            raise ImageError(f"{sample.name}: {error}") from error
+        with within_memory(images.name_of(position)):
+            sample = images[position]
+            try:
+                return Sample(sample.name, transform.input_pixels(sample.pixels), sample.label)
+            except ImageError as error:
+                raise ImageError(f"{sample.name}: {error}") from error
 
     pool = ThreadPoolExecutor(workers)
     try:
@@ -94,6 +102,18 @@ def batches(
                 )
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def left_out(batch: Batch, skip: Callable[[str, VitnullError], None] | None) -> Callable[[int, str], None]:
+    """What becomes of an image that does not fit into memory by itself, for `in_chunks`: it is skipped, or an error."""
+
+    def alone(index: int, reason: str) -> None:
+        error = MemoryShortError(batch.names[index], reason)
+        if skip is None:
+            raise error
+        skip(batch.names[index], error)
+
+    return alone
 
 
 class Store:

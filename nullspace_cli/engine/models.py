@@ -17,8 +17,9 @@ from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.artifacts import hash_state
 from nullspace_cli.engine.autograd import ordinary, ordinary_tensors
+from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
-from nullspace_cli.engine.errors import ModelError, UsageError, first_line
+from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.stem import Stem, find_stem
@@ -100,11 +101,16 @@ class LoadedModel:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
-        """Logits and features of normalised images, `batch_size` at a time, as float32 on the CPU."""
-        parts = [self.forward(chunk) for chunk in images.split(self.batch_size)]
-        features = torch.cat([part.features.cpu() for part in parts])
-        logits = [part.logits.cpu() for part in parts if part.logits is not None]
-        return Outputs(torch.cat(logits) if logits else None, features)
+        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU."""
+        parts: list[Outputs] = []
+
+        def ask(start: int, stop: int) -> None:
+            logits, features = self.forward(images[start:stop])
+            parts.append(Outputs(None if logits is None else logits.cpu(), features.cpu()))
+
+        in_chunks(ask, len(images), self.batch_size)
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
@@ -146,6 +152,8 @@ class LoadedModel:
         try:
             return find_stem(self.module, self.transform.input_size)
         except (RuntimeError, ValueError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
             size = " x ".join(map(str, self.transform.input_size))
             raise ModelError(f"{self.name} does not accept an image of {size}: {error}") from error
 
@@ -336,6 +344,8 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
         try:
             module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             if name.startswith("local-dir:") and not request.kwargs:
                 raise _unloadable(name, error) from error
             if isinstance(error, TypeError):

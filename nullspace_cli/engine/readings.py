@@ -1,16 +1,18 @@
 """What a network reads of every image of a data set, and its undisturbed answers: computed once, and kept."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.entry import Entry
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.loading import Batch, Store, batches
+from nullspace_cli.engine.loading import Batch, Store, batches, left_out
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.transform import EvalTransform
 
@@ -25,6 +27,7 @@ class Readings:
     Args:
         positions: the images of `images` to read.
         skip: is told name and error of an image that cannot be read; without it such an image is an error.
+        notice: is told of memory that ran short.
 
     Attributes:
         missing: those of `positions` that could not be read.
@@ -41,17 +44,24 @@ class Readings:
         *,
         workers: int | None = None,
         skip: Callable[[str, VitnullError], None] | None = None,
+        notice: Callable[[str], None] = lambda text: None,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
         self._entry, self._transform, self._device = entry, transform, model.device
         self._row: dict[int, int] = {}
+        size = model.batch_size
+
+        def look(batch: Batch, start: int, stop: int) -> None:
+            part = batch.part(start, stop)
+            read = entry.read(transform.normalize(part.pixels))
+            clean, values = entry.answer(read).answer.cpu(), read.cpu()
+            if not self._row:
+                self._allocate(store, len(positions), part, values, clean)
+            self._keep(part, values, clean)
+
         with torch.no_grad():
-            for batch in batches(images, transform, model.batch_size, positions=positions, workers=workers, skip=skip):
-                values = entry.read(transform.normalize(batch.pixels))
-                clean = entry.answer(values).answer
-                if not self._row:
-                    self._allocate(store, len(positions), batch, values, clean)
-                self._keep(batch, values, clean)
+            for batch in batches(images, transform, size, positions=positions, workers=workers, skip=skip):
+                size = in_chunks(partial(look, batch), len(batch), size, notice, left_out(batch, skip))
                 for _ in batch.positions:
                     advance()
         self.missing = [position for position in positions if position not in self._row]
@@ -66,8 +76,8 @@ class Readings:
     def _keep(self, batch: Batch, values: Tensor, clean: Tensor) -> None:
         first = len(self._row)
         rows = slice(first, first + len(batch))
-        self._clean[rows] = clean.cpu().numpy()
-        self._kept[rows] = values.cpu().numpy() if self._holds_values else batch.pixels
+        self._clean[rows] = clean.numpy()
+        self._kept[rows] = values.numpy() if self._holds_values else batch.pixels
         self._row.update((position, first + i) for i, position in enumerate(batch.positions))
 
     def __call__(self, positions: Sequence[int]) -> tuple[Float[Tensor, "b *shape"], Float[Tensor, "b k"]]:

@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from nullspace_cli.engine.artifacts import write_bytes
-from nullspace_cli.engine.errors import ModelError, VitnullError
+from nullspace_cli.engine.batching import in_chunks, within_memory
+from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.images import Picture, check_picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import resolve_device
@@ -163,14 +164,16 @@ class Stamp:
         pictures: dict[Job, Picture] = {}
         for job in jobs:
             try:
-                pictures[job] = read_picture(job.source)
+                with within_memory(str(job.source)):
+                    pictures[job] = read_picture(job.source)
             except VitnullError as error:
                 done[job] = Failed(job, error)
         for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
             try:
                 if isinstance(result, VitnullError):
                     raise result
-                done[job] = self._finish(job, picture, result)
+                with within_memory(_sized(picture)):
+                    done[job] = self._finish(job, picture, result)
             except VitnullError as error:
                 done[job] = Failed(job, error)
         for item in done.values():
@@ -190,22 +193,28 @@ class Stamp:
         )
 
     def _solve(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:
-        """Solve a group; where one of it cannot be solved, or memory is short, half of it at a time."""
-        if not pictures:
-            return []
+        """Solve a group, as many at a time as memory allows; one that cannot be solved is singled out."""
+        done: list[Watermarked | VitnullError] = []
+
+        def solve(start: int, stop: int) -> None:
+            done.extend(self._solved(pictures[start:stop]))
+
+        def alone(index: int, reason: str) -> None:
+            done.append(MemoryShortError(_sized(pictures[index]), reason))
+
+        in_chunks(solve, len(pictures), max(1, len(pictures)), self.notice, alone)
+        return done
+
+    def _solved(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:
         try:
             if isinstance(self._make, ModelSize):
                 return list(self._make(pictures))
             return [self._make(picture) for picture in pictures]
-        except (VitnullError, MemoryError, torch.OutOfMemoryError) as error:
+        except VitnullError as error:
             if len(pictures) == 1:
-                if isinstance(error, VitnullError):
-                    return [error]
-                raise
-            half = len(pictures) // 2
-            if not isinstance(error, VitnullError):
-                self.notice(f"out of memory with {len(pictures)} images at once; going on with {half}")
-        return self._solve(pictures[:half]) + self._solve(pictures[half:])
+                return [error]
+        half = len(pictures) // 2
+        return self._solved(pictures[:half]) + self._solved(pictures[half:])
 
     def _finish(self, job: Job, picture: Picture, result: Watermarked) -> Stamped:
         """Write the files, and measure what was written."""
@@ -259,6 +268,10 @@ class Stamp:
                 raise
             self.notice(f"{result.path} could not be verified by the model: {error}")
             return Verification(input_pixels_changed=changed)
+
+
+def _sized(picture: Picture) -> str:
+    return f"{picture.path} ({picture.width} x {picture.height} pixels)"
 
 
 def summarise(records: Sequence[dict[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:

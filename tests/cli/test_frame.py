@@ -1,5 +1,6 @@
 """What holds for every command: help, exit codes, which stream says what, interruptions, the environment."""
 
+import errno
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -18,6 +20,7 @@ from safetensors import safe_open
 from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine import basis as bases
+from nullspace_cli.engine import models
 from nullspace_cli.engine.artifacts import write_tensors
 from nullspace_cli.engine.models import ModelRequest, load_model
 from nullspace_cli.engine.noise import provenance_of
@@ -224,15 +227,30 @@ main()
     assert result.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
+@pytest.mark.parametrize("place", ["check", "stem", "building"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_out_of_memory_says_what_to_try(
-    vitnull: Vitnull, tiny_vit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    vitnull: Vitnull, tiny_vit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
-    def starved(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    """Whoever says so, and not as a fault of the model or its name."""
 
-    monkeypatch.setattr(bases, "check_basis", starved)
+    def starved(*arguments: object, **options: object) -> None:
+        raise error
+
+    where = {"check": (bases, "check_basis"), "stem": (models, "find_stem"), "building": (timm, "create_model")}
+    monkeypatch.setattr(*where[place], starved)
     outcome = vitnull("basis", *tiny_vit, expect=1)
     assert outcome.message.startswith("vitnull: error: Out of memory. Try a smaller --batch-size")
+    assert (str(error) or "MemoryError") in outcome.message
     assert contents() == []
 
 

@@ -15,7 +15,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import network as networks
 from nullspace_cli.engine import stamping
 from nullspace_cli.engine.artifacts import read_tensors
-from nullspace_cli.engine.errors import ArtifactError, ImageError, ModelError, NoNullspaceError
+from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.marks import Placement, text_mark
 from nullspace_cli.engine.model_size import ModelSize
@@ -278,20 +278,58 @@ def test_out_of_memory_halves_the_group(
     sizes, notices = watch_solver(monkeypatch, refuse), list[str]()
     done = stamp(size="model", notice=notices.append).together(jobs(tmp_path, 5))
     assert failures(done) == [False] * 5
-    assert sizes == [5, 2, 3, 1, 2]
-    assert notices == [
-        "out of memory with 5 images at once; going on with 2",
-        "out of memory with 3 images at once; going on with 1",
-    ]
+    assert sizes == [5, 2, 2, 1]
+    assert notices == ["out of memory with 5 images at once; going on with 2"]
 
 
-def test_out_of_memory_with_one_image_is_no_ones_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("size", ["model", "native"])
+def test_an_image_that_does_not_fit_fails_alone(
+    size: Any, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo = jobs(tmp_path, 5)
+
     def refuse(pictures: Sequence[Picture]) -> None:
-        raise MemoryError
+        if any(picture.path == todo[3].source for picture in pictures):
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
 
     watch_solver(monkeypatch, refuse)
-    with pytest.raises(MemoryError):
-        stamp(size="model").together(jobs(tmp_path, 2))
+    native = NativeSize.__call__
+
+    def watched(self: NativeSize, picture: Picture) -> Watermarked:
+        refuse([picture])
+        return native(self, picture)
+
+    monkeypatch.setattr(NativeSize, "__call__", watched)
+    done = list(stamp(size=size, group=3).each(todo, workers))
+    assert failures(done) == [False, False, False, True, False]
+    assert isinstance(done[3], Failed)
+    assert isinstance(done[3].error, MemoryShortError)
+    with Image.open(todo[3].source) as image:
+        width, height = image.size
+    assert str(done[3].error).startswith(f"{todo[3].source} ({width} x {height} pixels) does not fit into memory (")
+    assert not todo[3].output.exists()
+
+
+@pytest.mark.parametrize("place", ["read_picture", "write_bytes", "verify"])
+def test_memory_that_is_short_anywhere_is_the_images_failure(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    todo, original, calls = jobs(tmp_path, 3), getattr(stamping, place), list[int]()
+
+    def starved(*arguments: Any, **options: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 2:
+            raise MemoryError
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(stamping, place, starved)
+    done = list(stamp(size="model", group=1, verify=True).each(todo, 1))
+    assert sum(failures(done)) == 1
+    (failed,) = (item for item in done if isinstance(item, Failed))
+    assert "does not fit into memory (MemoryError). Try --workers 1" in str(failed.error)
 
 
 def test_one_that_cannot_be_solved_is_singled_out_in_silence(tmp_path: Path) -> None:

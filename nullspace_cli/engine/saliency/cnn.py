@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.autograd import differentiating, ordinary_tensors
+from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.saliency.gradients import explained, precision
@@ -18,7 +19,7 @@ def gradcam(
 
     A [k, gh, gw] are the last features that the network keeps as a map: what timm's `forward_features` returns, the
     input of the pooling and the classifier. S is the explained scalar (`gradients.explained`). Only the head is
-    differentiated. In the module's own precision whatever the model's `amp`, `batch_size` images at a time.
+    differentiated. In the module's own precision whatever the model's `amp`, `batch_size` images or fewer at a time.
 
     Returns:
         float64, on the CPU, on the grid of A; zero throughout where all evidence is against the class.
@@ -27,8 +28,9 @@ def gradcam(
         ModelError: the features are no map, as in a plain ViT.
     """
     parts = []
-    for start in range(0, len(images), model.batch_size):
-        chunk = slice(start, start + model.batch_size)
+
+    def explain(start: int, stop: int) -> None:
+        chunk = slice(start, stop)
         features = _features(model, images[chunk].to(model.device, precision(model))).requires_grad_(True)
         axis = _channel_axis(model, features)
         answer = model.module.forward_head(features)  # type: ignore[operator]
@@ -37,6 +39,8 @@ def gradcam(
         A, dA = (tensor.detach().movedim(axis, 1).double() for tensor in (features, gradient))
         weights = dA.mean((2, 3), keepdim=True)
         parts.append((weights * A).sum(1).relu().cpu())
+
+    in_chunks(explain, len(images), model.batch_size)
     return torch.cat(parts)
 
 

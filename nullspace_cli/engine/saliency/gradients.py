@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.autograd import differentiating, ordinary_tensors
+from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.transform import per_channel
 
@@ -49,18 +50,21 @@ def pixel_gradients(
 ) -> Float[Tensor, "b c h w"]:
     """g = dS/dx, of the explained scalar S by the normalised image x (Simonyan et al. 2014), signed.
 
-    In the module's own precision whatever the model's `amp`, `batch_size` images at a time.
+    In the module's own precision whatever the model's `amp`, `batch_size` images or fewer at a time.
 
     Returns:
         float64, on the CPU.
     """
     parts = []
-    for start in range(0, len(images), model.batch_size):
-        chunk = slice(start, start + model.batch_size)
+
+    def differentiate(start: int, stop: int) -> None:
+        chunk = slice(start, stop)
         x = images[chunk].detach().to(model.device, precision(model), copy=True).requires_grad_(True)
         scalars = explained(model, model.module(x), None if classes is None else classes[chunk])
         (gradient,) = torch.autograd.grad(scalars.sum(), x)
         parts.append(gradient.double().cpu())
+
+    in_chunks(differentiate, len(images), model.batch_size)
     return torch.cat(parts)
 
 
@@ -160,8 +164,14 @@ def _repeated(
         return [None] * len(images)
     if classes is None:
         with ordinary_tensors(), torch.no_grad():
-            chunks = images.to(model.device, precision(model)).split(model.batch_size)
-            classes = torch.cat([model.module(chunk).argmax(1) for chunk in chunks])
+            parts: list[Tensor] = []
+
+            def predict(start: int, stop: int) -> None:
+                chunk = images[start:stop].to(model.device, precision(model))
+                parts.append(model.module(chunk).argmax(1))
+
+            in_chunks(predict, len(images), model.batch_size)
+            classes = torch.cat(parts)
     return [index.expand(count) for index in classes]
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nullspace_cli.engine.autograd import differentiating, ordinary
+from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.twins import copied
@@ -178,11 +179,13 @@ def explain_by_passes(
     """
     maps = []
     transformer = WatchedTransformer(model)
-    size = transformer.pass_size(images)
-    for start in range(0, len(images), size):
-        part = slice(start, start + size)
+
+    def look(start: int, stop: int) -> None:
+        part = slice(start, stop)
         chosen = None if classes is None else classes[part]
         maps.append(explain(transformer, images[part], chosen).detach().cpu())
+
+    in_chunks(look, len(images), transformer.pass_size(images))
     return torch.cat(maps)
 
 
