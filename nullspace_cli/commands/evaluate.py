@@ -129,7 +129,7 @@ def evaluate(
 
     from nullspace_cli.engine import evaluation as engine
     from nullspace_cli.engine import subjects as noises
-    from nullspace_cli.engine.artifacts import read_provenance, write_json
+    from nullspace_cli.engine.artifacts import read_provenance, sha256_of, write_json
     from nullspace_cli.engine.basis import KIND as BASIS
     from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.distributed import joined_ranks
@@ -137,19 +137,27 @@ def evaluate(
     from nullspace_cli.engine.models import load_model
     from nullspace_cli.engine.noise import KIND as NOISE
 
-    claim(written, [*paths, *earlier, *options.files(model)], force=output.force)
-    for path in paths:
-        read_provenance(path, NOISE, BASIS)
-    if plot:
-        from nullspace_cli.engine.plots.curves import draw_curves, read_documents
+    def check() -> None:
+        claim(written, [*paths, *earlier, *options.files(model)], force=output.force)
 
-        drawn = read_documents(earlier)
-    images = open_data(data, split)
-    refuse_clashes(written, images.files())
-    if count is not None:
-        images = images.select(engine.spread(count, len(images), options.seed))
     with joined_ranks() as ranks:
+        ranks.lead(check)  # it alone writes
+        for path in paths:
+            read_provenance(path, NOISE, BASIS)
+        ranks.agree("noises", ", ".join(sha256_of(path)[:12] for path in paths) if ranks.world > 1 else "")
+        drawn: list[Any] = []
+        if plot:
+            from nullspace_cli.engine.plots.curves import draw_curves, read_documents
+
+            drawn = read_documents(earlier) if ranks.first else []
+        images = open_data(data, split)
+        if ranks.world > 1:
+            ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
+        refuse_clashes(written, images.files())
+        if count is not None:
+            images = images.select(engine.spread(count, len(images), options.seed))
         loaded = load_model(options.request(model, ranks.device(options.device)))
+        ranks.agree("weights", f"{loaded.name} with sha256 {loaded.weights_sha256[:12]}")
         if transform == "squash":
             loaded = replace(loaded, transform=loaded.transform.squashed())
         if min_match is not None and not loaded.has_head:

@@ -1,5 +1,6 @@
 """Which image files a command reads, and which it writes for each."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -130,16 +131,40 @@ def plan_outputs(
         refuse_stream(out, "a watermark is read back and measured; name a file")
     refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
-    from nullspace_cli.engine.artifacts import check_output, make_folder
-    from nullspace_cli.engine.paths import exists, why_unreadable
+    from nullspace_cli.engine.artifacts import check_output
+    from nullspace_cli.engine.paths import exists
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
-    # Nothing is written for what cannot be read, which is a failure of that image alone.
-    targets = [target for source, target in todo if why_unreadable(source) is None]
-    if out_dir:
-        for folder in sorted({target.parent for target in targets}):
-            make_folder(folder)
+    make_folders(todo, out_dir)
+    targets = [target for _, target in _readable(todo)]
     for file in [*targets, *(extra if targets else [])]:
         check_output(file, force=force)
     return Planned(todo, skipped)
+
+
+def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> None:
+    """Make the folders below `out_dir` that results go into."""
+    from nullspace_cli.engine.artifacts import make_folder
+
+    if out_dir:
+        for folder in sorted({target.parent for _, target in _readable(files)}):
+            make_folder(folder)
+
+
+def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """Those whose source can be read: for the others, each a failure of that image alone, nothing is written."""
+    from nullspace_cli.engine.paths import why_unreadable
+
+    return [(source, target) for source, target in files if why_unreadable(source) is None]
+
+
+def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:
+    """How many images there are, and a hash of their names and sizes in bytes, for processes to compare."""
+    from nullspace_cli.engine.paths import exists
+
+    digest = hashlib.sha256()
+    for source, place in images:
+        size = source.stat().st_size if exists(source) else None
+        digest.update(f"{source}\0{place}\0{size}\n".encode(errors="surrogateescape"))
+    return f"{len(images)} images with the fingerprint {digest.hexdigest()[:12]}"

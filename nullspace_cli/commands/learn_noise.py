@@ -94,21 +94,9 @@ def learn_noise(
     from nullspace_cli.engine.artifacts import check_output, make_folder
     from nullspace_cli.engine.data import open_data
     from nullspace_cli.engine.distributed import joined_ranks
-    from nullspace_cli.engine.learned_noise import NoiseRun, check_state
-
-    state = outputs[0].with_name(f"{outputs[0].name}.resume")
-    written = [*outputs, *([picture] if preview else [])]
-    refuse_clashes([*written, state], options.files(model))
-    if out_dir:
-        make_folder(out_dir)
-    check_state(state, resume=resume, force=output.force)
-    for path, mine in [*((path, output.force or resume) for path in written), (state, True)]:
-        check_output(path, force=mine)
-    images = open_data(data, split)
-    refuse_clashes([*written, state], images.files())
-
     from nullspace_cli.engine.entry import entry_of
     from nullspace_cli.engine.errors import UsageError
+    from nullspace_cli.engine.learned_noise import NoiseRun, check_state
     from nullspace_cli.engine.learning import Plan
     from nullspace_cli.engine.loading import Store
     from nullspace_cli.engine.models import load_model
@@ -116,9 +104,27 @@ def learn_noise(
 
     chosen = PROTOCOLS[protocol]
     fraction = chosen.fraction if fraction is None else fraction
-    selected = images.select(chosen_images(len(images), fraction, options.seed))
+    state = outputs[0].with_name(f"{outputs[0].name}.resume")
+
+    written = [*outputs, *([picture] if preview else [])]
+
+    def check() -> None:
+        refuse_clashes([*written, state], options.files(model))
+        if out_dir:
+            make_folder(out_dir)
+        check_state(state, resume=resume, force=output.force)
+        for path, mine in [*((path, output.force or resume) for path in written), (state, True)]:
+            check_output(path, force=mine)
+
     with joined_ranks() as ranks:
+        ranks.lead(check)  # it alone reads and writes these files
+        images = open_data(data, split)
+        refuse_clashes([*written, state], images.files())
+        fingerprint = images.fingerprint()
+        ranks.agree("data", f"{len(images)} images with the fingerprint {fingerprint[:12]}")
+        selected = images.select(chosen_images(len(images), fraction, options.seed))
         loaded = load_model(options.request(model, ranks.device(options.device)))
+        ranks.agree("weights", f"{loaded.name} with sha256 {loaded.weights_sha256[:12]}")
         if stop_eps is not None and not loaded.has_head:
             raise UsageError(f"{loaded.name} has no head, so no probabilities; --stop-eps has nothing to look at.")
         view = loaded.transform if transform == "model" else loaded.transform.squashed()
@@ -133,7 +139,7 @@ def learn_noise(
             stop_eps=stop_eps,
             step_images=step_images,
             seed=options.seed,
-            data=images.fingerprint(),
+            data=fingerprint,
             images=len(selected),
             data_config=asdict(view),
         )

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console, broken_promise
-from nullspace_cli.commands.image_files import ENDING, Planned, ending_in, named_images, plan_outputs
+from nullspace_cli.commands.image_files import (
+    ENDING,
+    Planned,
+    ending_in,
+    fingerprint_of,
+    make_folders,
+    named_images,
+    plan_outputs,
+)
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -136,15 +144,17 @@ def watermark(
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
-    planned = plan_outputs(
-        images,
-        out,
-        out_dir,
-        single={"--diff": diff, "--float": float_},
-        read=[mark_path, basis, files_from, *options.files(model)],
-        force=output.force,
-        skip_existing=skip_existing,
-    )
+
+    def plan() -> Planned:
+        return plan_outputs(
+            images,
+            out,
+            out_dir,
+            single={"--diff": diff, "--float": float_},
+            read=[mark_path, basis, files_from, *options.files(model)],
+            force=output.force,
+            skip_existing=skip_existing,
+        )
 
     from nullspace_cli.engine.distributed import joined_ranks
     from nullspace_cli.engine.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
@@ -152,9 +162,13 @@ def watermark(
     from nullspace_cli.engine.stamping import Job, Stamp, refused
     from nullspace_cli.engine.watermarking import Design
 
-    mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
     with joined_ranks() as ranks:
+        ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
+        planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
+        mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
+        ranks.agree("marks", mark.sha256[:12])
         mine = ranks.share(planned.files)
+        make_folders(mine, out_dir)
         failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
         network = Network(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)

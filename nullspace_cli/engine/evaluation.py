@@ -250,16 +250,8 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     mine = ranks.share(range(len(images)))
-    part: _Part | VitnullError
-    try:
-        part = _measure(model, images, cases, mine, workers, notice, advance, skip_bad=skip_bad)
-    except VitnullError as error:
-        part = error
-    parts = ranks.gather(part)  # errors as well: the others would wait for this process's part for ever
-    for found in parts:
-        if isinstance(found, VitnullError):
-            raise found
-    whole = _join([found for found in parts if not isinstance(found, VitnullError)])
+    part = _measure(model, images, cases, mine, workers, notice, advance, skip_bad=skip_bad)
+    whole = _join(ranks.gather(part))
     if not whole.names:
         raise DataError(f"None of the {len(whole.skipped)} images of {images.name} could be read.")
     truth = ground_truth(model, images.classes)

@@ -49,7 +49,8 @@ class NoiseRun:
     Attributes:
         images: those that are learned from, `plan.images` of them; `transform` makes them the model's input.
         outputs: the file of each of the plan's limits.
-        state: the file that a killed run goes on from; it is removed in the end.
+        state: the file that a killed run goes on from; it is removed in the end. Of several processes the first alone
+            reads and writes files.
         resume: whether to go on from it, and to keep noises that are finished.
         every: optimiser steps between two states; by default one is written every 30 seconds.
         skip: is told name and error of an image that cannot be read; without it such an image is an error.
@@ -80,13 +81,15 @@ class NoiseRun:
             DataError: no image could be read.
         """
         files = dict(zip(self.plan.limits, self.outputs, strict=True))
-        interrupted = self.resume and self.state.exists()
-        done = self._finished(files) if self.resume and not interrupted else {}
+        interrupted = self.ranks.lead(lambda: self.resume and self.state.exists())
+        done = self.ranks.lead(lambda: self._finished(files) if self.resume and not interrupted else {})
         limits = tuple(limit for limit in files if limit not in done)
         if limits:
             learning = self._prepare(replace(self.plan, limits=limits))
             if interrupted:
-                learning.restore(self.state)
+                if self.ranks.first:
+                    learning.restore(self.state)
+                learning.follow()
             started = time.monotonic()
             self._run(learning)
             rate = sum(self.ranks.gather(learning.images)) / max(time.monotonic() - started, 1e-9)

@@ -229,6 +229,25 @@ class Learning:
             change = (answers.detach().softmax(-1) - clean.softmax(-1)).square().sum(-1)
         return gradient / scale, torch.stack([losses.detach().double().sum(1), change.double().sum(1)], 1)
 
+    @differentiating
+    def follow(self) -> None:
+        """Stand where the first process stands."""
+
+        def stand() -> tuple[int, list[tuple[dict[str, Tensor], bool, float]]]:
+            of_each = [
+                ({name: tensor.cpu() for name, tensor in own.tensors().items()}, own.stopped, own.probability_change)
+                for own in self.learners
+            ]
+            return self.done, of_each
+
+        self.done, learners = self._ranks.lead(stand)
+        if self._ranks.first:
+            return
+        for learner, (tensors, learner.stopped, learner.probability_change) in zip(
+            self.learners, learners, strict=True
+        ):
+            learner.restore(tensors)
+
     def save(self, path: Path) -> None:
         """Write all that a killed run needs to go on."""
         tensors = {f"{i}.{name}": t for i, learner in enumerate(self.learners) for name, t in learner.tensors().items()}

@@ -18,7 +18,7 @@ from nullspace_cli.engine import evaluation
 from nullspace_cli.engine.data import ImageSet, open_data
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Level, entry_of
-from nullspace_cli.engine.errors import DataError, ImageError, ModelError
+from nullspace_cli.engine.errors import DataError, ModelError
 from nullspace_cli.engine.evaluation import Evaluation, evaluate, spread
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, Outputs, load_model
 from nullspace_cli.engine.noise import Noise
@@ -241,11 +241,6 @@ def test_parts_are_put_back_into_order(vit: LoadedModel, images: ImageSet) -> No
     assert shared.names == whole.names
     np.testing.assert_allclose(shared.clean, whole.clean, rtol=1e-5)
     np.testing.assert_allclose(shared.noisy, whole.noisy, rtol=1e-4, atol=1e-12)
-
-
-def test_a_failure_elsewhere_is_everybodys(vit: LoadedModel, images: ImageSet) -> None:
-    with pytest.raises(ImageError, match="elsewhere"):
-        evaluate(vit, images, plain(vit, subject(vit, "input")), ranks=Two(0, ImageError("elsewhere")))
 
 
 def test_nothing_readable(vit: LoadedModel, tmp_path: Path) -> None:
