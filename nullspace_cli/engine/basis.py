@@ -13,6 +13,7 @@ from nullspace_cli.engine.artifacts import Provenance, read_tensors, require_wei
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import Nullspace, PatchMap, Space, sample_null, split_space
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.stem import Stem
 
 KIND = "basis"
@@ -71,6 +72,7 @@ class Check:
         return asdict(self)
 
 
+@full_precision
 def find_basis(
     model: LoadedModel, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
 ) -> PatchBasis:
@@ -184,6 +186,7 @@ def null_noise(
     return noise * (std / noise.square().mean().sqrt())
 
 
+@full_precision
 def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
     """Run the network on probe images, on the same with exact null noise, and with random noise of equal norm.
 

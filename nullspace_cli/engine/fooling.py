@@ -23,6 +23,7 @@ from nullspace_cli.engine.models import resolve_device
 from nullspace_cli.engine.native_size import NativeSize
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.nullspace import count_rank
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transform import EvalTransform, from_8_bits, to_8_bits
 from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Rounding
@@ -146,10 +147,12 @@ class Fool:
             return NATIVE_STRENGTH
         return 1.0 if self.strength is None and self.channels == "red" else self.strength
 
+    @full_precision
     def at(self, source: Picture, target: Pixels, strength: float) -> Fooled:
         """Make the image with one strength."""
         return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
 
+    @full_precision
     def estimate(self, source: Picture, target: Pixels) -> float:
         """How well a source suits a target, to rank many by: the score without bounds, from one projection.
 

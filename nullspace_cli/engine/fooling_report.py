@@ -16,6 +16,7 @@ from nullspace_cli.engine.basis import control_noises
 from nullspace_cli.engine.fooling import Fool, Fooled
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.saliency.compare import similarity
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.transform import from_8_bits, to_8_bits
@@ -59,6 +60,7 @@ class Report:
     maps: Mapping[str, Float[Tensor, "3 gh gw"]]
 
 
+@full_precision
 def report(
     fool: Fool,
     result: Fooled,
@@ -146,7 +148,7 @@ def _verified(
         verdict = verify_inputs(model, patch_map, model.transform.to_normalized(views[[0, 2]].float()))
     if verdict.before is None or verdict.after is None:
         return verdict, None
-    logits = model(model.transform.to_normalized(read_back[1:].float())).logits
+    logits = model.exact()(model.transform.to_normalized(read_back[1:].float())).logits
     assert logits is not None  # the model has answered
     target, preview = (model.answer(*metrics.top1(row)) for row in logits)
     return verdict, [verdict.before, target, verdict.after, None if result.bounded else preview]

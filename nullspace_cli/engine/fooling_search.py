@@ -117,5 +117,5 @@ def rank_sources(
 
 def _predicted(model: LoadedModel, pixels: Pixels) -> int | None:
     """The class that the model sees; None without a head."""
-    logits = model(model.transform(pixels)[None]).logits
+    logits = model.exact()(model.transform(pixels)[None]).logits
     return None if logits is None else int(torch.argmax(logits[0]))

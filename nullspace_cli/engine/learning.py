@@ -25,6 +25,7 @@ from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Entry, Level
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.protocols import PROTOCOLS, ProtocolName, owner, steps_of_round
 from nullspace_cli.engine.readings import Readings
 
@@ -214,6 +215,7 @@ class Learning:
             learner.probability_change += change
             learner.step(part[None], lr)
 
+    @full_precision
     def _gradient(
         self, noises: Float[Tensor, "g *shape"], inputs: Float[Tensor, "b *shape"], clean: Float[Tensor, "b k"]
     ) -> tuple[Float[Tensor, "g *shape"], Float[Tensor, "g 2"]]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.images import Picture
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
@@ -43,6 +44,7 @@ class ModelSize:
     tolerance: float = 1e-9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
+    @full_precision
     def __call__(self, pictures: Sequence[Picture]) -> list[Watermarked]:
         """Watermark each picture.
 

@@ -22,6 +22,7 @@ from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.stem import Stem, find_stem
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.twins import rewired, standing_in
@@ -112,6 +113,7 @@ class LoadedModel:
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
 
+    @full_precision  # but for what `amp` asks for
     def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
 
@@ -250,10 +252,6 @@ def load_model(request: ModelRequest) -> LoadedModel:
     if request.checkpoint is not None:
         require_file(request.checkpoint)  # before anything slow
     device = resolve_device(request.device)
-    if device.type == "cuda":
-        # TF32 rounds the patch embedding to ten bits: an exact nullspace would be off by a thousandth.
-        torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cuda.matmul.allow_tf32 = False
     demo = DEMO_MODELS.get(request.name)
     with _quiet():
         if demo:
@@ -265,12 +263,13 @@ def load_model(request: ModelRequest) -> LoadedModel:
             module, name, weights = _build(request)
             config = _data_config(module)
     module.eval().requires_grad_(False)
+    weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back
     labels, synsets = (CLASSES, None) if demo else _imagenet_classes(module)
     return LoadedModel(
         module=module.to(device),
         name=name,
         weights=weights,
-        weights_sha256=hash_state(module.state_dict()),
+        weights_sha256=weights_sha256,
         transform=EvalTransform.from_data_config(config),
         device=device,
         amp=request.amp,

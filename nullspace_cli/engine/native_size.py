@@ -20,6 +20,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.linear_view import LinearView
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.realisation import Goal, Levels, Realiser, View
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
 from nullspace_cli.engine.solvers.rounding import MetricRounding
@@ -104,6 +105,7 @@ class NativeSize:
         self._realisers: OrderedDict[tuple[int, int, int], Realiser] = OrderedDict()
         self._lock = threading.Lock()
 
+    @full_precision
     def __call__(self, picture: Picture) -> Watermarked:
         """Watermark a picture.
 
@@ -276,6 +278,7 @@ class _Task:
     ) -> Watermarked:
         transposed = self.realiser.passes.transposed
 
+        @full_precision
         def exact() -> Exact:
             image = torch.empty(target.shape, dtype=torch.float32)
             for strip, _, z in problem.images(solution.y):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nullspace_cli.engine.autograd import differentiating, ordinary
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.twins import copied
 
 StemKind = Literal["patch", "overlapping", "branches", "unknown"]
@@ -36,6 +37,7 @@ class Stem:
 
 
 @differentiating
+@full_precision
 def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
     """Run the module once on a probe image of `input_size` (c, h, w) and see which layers read it first.
 

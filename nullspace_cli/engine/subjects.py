@@ -15,6 +15,7 @@ from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.noise import Noise
 from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.random_streams import stream
 
 Control = Literal["none", "shuffle", "uniform"]
@@ -99,6 +100,7 @@ def with_realised(subjects: Sequence[Subject], model: LoadedModel, bound: float)
     return found
 
 
+@full_precision
 def _realised(subject: Subject, model: LoadedModel, patch_map: PatchMap, bound: float) -> Subject:
     wanted = subject.noise.delta
     made = token_pixels.realise(patch_map, wanted, model.transform.input_size[1:], bound)

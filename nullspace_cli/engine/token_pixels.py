@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError, UsageError
 from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
 
 AT_THE_BOUND = 1e-3
@@ -46,6 +47,7 @@ class Realised:
     solver: Mapping[str, Any]
 
 
+@full_precision
 def realise(patch_map: PatchMap, delta: Float[Tensor, "1 m d"], size: tuple[int, int], bound: float = 1.0) -> Realised:
     """The noise v with |v| <= bound whose tokens W v come nearest to delta; the shortest where they reach it.
 

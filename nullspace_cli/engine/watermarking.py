@@ -21,6 +21,7 @@ from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.marks import Mark, Placement
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import DEFAULT_STRENGTH, GREY, Period, Tint, Treatment, target_image
 
@@ -197,12 +198,13 @@ def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, resu
     return replace(verify_inputs(model, patch_map, batch), input_pixels_changed=changed)
 
 
+@full_precision
 def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
-    """Compare what the model makes of two normalised inputs, the source's first.
+    """Compare what the model makes of two normalised inputs, the source's first, whatever its `amp`.
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
     """
-    source, result = (model(image[None]) for image in batch)
+    source, result = (model.exact()(image[None]) for image in batch)
     before = after = match = change = mse = error = None
     if patch_map:
         tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT

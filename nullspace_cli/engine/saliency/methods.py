@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError, UsageError
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, transformer
 
 Family = Literal["tokens", "pixels", "features"]
@@ -117,6 +118,7 @@ def choose(model: LoadedModel, names: Sequence[str]) -> list[Method]:
     return [method for method in methods if method.name in available]
 
 
+@full_precision
 def explain(
     model: LoadedModel,
     images: Float[Tensor, "b 3 h w"],
