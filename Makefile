@@ -33,6 +33,7 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py > docs/cli.md
+	$(BIN)/python docs/make_schemas.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis vitnull-demo

@@ -1,5 +1,6 @@
 """What all tests share: no network, no device that they do not ask for, the command line, a photo, a logo, models."""
 
+import functools
 import json
 import os
 import socket
@@ -167,6 +168,16 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _schema(name: str) -> Any:
+    """A schema of docs/, by another implementation than the one that checks what is printed."""
+    from jsonschema import Draft202012Validator
+
+    schema = json.loads((Path(__file__).parent.parent / f"docs/schemas/{name}.json").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    return Draft202012Validator(schema)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run of the command line leaves behind, apart from files."""
@@ -177,13 +188,21 @@ class Outcome:
 
     @property
     def document(self) -> dict[str, Any]:
-        """stdout as the one JSON document that it has to be."""
+        """stdout as the one JSON document that it has to be, held against the schema in docs/."""
 
         def refuse(constant: str) -> None:
             raise ValueError(f"{constant} is not JSON")
 
         document: dict[str, Any] = json.loads(self.stdout, parse_constant=refuse)
+        _schema(document["schema"].split("/")[1]).validate(document)
         return document
+
+    def lines(self, *names: str) -> list[dict[str, Any]]:
+        """stdout as JSON records, each of which one of the named schemas describes."""
+        records = [json.loads(line) for line in self.stdout.splitlines()]
+        for record in records:
+            assert any(_schema(f"{name}.line").is_valid(record) for name in names), record
+        return records
 
     @property
     def message(self) -> str:

@@ -1,6 +1,5 @@
 """The only place that prints. stdout carries the result alone; everything else goes to stderr."""
 
-import json
 import os
 import sys
 import time
@@ -45,12 +44,16 @@ class Console:
             sys.stdout.flush()
 
     def json(self, document: Mapping[str, Any]) -> None:
-        """The machine's result: one JSON document. NaN and infinity have no place in it; they are bugs, not output."""
-        self._out(json.dumps(document, indent=2, allow_nan=False))
+        """The machine's result: one JSON document, as it is declared. Whatever else there is in it is a bug."""
+        from nullspace_cli.engine.documents.commands import checked_document
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """One line of a machine's result, sent off at once."""
-        self._out(json.dumps(record, allow_nan=False))
+        self._out(checked_document(document))
+
+    def record(self, name: str, record: Mapping[str, Any]) -> None:
+        """One line of a machine's result, sent off at once; `name` is that of its declaration."""
+        from nullspace_cli.engine.documents.commands import checked_line
+
+        self._out(checked_line(name, record))
         self.flush()
 
     @contextmanager
@@ -108,8 +111,13 @@ class Console:
         print(_visible(text, lines=True), file=sys.stderr, flush=True)  # noqa: T201
 
     def document(self, command: str, model: Described, seed: int, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The JSON document of a command: the keys that all share, then its own."""
-        return {
+        """The JSON document of a command: the keys that all share, then its own.
+
+        It is checked here, before it or anything that is made from it is written.
+        """
+        from nullspace_cli.engine.documents.commands import checked_document
+
+        document = {
             "schema": f"vitnull/{command}/1",
             **model.describe(),
             "seed": seed,
@@ -117,6 +125,8 @@ class Console:
             "versions": {"vitnull": __version__, "torch": version("torch"), "timm": version("timm")},
             **body,
         }
+        checked_document(document)
+        return document
 
 
 def broken_promise(record: Mapping[str, Any], tolerance: float) -> str:

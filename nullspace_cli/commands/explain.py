@@ -158,7 +158,7 @@ def explain(
         console.json(console.document("explain", loaded, options.seed, {"images": records, **measured}))
     elif jsonl:
         if curves or noise:
-            console.record(measured)
+            console.record("explain-measured", measured)
     else:
         _render(console, loaded, records, measured)
     return 4 if failures else 0
@@ -201,7 +201,7 @@ def _run(
             for item in done:
                 records.append(item.record)
                 if jsonl:
-                    console.record(item.record)
+                    console.record("explain", item.record)
     return records
 
 

@@ -221,7 +221,7 @@ def _render(console: Console, document: dict[str, Any]) -> None:
                 "protocol",
                 f"{plan['protocol']}, lr {shortest(plan['lr'])}, {plan['rounds']} rounds of {plan['step_images']}",
             ),
-            ("loss", f"mean ||f(x with noise) - f(x)||_{plan['norm']:g} of the {document['outputs']}"),
+            ("loss", f"mean ||f(x with noise) - f(x)||_{float(plan['norm']):g} of the {document['outputs']}"),
         ]
     )
     console.line()

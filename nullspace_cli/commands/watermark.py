@@ -221,7 +221,7 @@ def _run(
             records.append(done.record)
             code = max(code, _judge(console, done.record, stamp.tolerance))
             if jsonl:
-                console.record(done.record)
+                console.record("watermark", done.record)
     parts = ranks.gather((records, failures, code))
     if not ranks.first:
         return 0

@@ -9,20 +9,25 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.documents.artefacts import ARTEFACTS, Artefact, Table
+from nullspace_cli.engine.documents.base import describe, parse_json
+from nullspace_cli.engine.documents.files import MIB, open_regular
+from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.paths import is_folder, is_stream, kind_of, status
 
 METADATA_KEY = "vitnull"
 """safetensors orders several metadata keys at random; with this single one, equal content gives equal bytes."""
+MAX_HEADER = 16 * MIB
+"""Bytes of a safetensors header that is read; ours have some thousand."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +48,13 @@ class Provenance:
     parents: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        document = {"schema": f"vitnull/{self.kind}/1", **asdict(self)}
-        return json.dumps(document, sort_keys=True, allow_nan=False)
+        """The document in an artefact's metadata.
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        document = json.loads(text)
-        if document.pop("schema", None) != f"vitnull/{document.get('kind')}/1":
-            raise ValueError("unknown schema")
-        return cls(**document)
+        Raises:
+            ValueError: it breaks the declaration of its kind, which is a bug.
+        """
+        document = {"schema": f"vitnull/{self.kind}/1", **asdict(self)}
+        return ARTEFACTS[self.kind].checked(document, sort_keys=True)
 
 
 def sha256_of_each(files: Mapping[str, Path | None]) -> dict[str, str]:
@@ -232,41 +235,114 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], provenance: Provena
 
 
 def read_provenance(path: Path, *kinds: str) -> Provenance:
-    """The provenance in an artefact's header; the tensors are not read.
+    """The provenance in an artefact's header, which is checked; the tensors are not read.
 
     Raises:
-        ArtifactError: there is no such file, it is damaged or not ours, or it holds none of `kinds`.
+        ArtifactError: there is no such file, it is damaged or not ours, or it holds none of `kinds`; or a key of its
+            provenance, or a tensor that belongs to that, is missing or is not what it should be.
     """
-    kind = " or a ".join(kinds)
-    if not path.is_file():
-        raise ArtifactError(f"There is no file {path}; expected a {kind} that vitnull wrote.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise ArtifactError(f"{path} is not a readable safetensors file ({error}). Make it again.") from error
-    try:
-        provenance = Provenance.from_json(metadata[METADATA_KEY])
-    except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(
-            f"{path} was not written by vitnull: it carries no provenance. Expected a {kind}."
-        ) from error
-    if provenance.kind not in kinds:
-        raise ArtifactError(f"{path} holds a {provenance.kind}; expected a {kind}.")
-    return provenance
+    with _opened(path, kinds) as (_, provenance, _table):
+        return provenance
 
 
 def read_tensors(path: Path, kind: str, names: tuple[str, ...] | None = None) -> tuple[dict[str, Tensor], Provenance]:
-    """Read the named tensors of an artefact of ours, or all; a name that the artefact lacks is left out of the answer.
+    """Read the named tensors of an artefact of ours, or all that belong to its kind.
+
+    A tensor that such an artefact need not have is left out of the answer where it is missing.
 
     Raises:
-        ArtifactError: as `read_provenance`.
+        ArtifactError: as `read_provenance`, or a tensor holds a value that is not finite.
     """
-    provenance = read_provenance(path, kind)
-    with safe_open(path, framework="pt") as file:
-        present = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in present if names is None or name in names}
+    with _opened(path, (kind,)) as (file, provenance, table):
+        present = set(file.keys())
+        tensors = {name: file.get_tensor(name) for name in table if name in present and (not names or name in names)}
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            raise ArtifactError(f"{path}: its tensor {name} holds values that are not finite. Make it again.")
     return tensors, provenance
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all values are; without a copy of them."""
+    return tensor.numel() == 0 or bool(torch.stack(torch.aminmax(tensor.detach())).isfinite().all())
+
+
+@contextmanager
+def _opened(path: Path, kinds: tuple[str, ...]) -> Iterator[tuple[Any, Provenance, Table]]:
+    """An artefact whose header has been checked: the open file, its provenance and the tensors that belong to it."""
+    expected = f"a {' or a '.join(kinds)} that vitnull wrote"
+    check_header(path, expected)
+    try:
+        file = safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a readable safetensors file ({error}). Make it again.") from error
+    with file:
+        artefact, document = _artefact(path, file.metadata() or {}, kinds, expected)
+        table = artefact.tensors()
+        _check_tensors(path, file, table)
+        yield file, Provenance(**document), table
+
+
+def check_header(path: Path, expected: str, error: type[VitnullError] = ArtifactError) -> None:
+    """See that a file is a regular one and begins as safetensors does, with a header of a size that can be read.
+
+    Raises:
+        error: it does not.
+    """
+    with open_regular(path, expected, error) as file:
+        size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 0 < length <= size - 8:
+        reason = "it is empty, cut off or of another kind"
+    elif length > MAX_HEADER:
+        reason = f"it claims to have a header of {length} bytes"
+    else:
+        return
+    raise error(f"{path} is not a readable safetensors file: {reason}. Expected {expected}.")
+
+
+def _artefact(
+    path: Path, metadata: Mapping[str, str], kinds: tuple[str, ...], expected: str
+) -> tuple[Artefact, dict[str, Any]]:
+    """The provenance as it is declared, and as it stands in the file without `schema`."""
+    if METADATA_KEY not in metadata:
+        raise ArtifactError(f"{path} was not written by vitnull: it carries no provenance. Expected {expected}.")
+    where = f"The provenance of {path}"
+    document = parse_json(metadata[METADATA_KEY], where, expected)
+    kind = document.get("kind") if isinstance(document, dict) else None
+    declared = ARTEFACTS.get(kind) if isinstance(kind, str) else None
+    if declared is None or document.get("schema") != f"vitnull/{kind}/1":
+        raise ArtifactError(
+            f"{path} was not written by vitnull, or by a later version: its provenance has the kind {describe(kind)}. "
+            f"Expected {expected}."
+        )
+    if kind not in kinds:
+        raise ArtifactError(f"{path} holds a {kind}; expected a {' or a '.join(kinds)}.")
+    artefact = declared.read(document, where, hint="Make it again.")
+    return artefact, {part.name: document[part.name] for part in fields(Provenance)}
+
+
+def _check_tensors(path: Path, file: Any, table: Table) -> None:
+    """Hold the header's names, types and shapes of tensors against those that are wanted."""
+    present, sizes, groups = set(file.keys()), dict[str, int](), dict[str, bool]()
+    for name, wanted in table.items():
+        if name not in present:
+            if wanted.group is None or groups.setdefault(wanted.group, False):
+                raise ArtifactError(f"{path} lacks the tensor {name}. Make it again.")
+            continue
+        if wanted.group is not None and not groups.setdefault(wanted.group, True):
+            raise ArtifactError(f"{path} has the tensor {name}, but not all that belong to it. Make it again.")
+        entry = file.get_slice(name)
+        dtype, shape = entry.get_dtype(), tuple(entry.get_shape())
+        fits = dtype == wanted.dtype and len(shape) == len(wanted.shape) and (len(shape) == 1 or 0 not in shape)
+        for size, want in zip(shape, wanted.shape, strict=False):
+            fits = fits and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
+        if not fits:
+            shown = ", ".join(f"{want} = {sizes[want]}" if want in sizes else str(want) for want in wanted.shape)
+            raise ArtifactError(
+                f"{path}: its tensor {name} is {dtype} of shape {list(shape)}; expected {wanted.dtype} of shape "
+                f"[{shown}]. Make it again."
+            )
 
 
 def require_weights(path: Path, provenance: Provenance, model: str, weights_sha256: str) -> None:

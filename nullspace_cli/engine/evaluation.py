@@ -11,7 +11,6 @@ all as means over the images. Of a model without a head there are those of the f
 """
 
 import csv
-import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +33,7 @@ from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
+from nullspace_cli.engine.documents.commands import checked_line
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.loading import Batch, batches, left_out
@@ -381,6 +381,6 @@ def write_per_image(path: Path, evaluation: Evaluation, *, force: bool = False) 
 
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in evaluation.per_image())
+            file.writelines(checked_line("eval", record) + "\n" for record in evaluation.per_image())
 
     return write_file(path, write, force=force)

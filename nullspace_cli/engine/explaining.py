@@ -19,7 +19,7 @@ from nullspace_cli.engine.classes import ground_truth, name_of
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.metrics import is_constant
-from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.models import LoadedModel, finite
 from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.saliency.overlay import overlay
@@ -133,7 +133,7 @@ class Explainer:
 
         def look(start: int, stop: int) -> None:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
-            logits = self.model.exact()(images).logits
+            logits = finite(self.model.exact()(images), self.model.name, "the images").logits
             classes = self._classes(logits)
             maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
             for k, image in enumerate(images):

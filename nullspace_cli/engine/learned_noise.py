@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from nullspace_cli.engine.artifacts import read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.artifacts import read_provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Entry
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
-from nullspace_cli.engine.learning import Learning, Plan
+from nullspace_cli.engine.learning import STATE_KIND, Learning, Plan
 from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.noise import KIND, provenance_of
@@ -101,7 +101,7 @@ class NoiseRun:
         done = {}
         for limit, path in files.items():
             if path.exists():
-                tensors, about = read_tensors(path, KIND, ("losses",))
+                tensors, about = read_tensors(path, KIND)
                 require_weights(path, about, self.model.name, self.model.weights_sha256)
                 self.plan.require(path, about.parameters["plan"], but=("limits",))
                 done[limit] = Learned(self._record(about.parameters["record"], path, None), tensors["losses"].tolist())
@@ -158,7 +158,11 @@ def check_state(state: Path, *, resume: bool, force: bool) -> None:
     Raises:
         ArtifactError: there is such work, and it was not said what to do with it.
     """
-    if exists(state) and not (resume or force):
+    if not exists(state):
+        return
+    if resume:
+        read_provenance(state, STATE_KIND)  # before anything slow
+    elif not force:
         raise ArtifactError(
             f"{state} holds an interrupted run. Use --resume to go on with it, or --force to start anew."
         )

@@ -8,7 +8,8 @@ f the logits, or the features of a model without a head. f(x) never changes: it 
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,7 @@ class Plan:
 
     Attributes:
         limits: sampling limits, one noise each, in the units of the level's inputs.
-        norm: the p of the loss.
+        norm: the p of the loss; infinity is the largest entry's.
         stop_eps: a noise is done when the mean over a round of sum_k (p_k - p'_k)^2, p the probabilities, is below.
         step_images: images in one optimiser step, of all processes together.
         data, images: fingerprint of the data set, and how many of its images are used.
@@ -67,7 +68,9 @@ class Plan:
         return self.rounds * -(-self.images // self.step_images)
 
     def to_json(self) -> dict[str, Any]:
-        plan: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """The plan as it stands in documents; JSON has no infinity, so a norm that is has its name."""
+        norm = "inf" if self.norm == math.inf else self.norm
+        plan: dict[str, Any] = json.loads(json.dumps({**asdict(self), "norm": norm}, allow_nan=False))
         return plan
 
     def require(self, path: Path, other: dict[str, Any], *, but: tuple[str, ...] = ()) -> None:
@@ -121,6 +124,7 @@ class Learner:
         return {"noise": self.noise.detach(), "losses": torch.tensor(self.losses, dtype=torch.float64), **state}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `tensors` gave."""
         with torch.no_grad():
             self.noise.copy_(tensors.pop("noise"))
         self.losses = tensors.pop("losses").tolist()
@@ -267,14 +271,61 @@ class Learning:
         """Go on from what `save` wrote.
 
         Raises:
-            ArtifactError: it belongs to another model or another plan.
+            ArtifactError: it belongs to another model or another plan, or is damaged. Nothing was changed then.
         """
         tensors, about = read_tensors(path, STATE_KIND)
         require_weights(path, about, self._model.name, self._model.weights_sha256)
-        self.plan.require(path, about.parameters["plan"])
-        self.done = about.parameters["done"]
-        for i, learner in enumerate(self.learners):
-            own = {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
-            learner.restore(own)
-            learner.stopped = about.parameters["stopped"][i]
-            learner.probability_change = about.parameters["probability_change"][i]
+        progress = about.parameters
+        self.plan.require(path, progress["plan"])
+        states = [
+            {name.partition(".")[2]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
+            for i in range(len(self.learners))
+        ]
+        self._require_true(path, states, progress)
+        self.done = progress["done"]
+        for i, (learner, state) in enumerate(zip(self.learners, states, strict=True)):
+            learner.restore(state)
+            learner.stopped = progress["stopped"][i]
+            learner.probability_change = progress["probability_change"][i]
+
+    def _require_true(self, path: Path, states: list[dict[str, Tensor]], progress: Mapping[str, Any]) -> None:
+        """See that what a state says of itself is what so many steps of this run lead to.
+
+        A noise has a loss for every step in which there was an image to learn from, until the end of the round in
+        which it stopped.
+        """
+        steps = self._steps_with_images(progress["done"])
+        ends = {len([step for step in steps if step < end]) for end in self._ends_of_rounds(progress["done"])}
+        for i, (learner, state, stopped) in enumerate(zip(self.learners, states, progress["stopped"], strict=True)):
+            count, shape = len(state["losses"]), tuple(state["noise"].shape)
+            optimizer = [name for name in state if name.startswith("optimizer.")]
+            reason = None
+            if shape != tuple(learner.noise.shape):
+                reason = f"its noise {i} has shape {list(shape)}, the model's is {list(learner.noise.shape)}"
+            elif count not in (ends if stopped else {len(steps)}):
+                reason = f"its noise {i} has {count} losses after {progress['done']} steps"
+            elif stopped and self.plan.stop_eps is None:
+                reason = f"its noise {i} has stopped, and the plan has no stop_eps"
+            elif bool(optimizer) != (count > 0 and self.plan.protocol != "sgd"):
+                reason = f"its noise {i} has {count} losses and {len(optimizer)} tensors of the optimiser's"
+            elif "optimizer.step" in state and int(state["optimizer.step"]) != count:
+                reason = f"its noise {i} has {count} losses and {int(state['optimizer.step'])} steps of the optimiser"
+            if reason:
+                raise ArtifactError(f"{path} is damaged: {reason}. Use --force to start anew.")
+
+    def _ends_of_rounds(self, done: int) -> list[int]:
+        per_round = self.plan.steps // self.plan.rounds
+        return list(range(per_round, done + 1, per_round))
+
+    def _steps_with_images(self, done: int) -> list[int]:
+        """The numbers of those of the first steps in which there was something to learn from."""
+        per_round = self.plan.steps // self.plan.rounds
+        if all(self.present):
+            return list(range(done))
+        found = []
+        for number in range(-(-done // per_round)):
+            order = steps_of_round(self.plan.images, self.plan.step_images, self.plan.seed, number)
+            for step, images in enumerate(order):
+                if any(self.present[image] for image in images):
+                    found.append(number * per_round + step)
+        return [step for step in found if step < done]

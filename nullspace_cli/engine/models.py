@@ -2,9 +2,10 @@
 
 import difflib
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,13 +13,27 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.artifacts import hash_state
 from nullspace_cli.engine.autograd import ordinary, ordinary_tensors
 from nullspace_cli.engine.batching import in_chunks
-from nullspace_cli.engine.checkpoints import load_checkpoint, require_file
+from nullspace_cli.engine.checkpoints import (
+    load_checkpoint,
+    read_state,
+    require_file,
+    require_finite,
+    require_floats,
+    weights_in,
+)
+from nullspace_cli.engine.documents.base import describe, read_json
+from nullspace_cli.engine.documents.model_folder import MAX_SIZE, ModelFolder
+from nullspace_cli.engine.documents.parts import DataConfig
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
@@ -68,6 +83,22 @@ class Outputs(NamedTuple):
     def answer(self) -> Float[Tensor, "b k"]:
         """What the model is asked for: its logits, or the features of a model without a head."""
         return self.features if self.logits is None else self.logits
+
+
+def finite(outputs: Outputs, whose: str, of: str, amp: Amp = "none") -> Outputs:
+    """What a model says, if it says something.
+
+    Args:
+        whose, of: the model's name and what it was shown, for the message.
+
+    Raises:
+        ModelError: not all of it are finite numbers.
+    """
+    for name, values in outputs._asdict().items():
+        if values is not None and not bool(values.isfinite().all()):
+            hint = "Check its weights." if amp == "none" else "Use --amp bf16 or none."
+            raise ModelError(f"{whose} answers {of} with {name} that are not finite numbers. {hint}")
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -255,13 +286,18 @@ def load_model(request: ModelRequest) -> LoadedModel:
     demo = DEMO_MODELS.get(request.name)
     with _quiet():
         if demo:
-            arguments = {**demo.model_kwargs, **request.kwargs}
-            module, name = _create(replace(request, kwargs=arguments), demo.architecture), request.name
+            own = replace(request, kwargs={**demo.model_kwargs, **request.kwargs})
+            _refuse_arguments(request.kwargs, request.name)
+            if not _is_modest(request.kwargs):
+                with torch.device("meta"), _within_bounds(request.name):
+                    _create(own, demo.architecture)
+            module, name = _create(own, demo.architecture), request.name
             weights = _fill(module, request, WEIGHTS / demo.weights)
             config = dict(demo.data_config)
         else:
             module, name, weights = _build(request)
-            config = _data_config(module)
+            config = _data_config(module, name)
+    require_finite(module.state_dict(), f"{name} ({weights})")
     module.eval().requires_grad_(False)
     weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back
     labels, synsets = (CLASSES, None) if demo else _imagenet_classes(module)
@@ -270,7 +306,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         name=name,
         weights=weights,
         weights_sha256=weights_sha256,
-        transform=EvalTransform.from_data_config(config),
+        transform=_transform(config, name),
         device=device,
         amp=request.amp,
         batch_size=request.batch_size,
@@ -292,10 +328,11 @@ def load_view(request: ModelRequest) -> ModelView:
     demo = DEMO_MODELS.get(request.name)
     if demo:
         classes = {**demo.model_kwargs, **request.kwargs}["num_classes"]
-        return ModelView(request.name, EvalTransform.from_data_config(demo.data_config), classes > 0)
+        transform = _transform(demo.data_config, request.name)
+        return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
     with _quiet(), torch.device("meta"):
-        module, name, _ = _build(replace(request, checkpoint=None, pretrained=False))
-        transform = EvalTransform.from_data_config(_data_config(module))
+        module, name, _ = _build(replace(request, checkpoint=None, pretrained=False), surveyed=True)
+        transform = _transform(_data_config(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
 
 
@@ -307,17 +344,31 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _build(request: ModelRequest) -> tuple[nn.Module, str, str]:
-    """A model by its timm, hub or folder name: the module, its full name, and where its weights came from."""
+def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module, str, str]:
+    """A model by its timm, hub or folder name: the module, its full name, and where its weights came from.
+
+    Args:
+        surveyed: whether this is the model without memory already, by which what cannot be built is found out.
+    """
     name = request.name
     published = request.pretrained and request.checkpoint is None
+    folder = _folder_of(name)
+    config = _read_folder(folder) if folder else {}
+    _refuse_arguments({**(config.get("model_args") or {}), **request.kwargs}, name)
+    if not surveyed and not (_is_modest(request.kwargs) and _is_modest(config)):
+        load_view(request)  # refuses what is too large, at the expense of no memory
+    file = weights_in(folder) if folder and published else None
+    types = _types_in(file, name) if file else {}
     if published and ":" not in name:
         _require_published(name)
-    if name.startswith("hf-hub:") or (published and not name.startswith("local-dir:")):
-        with hub_access(offline=request.offline):
+    with _within_bounds(name) if surveyed else nullcontext():
+        if name.startswith("hf-hub:") or (published and not folder):
+            with hub_access(offline=request.offline):
+                module = _create(request, name, pretrained=published)
+        else:
             module = _create(request, name, pretrained=published)
-    else:
-        module = _create(request, name, pretrained=published)
+    if file:
+        require_floats(module.state_dict(), types, file)
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if ":" not in name and cfg.get("architecture"):
         name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
@@ -342,19 +393,134 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
         torch.manual_seed(request.seed)
         try:
             module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
-        except Exception as error:
-            if is_out_of_memory(error):
+        except Exception as error:  # whatever goes wrong in there goes wrong with this name, these arguments or files
+            if isinstance(error, ModelError) or is_out_of_memory(error):
                 raise
-            if name.startswith("local-dir:") and not request.kwargs:
+            if _folder_of(name) and not request.kwargs:
                 raise _unloadable(name, error) from error
             if isinstance(error, TypeError):
                 raise ModelError(f"{name} does not take these model arguments: {error}. See --model-kwargs.") from error
             if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in NETWORK_PACKAGES:
                 raise _unfetched(name, error) from error
-            if isinstance(error, RuntimeError | ValueError | AssertionError | KeyError | ArithmeticError):
-                raise _unbuildable(name, error) from error
-            raise
+            raise _unbuildable(name, error) from error
+    if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
+        raise ModelError(f"{name} has no weights, built with these arguments. See --model-kwargs.")
     return module
+
+
+# What is asked for, before it is built
+
+BENIGN = {"num_classes": 2**17, "img_size": 1024, "in_chans": 16, "input_size": 1024, "num_features": 2**14}
+"""Up to which number an argument makes no model that does not fit; others up to 64."""
+MAX_TENSORS = 20_000
+"""Parameters and buffers of a model; the largest of timm have some thousand."""
+UNUSABLE = {
+    "checkpoint_path": "Give weights with --checkpoint FILE.",
+    "features_only": "What it answers are many maps, and no logits or features.",
+    "scriptable": "Gradients of a scripted model are not its own.",
+}
+
+
+def _folder_of(name: str) -> Path | None:
+    """The folder that a name means; timm reads the first part of the name in lower case."""
+    source, colon, folder = name.partition(":")
+    return Path(folder) if colon and source.lower() == "local-dir" else None
+
+
+def _read_folder(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder, which has been checked.
+
+    Raises:
+        ModelError: there is none, or one of its keys is not what it should be.
+    """
+    import timm
+
+    expected = "a folder with a config.json that names the architecture, and its weights"
+    try:
+        config = read_json(folder / "config.json", expected, ModelError)
+        ModelFolder.read(config, str(folder / "config.json"), ModelError)
+        if not timm.is_model(config["architecture"]):
+            close = difflib.get_close_matches(config["architecture"], timm.list_models(), n=3)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            raise ModelError(f"its config.json names the architecture {config['architecture']!r}; timm has none.{hint}")
+    except ModelError as error:
+        raise ModelError(f"Cannot load local-dir:{folder}: {error}") from error
+    return dict(config)
+
+
+def _types_in(file: Path, name: str) -> dict[str, torch.dtype]:
+    """The types of weights that timm will load by itself, taking whatever can be made into numbers."""
+    try:
+        return {key: value.dtype for key, value in read_state(file).items()}
+    except ModelError as error:
+        raise ModelError(f"Cannot load {name}: {error}") from error
+
+
+def _refuse_arguments(arguments: Mapping[str, Any], model: str) -> None:
+    for name, why in UNUSABLE.items():
+        if arguments.get(name):
+            raise ModelError(f"The argument {name} of {model} cannot be used here. {why}")
+    for name, value in arguments.items():
+        if largest(value) > MAX_SIZE:
+            raise ModelError(
+                f"The argument {name} of {model} is {describe(value)}; nothing in a model is more than {MAX_SIZE}."
+            )
+
+
+def _is_modest(arguments: Mapping[str, Any]) -> bool:
+    return all(
+        _is_modest(value) if isinstance(value, Mapping) else largest(value) <= BENIGN.get(name, 64)
+        for name, value in arguments.items()
+    )
+
+
+def largest(value: Any) -> float:
+    """The largest magnitude of the whole numbers in a value, however it is nested."""
+    if isinstance(value, Mapping):
+        return max(map(largest, value.values()), default=0)
+    if isinstance(value, list | tuple | set):
+        return max(map(largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0
+
+
+@contextmanager
+def _within_bounds(name: str) -> Iterator[None]:
+    """Refuse, while it is being built, a model that does not fit into this machine's memory.
+
+    PyTorch calls these hooks for all modules that are built meanwhile; those of other threads are let through.
+
+    Raises:
+        ModelError: it has too many parameters.
+    """
+    room, builder = _memory(), threading.get_ident()
+    count = held = 0
+
+    def counted(_: nn.Module, __: str, tensor: Tensor | None) -> None:
+        nonlocal count, held
+        if tensor is None or threading.get_ident() != builder:
+            return
+        count, held = count + 1, held + tensor.numel() * tensor.element_size()
+        if count > MAX_TENSORS or held > room:
+            size = f"{count} tensors" if count > MAX_TENSORS else f"{held / 2**30:.0f} GiB"
+            raise ModelError(
+                f"{name} with these arguments has more than {size} of weights; this machine has "
+                f"{room / 2**30:.0f} GiB of memory. See --model-kwargs."
+            )
+
+    hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory; where that cannot be asked, enough for any published model."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**36
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
@@ -404,21 +570,35 @@ def _require_published(name: str) -> None:
         )
 
 
-def _data_config(module: nn.Module) -> dict[str, Any]:
-    """timm's data configuration, with the input size of the model as it was built, not as it was once trained."""
+def _data_config(module: nn.Module, name: str) -> dict[str, Any]:
+    """timm's data configuration, with the input size of the model as it was built, not as it was once trained.
+
+    Raises:
+        ModelError: a value in it is not of the type that it should be.
+    """
     from timm.data import resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(module)
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    DataConfig.read(lists, f"The data config of {name}", ModelError)
     channels = getattr(module, "in_chans", config["input_size"][0])
     built = getattr(getattr(module, "patch_embed", None), "img_size", None)
     built = built or (getattr(module, "_traits", None) or {}).get("img_size")
     size = built or config["input_size"][1:]
     size = (size, size) if isinstance(size, int) else tuple(size)
     config["input_size"] = (int(channels), *size)
-    for name in ("mean", "std"):
-        values = tuple(config[name])
-        config[name] = values if len(values) == channels else (values * channels)[:channels]
+    for key in ("mean", "std"):
+        values = tuple(config[key])
+        config[key] = values if len(values) == channels else (values * channels)[:channels]
     return config
+
+
+def _transform(config: Mapping[str, Any], name: str) -> EvalTransform:
+    """The evaluation transform of a model's data configuration; what is wrong with that names the model."""
+    try:
+        return EvalTransform.from_data_config(config)
+    except ModelError as error:
+        raise ModelError(f"{name} cannot read images. {error}") from error
 
 
 def _imagenet_classes(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nullspace_cli.engine.artifacts import read_provenance
-from nullspace_cli.engine.basis import KIND, find_basis, load_row_space, patch_map_of
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, ModelView, load_model, load_view
+from nullspace_cli.engine.basis import KIND, find_basis, load_row_space, patch_map_of, probe_images
+from nullspace_cli.engine.models import LoadedModel, ModelRequest, ModelView, finite, load_model, load_view
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.watermarking import PatchSpace
@@ -44,7 +44,7 @@ class Network:
 
     @property
     def model(self) -> LoadedModel:
-        return self._once("model", lambda: load_model(self.request))
+        return self._once("model", self._load)
 
     @property
     def patch_map(self) -> PatchMap | None:
@@ -69,10 +69,17 @@ class Network:
         """The model, if anything has asked for it; else what is known of it without its weights."""
         return self._made.get("model") or self._once("view", lambda: load_view(self.request))
 
+    def _load(self) -> LoadedModel:
+        """The model, which has been seen to answer: before anything is made of it, and written."""
+        model = load_model(self.request)
+        probe = model.transform.to_normalized(probe_images(model, 1, 0))
+        finite(model(probe), model.name, "a probe image", model.amp)
+        return model
+
     def _find_patches(self) -> PatchSpace:
         patch_map = self.patch_map
         if self.basis and patch_map:
-            return PatchSpace(patch_map, load_row_space(self.basis, self.model))
+            return PatchSpace(patch_map, load_row_space(self.basis, self.model, patch_map))
         found = find_basis(self.model)
         return PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
 

@@ -95,14 +95,11 @@ def read_noise(path: Path) -> Noise:
         ArtifactError: the file is not such noise, or is damaged.
     """
     tensors, provenance = read_tensors(path, KIND, ("noise",))
-    parameters, delta = provenance.parameters, tensors.get("noise")
-    level: Any = parameters.get("level")
-    std, limit = tuple(parameters.get("std", ())), parameters.get("limit")
-    if delta is None or delta.ndim != {"encoder": 3, "input": 4}.get(level) or len(delta) != 1:
-        raise ArtifactError(f"{path} lacks a noise of shape [1, m, d] or [1, c, h, w]. Make it again.")
-    if not bool(delta.isfinite().all()) or (level == "input" and len(std) != delta.shape[1]):
-        raise ArtifactError(f"{path} is damaged: its noise is not finite, or its std does not fit. Make it again.")
-    return Noise(delta, level, provenance.model, provenance.weights_sha256, std, limit, None, path)
+    about = provenance.parameters
+    std = tuple(about["std"])
+    return Noise(
+        tensors["noise"], about["level"], provenance.model, provenance.weights_sha256, std, about["limit"], None, path
+    )
 
 
 def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Noise:
@@ -111,7 +108,7 @@ def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Nois
     Raises:
         ArtifactError: the file is not a basis, or one for another number of channels.
     """
-    basis, provenance = bases.read_basis(path)
+    basis, provenance = bases.read_basis(path, model)
     channels = model.transform.input_size[0]
     if basis.shape[1] != channels:
         raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")

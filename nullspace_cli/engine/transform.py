@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from nullspace_cli.engine.documents.parts import MAX_CHANNELS, DataConfig
 from nullspace_cli.engine.errors import ImageError, ModelError
 from nullspace_cli.engine.images import MAX_PIXELS
 
@@ -57,19 +58,25 @@ class EvalTransform:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        if len(self.input_size) != 3 or min(self.input_size) < 1:
-            raise ModelError(f"The model's input_size is {self.input_size}; expected (channels, height, width).")
-        channels = self.input_size[0]
-        if not (len(self.mean) == len(self.std) == channels and all(map(math.isfinite, self.mean + self.std))):
+        lists = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        DataConfig.read(lists, "The model's data config", ModelError, "Correct its config.")
+        channels, height, width = self.input_size
+        if channels > MAX_CHANNELS or height * width > MAX_PIXELS:
+            raise ModelError(
+                f"The model's input_size is {self.input_size}; expected at most {MAX_CHANNELS} channels and "
+                f"{MAX_PIXELS} pixels."
+            )
+        if not len(self.mean) == len(self.std) == channels:
             raise ModelError(f"The model's mean {self.mean} and std {self.std} are not {channels} finite numbers each.")
-        if min(self.std) <= 0:
-            raise ModelError(f"The model's std {self.std} is not positive.")
         if self.interpolation not in INTERPOLATIONS:
             raise ModelError(f"Unknown interpolation {self.interpolation!r}; expected one of {INTERPOLATIONS}.")
-        if not 0 < self.crop_pct <= min(self.input_size[1:]):  # or nothing would be left of side / crop_pct
+        # Nothing would be left of side / crop_pct, or more than can be held.
+        if not (self.crop_pct <= min(height, width) and height * width <= MAX_PIXELS * self.crop_pct**2):
             raise ModelError(f"The model's crop_pct is {self.crop_pct}; expected a fraction such as 0.875.")
         if self.crop_mode not in CROP_MODES:
             raise ModelError(f"Unknown crop_mode {self.crop_mode!r}; expected one of {CROP_MODES}.")
+        if self.crop_mode == "border" and not all(0 <= value <= 1 for value in self.mean):
+            raise ModelError(f"The model pads with its mean colour {self.mean}; expected numbers from 0 to 1.")
 
     @classmethod
     def from_data_config(cls, config: Mapping[str, Any]) -> Self:

@@ -19,7 +19,7 @@ from nullspace_cli.engine.artifacts import Provenance, sha256_of_each, write_ten
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.marks import Mark, Placement
-from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.models import LoadedModel, finite
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.transform import EvalTransform
@@ -204,7 +204,10 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
     """
-    source, result = (model.exact()(image[None]) for image in batch)
+    source, result = (
+        finite(model.exact()(image[None]), model.name, f"the {name}")
+        for name, image in zip(("source", "result"), batch, strict=True)
+    )
     before = after = match = change = mse = error = None
     if patch_map:
         tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT

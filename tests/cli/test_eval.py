@@ -17,6 +17,7 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import CLASSES, draw
 from tests.cli.contract import EVAL, check_keys
 from tests.conftest import Outcome, Vitnull, contents
+from tests.made import write_noise, write_unchecked
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.entry import Level
@@ -42,11 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the demo's tokens and on its pixels, large enough to change some predictions, and its basis."""
-    from nullspace_cli.engine.artifacts import write_tensors
     from nullspace_cli.engine.basis import find_basis, save_basis
     from nullspace_cli.engine.entry import entry_of
     from nullspace_cli.engine.models import ModelRequest, load_model
-    from nullspace_cli.engine.noise import provenance_of
 
     folder = tmp_path_factory.mktemp("noises")
     model = load_model(ModelRequest("demo", device="cpu"))
@@ -54,9 +53,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     def save(level: "Level", limit: float) -> Path:
         generator = torch.Generator().manual_seed(0)
         delta = limit * (2 * torch.rand(1, *entry_of(model, level).shape, generator=generator) - 1)
-        provenance = provenance_of(model, level, {"limit": limit})
-        path = folder / f"{level}.safetensors"
-        return write_tensors(path, {"noise": delta, "init": delta.clone()}, provenance)
+        return write_noise(folder / f"{level}.safetensors", model, level, delta, limit)
 
     return {
         "encoder": save("encoder", 6.0),
@@ -440,9 +437,8 @@ def test_what_is_refused_before_anything_is_loaded(
 
 
 def test_an_artefact_of_another_kind(evaluate: Vitnull, no_model: None, tmp_path: Path) -> None:
-    from nullspace_cli.engine.artifacts import Provenance, write_tensors
-
-    write_tensors(tmp_path / "w.safetensors", {"image": torch.zeros(3)}, Provenance("watermark", "pixel", "demo", None))
+    about = {"kind": "watermark", "schema": "vitnull/watermark/1"}
+    write_unchecked(tmp_path / "w.safetensors", {"image": torch.zeros(3)}, about)
     assert "holds a watermark; expected a noise" in evaluate("demo", "--noise", "w.safetensors", expect=1).stderr
 
 

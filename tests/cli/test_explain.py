@@ -1,6 +1,5 @@
 """`vitnull explain`: what its files hold, measured again with plain timm; what it counts; and what it refuses."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,7 @@ def test_one_that_fails_does_not_stop_the_others(explain: Vitnull, photo: Path, 
 def test_jsonl(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Path) -> None:
     shutil.copy(photo, "a.png")
     arguments = ("--method", "gradient", "--faithfulness", "--model", *tiny_vit, "--jsonl", "--no-pictures")
-    lines = [json.loads(line) for line in vitnull("explain", "a.png", photo, *arguments).stdout.splitlines()]
+    lines = vitnull("explain", "a.png", photo, *arguments).lines("explain", "explain-measured")
     assert [line.get("source") for line in lines] == ["a.png", str(photo), None]
     assert lines[2]["summary"]["count"] == 2
     check_keys(lines[2]["faithfulness"]["gradient"], AREAS)

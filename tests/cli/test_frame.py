@@ -21,11 +21,10 @@ from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine import models
-from nullspace_cli.engine.artifacts import write_tensors
 from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.noise import provenance_of
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
+from tests.made import write_noise
 
 COMMANDS = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
 SLOW_IMPORTS = {"torch", "timm", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "nullspace_cli.engine"}
@@ -398,8 +397,7 @@ def test_cuda_that_is_missing_is_an_error(
     pair, noise = [str(photo), str(logo), "--model", "demo"], photo.parent / "noise.safetensors"
     if command == "eval":
         model = load_model(ModelRequest("demo", device="cpu"))
-        tensors = {"noise": torch.zeros(1, 49, 192)}
-        write_tensors(noise, tensors, provenance_of(model, "encoder", {"limit": 1.0}), force=True)
+        write_noise(noise, model, "encoder", torch.zeros(1, 49, 192))
     arguments = {
         "basis": ["demo"],
         "learn-noise": ["demo", "--data", "demo"],

@@ -58,7 +58,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 
 def test_a_record_a_line(stamp: Vitnull, images: tuple[str, ...]) -> None:
-    records = parsed(stamp(*images, "--jsonl").stdout)
+    records = stamp(*images, "--jsonl").lines("watermark")
     assert [record["source"] for record in records] == list(images)
     for record in records:
         check_keys(record, WATERMARKED)

@@ -41,7 +41,8 @@ def model() -> LoadedModel:
 def plan_of(**changes: Any) -> Plan:
     settings: dict[str, Any] = {
         "level": "encoder", "limits": (0.5,), "protocol": "adamw", "rounds": 3, "lr": 0.02, "fraction": 1.0,
-        "norm": 2.0, "stop_eps": None, "step_images": 4, "seed": 0, "data": "x", "images": COUNT, "data_config": {},
+        "norm": 2.0, "stop_eps": None, "step_images": 4, "seed": 0, "data": "x", "images": COUNT,
+        "data_config": {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"},
     }  # fmt: skip
     return Plan(**{**settings, **changes})
 

@@ -106,10 +106,10 @@ class _Boom:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no weights file"),
-        (b"", "not a readable weights file"),
-        (b"rubbish", "not a readable weights file"),
-        (pickle.dumps(_Boom()), r"not a readable weights file.*Nothing in it was executed"),
+        (None, "There is no file"),
+        (b"", "not a readable (weights|safetensors) file"),
+        (b"rubbish", "not a readable (weights|safetensors) file"),
+        (pickle.dumps(_Boom()), r"not a readable (weights file.*Nothing in it was executed|safetensors file)"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nullspace_cli.engine.artifacts import Provenance, write_tensors
 from nullspace_cli.engine.basis import find_basis, save_basis
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise import KIND, Noise, exact_noise, provenance_of, read_noise
+from nullspace_cli.engine.noise import Noise, exact_noise, read_noise
 from nullspace_cli.engine.transform import EvalTransform
+from tests.made import contents_of, write_noise, write_unchecked
 
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
@@ -39,7 +39,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def put(path: Path, model: LoadedModel, level: Level, delta: Float[Tensor, "1 *shape"]) -> Path:
-    return write_tensors(path, {"noise": delta, "init": 2 * delta}, provenance_of(model, level, {"limit": 0.5}))
+    return write_noise(path, model, level, delta)
 
 
 @pytest.fixture
@@ -122,13 +122,15 @@ def test_tokens_of_another_grid(vit: LoadedModel, tmp_path: Path) -> None:
 def test_files_that_hold_no_noise(vit: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="There is no file"):
         read_noise(tmp_path / "none")
-    path = tmp_path / "noise.safetensors"
+    path = put(tmp_path / "noise.safetensors", vit, "encoder", draw(16, 48))
+    tensors, about = contents_of(path)
     for shape in [(16, 48), (2, 16, 48), (1, 1, 16, 48)]:
-        write_tensors(path, {"noise": torch.zeros(shape)}, provenance_of(vit, "encoder", {}), force=True)
-        with pytest.raises(ArtifactError, match="lacks a noise of shape"):
+        write_unchecked(path, {**tensors, "noise": torch.zeros(shape)}, about)
+        with pytest.raises(ArtifactError, match=r"its tensor noise is F32 of shape .*; expected F32 of shape \[1, "):
             read_noise(path)
-    write_tensors(path, {"noise": torch.zeros(1, 16, 48)}, Provenance(KIND, "tokens", "m", "s"), force=True)
-    with pytest.raises(ArtifactError, match="lacks a noise"):
+    del tensors["noise"]
+    write_unchecked(path, tensors, about)
+    with pytest.raises(ArtifactError, match="lacks the tensor noise"):
         read_noise(path)
     save_basis(path, vit, find_basis(vit), compact=True, force=True)
     with pytest.raises(ArtifactError, match="holds a basis; expected a noise"):

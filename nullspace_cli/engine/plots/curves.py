@@ -1,6 +1,5 @@
 """Stability under noise over the noise's size (the paper's figures 2 and 3), from the documents of `vitnull eval`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from nullspace_cli.engine.documents.base import read_json
+from nullspace_cli.engine.documents.commands import Eval
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.plots.figure import GREY, PALETTE, save_figure
 from nullspace_cli.engine.text import shortest
@@ -48,12 +49,11 @@ def read_documents(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"Cannot read {path}: {error}. Expected what `vitnull eval --out` wrote.") from error
+    expected = "what `vitnull eval --out` wrote"
+    document = read_json(path, expected)
     if not isinstance(document, dict) or document.get("schema") != "vitnull/eval/1":
         raise ArtifactError(f"{path} is not a document of `vitnull eval`. Make one with --out or --json.")
+    Eval.read(document, f"{path}", hint="Make it again with `vitnull eval --out`.")
     return document
 
 

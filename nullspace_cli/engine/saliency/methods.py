@@ -134,6 +134,7 @@ def explain(
 
     Raises:
         UsageError: the model has no such class.
+        ModelError: the map is not finite, as weights are that are too large.
     """
     if classes is not None:
         wrong = [index for index in classes.tolist() if not 0 <= index < model.num_classes]
@@ -141,7 +142,10 @@ def explain(
             raise UsageError(
                 f"{model.name} has no class {wrong[0]}: it has {model.num_classes} classes, counted from 0."
             )
-    return method.function(model, images, classes)
+    maps = method.function(model, images, classes)
+    if not bool(maps.isfinite().all()):
+        raise ModelError(f"The map that {method.name} makes of {model.name} is not finite. Check the model's weights.")
+    return maps
 
 
 def upsampled(maps: Float[Tensor, "b gh gw"], size: tuple[int, int]) -> Float[Tensor, "b h w"]:

@@ -1,0 +1,63 @@
+"""Write docs/schemas/ from the declarations of all documents: `python docs/make_schemas.py` (or `make docs`).
+
+With --check nothing is written, and the exit code is 1 if a file is not what would be written.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nullspace_cli.engine.documents.artefacts import ARTEFACTS
+from nullspace_cli.engine.documents.commands import DOCUMENTS, LINES
+from nullspace_cli.engine.documents.model_folder import ModelFolder
+
+FOLDER = Path(__file__).parent / "schemas"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schemas() -> Iterator[tuple[str, str]]:
+    """The name and the text of each file."""
+    named = {
+        **DOCUMENTS,
+        **{f"{name}.line": model for name, model in LINES.items()},
+        **{f"{kind}.safetensors": model for kind, model in ARTEFACTS.items()},
+        "model-folder": ModelFolder,
+    }
+    for name, model in named.items():
+        schema = {"$schema": DIALECT, "$id": f"vitnull/{name}", **_plain(model.model_json_schema())}
+        yield f"{name}.json", json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _plain(node: Any) -> Any:
+    """Without the titles that only repeat names, and without defaults, which say no more than that a key may lack."""
+    if isinstance(node, list):
+        return [_plain(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {
+        key: {name: _plain(part) for name, part in value.items()} if key in ("properties", "$defs") else _plain(value)
+        for key, value in node.items()
+        if key not in ("title", "default")
+    }
+    if "description" in kept:
+        kept["description"] = " ".join(kept["description"].split())
+    return kept
+
+
+def main(check: bool) -> int:
+    made = dict(schemas())
+    if check:
+        there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+        return int(there != made)
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.json"):
+        path.unlink()
+    for name, text in made.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))

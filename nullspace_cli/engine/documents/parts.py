@@ -1,0 +1,172 @@
+"""What several documents have in common."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nullspace_cli.engine.documents.base import (
+    Count,
+    Document,
+    Natural,
+    NonNegative,
+    Percent,
+    Positive,
+    Share,
+    may_lack,
+)
+
+Level = Literal["encoder", "input"]
+Control = Literal["none", "shuffle", "uniform"]
+Pixels = Literal["pixel", "normalized"]
+
+MAX_CHANNELS, MAX_STD, MAX_MEAN = 4096, 1e6, 1e6
+"""Wide bounds on data configurations: within them, no normalised pixel overflows."""
+
+
+Bound = Annotated[float, Field(ge=-1e-6, le=100 + 1e-6)]
+"""Of an interval of percentages, which ends at 0 and 100 up to rounding."""
+
+
+class DataConfig(Document):
+    """How a model's images are read: timm's data configuration."""
+
+    input_size: Annotated[list[Natural], Field(min_length=3, max_length=3, description="channels, height, width")]
+    mean: Annotated[list[Annotated[float, Field(ge=-MAX_MEAN, le=MAX_MEAN)]], Field(min_length=1)]
+    std: Annotated[list[Annotated[float, Field(ge=1 / MAX_STD, le=MAX_STD)]], Field(min_length=1)]
+    interpolation: str
+    crop_pct: Positive = 0.875
+    crop_mode: str = "center"
+
+
+class Answer(Document):
+    """A class that a network predicts."""
+
+    class_: Count = Field(alias="class")
+    label: str | None
+    probability: Share | None
+
+
+class Named(Document):
+    """A class without its probability."""
+
+    class_: Count = Field(alias="class")
+    label: str | None
+
+
+class Plan(Document):
+    """All that decides what noise is learned, besides the model."""
+
+    level: Level
+    limits: Annotated[list[Positive], Field(min_length=1)]
+    protocol: Literal["adamw", "sgd", "paper-accum"]
+    rounds: Natural
+    lr: NonNegative
+    fraction: Share
+    norm: Annotated[float, Field(ge=1)] | Literal["inf"] = Field(
+        description="the p of the loss; JSON has no infinity, so that of the largest entry is the text inf"
+    )
+    stop_eps: NonNegative | None
+    step_images: Natural
+    seed: int
+    data: str
+    images: Natural
+    data_config: DataConfig
+
+
+class NoiseRecord(Document):
+    """What came of learning one noise; equal runs share it."""
+
+    limit: Positive
+    rounds: Natural
+    steps: Natural
+    loss_first: NonNegative
+    loss_last: NonNegative
+    norm_init: NonNegative
+    norm_final: NonNegative
+    stopped: bool
+
+
+class Solver(Document):
+    """The certificate of a projection: figures by which anybody can check it."""
+
+    norm: Literal[1, 2]
+    status: Literal["solved", "iteration_limit"]
+    iterations: Count
+    gap: float | None
+    residual: NonNegative | None
+    bound_violation: NonNegative | None
+    patches: Count = may_lack("problems, one for each patch; where the patches were solved")
+    unmarked_patches: Count = may_lack("patches that kept their source")
+    gave_way: Share = may_lack("share of the pixels whose target had to give way")
+
+
+class Fit(Document):
+    """How noise on the tokens was realised in pixels."""
+
+    status: str
+    iterations: Count
+    excess: float
+    bound: Positive
+    share_at_bound: Share
+
+
+class Verdict(Document):
+    """What the model says of two files."""
+
+    match: bool | None
+    confidence_change: Share | None
+    logit_mse: NonNegative | None
+    embedding_error: NonNegative | None
+    feature_cosine: float | None
+    feature_change: NonNegative | None
+    input_pixels_changed: Share | None
+
+
+class Accuracy(Document):
+    """Percentages of images that are classified correctly."""
+
+    clean: Percent | None
+    noisy: Percent
+
+
+class Result(Document):
+    """One noise, or one control of it, over all images."""
+
+    noise: str
+    noise_model: str
+    kind: Literal["learned", "exact"]
+    level: Level
+    limit: Positive | None
+    sigma: Positive | None
+    transfer: bool
+    realised: bool
+    residual: NonNegative | None
+    solver: Fit | None
+    control: Control
+    trials: Natural
+    match_percent: Percent | None
+    match_ci95: Annotated[list[Bound], Field(min_length=2, max_length=2)] | None
+    match_trials: list[Percent] | None
+    logit_mse: NonNegative | None
+    logit_mse_per_class: NonNegative | None
+    probability_mse: NonNegative | None
+    feature_mse: NonNegative | None
+    feature_cosine: Annotated[float, Field(ge=-1.001, le=1.001)] | None
+    confidence_change: Share | None
+    noise_norm: NonNegative
+    accuracy: Accuracy | None
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        size, value = ("limit", self.limit) if self.kind == "learned" else ("sigma", self.sigma)
+        if value is None:
+            raise ValueError(f"it is {self.kind} noise and has no {size}; expected a positive number")
+        if (self.match_percent is None) != (self.match_ci95 is None):
+            raise ValueError("match_percent and match_ci95 belong together; expected both, or null for both")
+        return self
+
+
+def same(a: float, b: float) -> bool:
+    """Whether two numbers are one that has been through JSON."""
+    return math.isclose(a, b, rel_tol=1e-12)

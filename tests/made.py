@@ -1,0 +1,51 @@
+"""Artefacts of ours made without the run that they come from, and files that break the rules of how they are made."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nullspace_cli.engine.entry import Level
+    from nullspace_cli.engine.models import LoadedModel
+
+
+def write_noise(path: Path, model: "LoadedModel", level: "Level", delta: "Tensor", limit: float = 0.5) -> Path:
+    """Noise that is said to have been learned for a model, in one step."""
+    import torch
+
+    from nullspace_cli.engine.artifacts import write_tensors
+    from nullspace_cli.engine.learning import Plan
+    from nullspace_cli.engine.noise import provenance_of
+
+    plan = Plan(
+        level=level, limits=(limit,), protocol="adamw", rounds=1, lr=0.02, fraction=1.0, norm=2.0, stop_eps=None,
+        step_images=4, seed=model.seed, data="made", images=4, data_config=asdict(model.transform),
+    )  # fmt: skip
+    record = {
+        "limit": limit, "rounds": 1, "steps": 1, "loss_first": 1.0, "loss_last": 1.0,
+        "norm_init": 1.0, "norm_final": 1.0, "stopped": False,
+    }  # fmt: skip
+    about = provenance_of(model, level, {"limit": limit, "plan": plan.to_json(), "record": record})
+    losses = torch.ones(1, dtype=torch.float64)
+    return write_tensors(path, {"noise": delta, "init": 2 * delta, "losses": losses}, about, force=True)
+
+
+def write_unchecked(path: Path, tensors: Mapping[str, "Tensor"], provenance: Any) -> Path:
+    """Tensors with whatever provenance."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), path, {"vitnull": provenance if isinstance(provenance, str) else json.dumps(provenance)})
+    return path
+
+
+def contents_of(path: Path) -> tuple[dict[str, "Tensor"], dict[str, Any]]:
+    """The tensors and the provenance of an artefact, to be broken."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    with safe_open(path, framework="pt") as file:
+        return load_file(path), json.loads(file.metadata()["vitnull"])
