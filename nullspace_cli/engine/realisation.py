@@ -219,7 +219,7 @@ class Realiser:
         """On the device, float32. Whole numbers and truth values are widened there: they travel as bytes."""
         return self._levels(array).to(torch.float32)
 
-    def _strips_of(self, pixels: Levels) -> Iterator[tuple[Strip, Tensor]]:
+    def _strips_of(self, pixels: Levels | Bool[NDArray[np.bool_], "H c W"]) -> Iterator[tuple[Strip, Tensor]]:
         for strip in self.resize.strips:
             yield strip, self._tensor(pixels[strip.start : strip.stop]).flatten(1)
 

@@ -213,7 +213,7 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
         tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT
         error = metrics.relative_change(tokens[0], tokens[1])
     if source.logits is not None and result.logits is not None:
-        (old, old_p), (new, new_p) = (metrics.top1(outputs.logits[0]) for outputs in (source, result))
+        (old, old_p), (new, new_p) = (metrics.top1(logits[0]) for logits in (source.logits, result.logits))
         before, after = model.answer(old, old_p), model.answer(new, new_p)
         match = old == new
         change = abs(float(torch.softmax(result.logits[0].double(), 0)[old]) - old_p)

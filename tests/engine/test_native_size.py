@@ -418,7 +418,7 @@ def test_a_broken_bound_shows_in_the_certificate(forgotten: str, excess: float, 
     solution = ResizeSolution(y, torch.zeros_like(y), 0)
     kept = ResizeProblem(resize, WholeView(), target, *bounds)
     assert _certificate(kept, solution)["bound_violation"] == 0
-    broken = Loose(resize, WholeView(), target, *bounds, forgotten=forgotten)
+    broken = Loose(resize, WholeView(), target, *bounds, forgotten)
     assert _certificate(broken, solution)["bound_violation"] == pytest.approx(excess, rel=1e-6)
 
 

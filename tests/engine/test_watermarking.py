@@ -172,7 +172,7 @@ def test_equal_files_are_identical_to_the_model(classes: int, tmp_path: Path) ->
     assert verdict.feature_cosine == pytest.approx(1)
     assert (verdict.embedding_error, verdict.feature_change) == (0, 0)
     inside = {"before": None, "after": None, "embedding_error": None, "feature_cosine": None, "feature_change": None}
-    assert replace(verdict, **inside) == Verification.identical(has_head=classes > 0)  # type: ignore[arg-type]
+    assert replace(verdict, **inside) == Verification.identical(has_head=classes > 0)
     assert share_changed(TRANSFORM, source, source) == 0
 
 
