@@ -55,16 +55,17 @@ class ModelSize:
         x, t, lower, upper = (
             torch.cat(parts).to(self.device) for parts in zip(*(c.patches for c in canvases), strict=True)
         )
-        problem = AffineBox(self.space.row_space.to(self.device), x, t, lower, upper)
+        problem = AffineBox(self._rows, x, t, lower, upper)
         solution = self._solve(problem)
         solved = solution.residual <= self.tolerance
         solution = solution.keeping_source(problem, ~solved, self.norm)
+        q = self._round(solution.value, lower, upper)
+        solution, solved, q = solution.to("cpu"), solved.cpu(), q.cpu()  # from here on all is on the host
         z = solution.value
-        q = self._round(z, lower, upper)
         results, start = [], 0
         for canvas in canvases:
             part = slice(start, start := start + len(canvas.patches[0]))
-            results.append(self._finish(canvas, z[part].cpu(), q[part].cpu(), _of(solution, part), solved[part].cpu()))
+            results.append(self._finish(canvas, z[part], q[part], _of(solution, part), solved[part]))
         return results
 
     def _solve(self, problem: AffineBox) -> Solution:
@@ -76,6 +77,10 @@ class ModelSize:
         if self.rounding == "aware":
             return self._metric.round(z, lower=lower, upper=upper)
         return (z * 255).round() / 255
+
+    @cached_property
+    def _rows(self) -> Float[Tensor, "rank n"]:
+        return self.space.row_space.to(self.device)
 
     @cached_property
     def _metric(self) -> MetricRounding:

@@ -203,10 +203,8 @@ class Realiser:
 
     def nearest(self, problem: ResizeProblem, y: Tensor) -> Levels:
         """z(y), each value rounded for itself."""
-        pixels = np.empty((self.resize.height, self.resize.channels, self.resize.width), np.uint8)
-        for strip, _, z in problem.images(y):
-            pixels[strip.start : strip.stop] = _array(z.round().to(torch.uint8)).reshape(len(z), *pixels.shape[1:])
-        return pixels
+        levels = torch.cat([z.round().to(torch.uint8) for _, _, z in problem.images(y)])
+        return _array(levels).reshape(self.resize.height, self.resize.channels, self.resize.width)
 
     # Pictures and views are numpy's, on the host, where they are rounded; what multiplies them is on the device. These
     # two and `_array` are the only ways from one to the other.
@@ -220,12 +218,13 @@ class Realiser:
         return self._levels(array).to(torch.float32)
 
     def _strips_of(self, pixels: Levels | Bool[NDArray[np.bool_], "H c W"]) -> Iterator[tuple[Strip, Tensor]]:
+        whole = self._levels(pixels)
         for strip in self.resize.strips:
-            yield strip, self._tensor(pixels[strip.start : strip.stop]).flatten(1)
+            yield strip, whole[strip.start : strip.stop].to(torch.float32).flatten(1)
 
     def _first_real(self, strips: Iterable[tuple[Strip, Tensor]]) -> Plane:
         """The rows' pass, before it is rounded: [H, c, w]."""
-        return np.concatenate([_array(self.resize.narrow(z)) for _, z in strips])
+        return _array(torch.cat([self.resize.narrow(z) for _, z in strips]))
 
     def _readers_of(self, marked: Bool[NDArray[np.bool_], "H c W"]) -> Bool[NDArray[np.bool_], "h c w"]:
         """Which values of the view read a marked pixel."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.solution import Status
+from nullspace_cli.engine.solvers.waiting import places
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about 2 d^2 + 30 n numbers a problem."""
@@ -94,7 +95,7 @@ def bounded_least_squares(
     p, n = len(b), A.shape[1]
     low, high = (torch.as_tensor(bound, dtype=A.dtype, device=A.device).expand(p, n) for bound in (lower, upper))
     U, sigma, rows = torch.linalg.svd(A, full_matrices=False)
-    kept = sigma > max(A.shape) * torch.finfo(A.dtype).eps * sigma.amax()
+    kept = places(sigma > max(A.shape) * torch.finfo(A.dtype).eps * sigma.amax())
     U, sigma, rows = U[:, kept], sigma[kept], rows[kept]
     scale = b.norm(dim=1)
     whole = _Problem(A, b, low, high, tolerance * scale)
@@ -103,7 +104,7 @@ def bounded_least_squares(
 
     v = (turned.b / sigma) @ rows
     iterations = torch.zeros(p, dtype=torch.int64, device=b.device)
-    outside = torch.nonzero(((v < low) | (v > high)).any(1))[:, 0]
+    outside = places(((v < low) | (v > high)).any(1))
     for some in outside.split(SIDE_BY_SIDE):
         v[some], iterations[some] = _interior_point(turned.select(some), max_iterations)
     # Where the least residual is 0, the excess is at least half the residual.
@@ -137,10 +138,11 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
         v = (problem.lower + slack[:, 0]).clamp(problem.lower, problem.upper)
         _, excess, g = problem.examine(v)
         better = excess < least[unsolved]
-        least[unsolved[better]], best[unsolved[better]] = excess[better], v[better]
+        least[unsolved] = torch.where(better, excess, least[unsolved])
+        best[unsolved] = torch.where(better[:, None], v, best[unsolved])
         iterations[unsolved] = iteration
-        rest = (excess > problem.goal) & excess.isfinite()
-        if iteration == max_iterations or not bool(rest.any()):
+        rest = places((excess > problem.goal) & excess.isfinite())
+        if iteration == max_iterations or not len(rest):
             break
         unsolved, problem, slack, price, g = unsolved[rest], problem.select(rest), slack[rest], price[rest], g[rest]
         slack, price = _advance(problem.A, slack, price, g)

@@ -20,9 +20,13 @@ from torch import Tensor
 
 from nullspace_cli.engine.solvers.interior_point import minimise
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution, Status
+from nullspace_cli.engine.solvers.waiting import finished, places
 
 NEWTON_STEPS = 25
 """Most problems take 7 to 22; those that take more seldom end soon."""
+
+ASKED_EVERY = 4
+"""Steps of an inner loop after which a card is asked whether all problems are done."""
 
 GAP = 1e-6
 """Largest gap that counts as solved for a problem that Newton's method has handed over."""
@@ -60,9 +64,9 @@ def _newton_step(
     direction = residual.clone()
     rho = (residual * residual).sum(1)
     goal = rho * forcing**2
-    for _ in range(steps):
+    for k in range(steps):
         active = rho > goal
-        if not bool(active.any()):
+        if finished(~active, k, ASKED_EVERY):
             break
         image = ((direction @ A) * mask) @ A.mT + damping[:, None] * direction
         alpha = torch.where(active, rho / (direction * image).sum(1).clamp_min(1e-300), 0.0)
@@ -72,7 +76,7 @@ def _newton_step(
         beta = torch.where(active, fresh / rho.clamp_min(1e-300), 0.0)
         direction = residual + beta[:, None] * direction
         rho = torch.where(active, fresh, rho)
-    for i in torch.nonzero(rho > goal)[:, 0].tolist():
+    for i in [i for i, hard in enumerate((rho > goal).tolist()) if hard]:
         used = A[:, free[i]]
         hessian = used @ used.mT
         hessian.diagonal().add_(damping[i])
@@ -113,8 +117,8 @@ def project_affine_box(
     problem = AffineBox.broadcast(A, x, t, lower, upper)
     point, iterations = _minimise(problem, tolerance, min(max_iterations, NEWTON_STEPS), max_inner)
     z, y, status = point.z, point.y, Status.SOLVED
-    stuck = ~(point.gradient.norm(dim=1) <= tolerance)
-    if bool(stuck.any()):
+    stuck = places(~(point.gradient.norm(dim=1) <= tolerance))
+    if len(stuck):
         z[stuck], y[stuck], more, solved = minimise(problem.select(stuck), 2, tolerance, GAP, max_iterations)
         iterations[stuck] += more
         status = Status.SOLVED if bool(solved.all()) else Status.ITERATION_LIMIT
@@ -134,10 +138,10 @@ def _minimise(
         for target, part in zip(whole, point, strict=True):
             target[unsolved] = part
         norm = point.gradient.norm(dim=1)
-        rest = norm > tolerance
-        if iteration == max_iterations or not bool(rest.any()):
+        rest = places(norm > tolerance)
+        if iteration == max_iterations or not len(rest):
             break
-        if not bool(rest.all()):
+        if len(rest) < len(norm):
             unsolved, problem, point, norm = unsolved[rest], problem.select(rest), point.select(rest), norm[rest]
         free = (point.u > problem.lower) & (point.u < problem.upper)
         damping = 1e-12 + 1e-3 * norm.clamp(max=1e-2)
@@ -162,10 +166,10 @@ def _line_search(problem: AffineBox, point: _Point, step: Tensor) -> Float[Tenso
 
     start = (point.gradient * step).sum(1)  # negative: the step goes downhill
     length, low, high = torch.ones_like(start), torch.zeros_like(start), torch.full_like(start, torch.inf)
-    for _ in range(60):
+    for k in range(60):
         here = slope(length)
         done = here.abs() <= 0.1 * start.abs()
-        if bool(done.all()):
+        if finished(done, k, ASKED_EVERY):
             break
         low, high = torch.where(here < 0, length, low), torch.where(here > 0, length, high)
         longer = torch.where(high.isinf(), 2 * length, (low + high) / 2)

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
+from nullspace_cli.engine.solvers.waiting import finished, places
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about (r^2 + 60 n) numbers a problem."""
@@ -145,7 +146,7 @@ def solve_affine_box(
     z = whole.t.clamp(whole.lower, whole.upper)  # the answer wherever it is feasible
     y = t.new_zeros(len(t), len(A))
     iterations = torch.zeros(len(t), dtype=torch.int64, device=t.device)
-    missed = ~(whole.residual(z).norm(dim=1) <= tolerance)
+    missed = places(~(whole.residual(z).norm(dim=1) <= tolerance))
     z[missed], y[missed], iterations[missed], solved = minimise(
         whole.select(missed), norm, tolerance, gap, max_iterations
     )
@@ -207,15 +208,14 @@ def _minimise(problem: AffineBox, norm: Norm, tolerance: float, gap: float, max_
         # Of points that meet the equality the smallest gap is kept, before that the smallest residual.
         merit = torch.where(met, distance / (1 + distance), 1 + size)
         better = merit < best[unsolved]
-        kept = unsolved[better]
-        best[kept], z[kept], y[kept] = merit[better], point[better], here.y[better]
-        iterations[unsolved] = iteration
-        solved[unsolved[done]] = True
-        rest = ~done & merit.isfinite()
-        if iteration == max_iterations or not bool(rest.any()):
+        for kept, new in ((best, merit), (z, point), (y, here.y)):
+            kept[unsolved] = _where(better, new, kept[unsolved])
+        iterations[unsolved], solved[unsolved] = iteration, done
+        rest = places(~done & merit.isfinite())
+        if iteration == max_iterations or not len(rest):
             break
         proximal = torch.where(met, (proximal / 10).clamp_min(1e-8), PROXIMAL)
-        if not bool(rest.all()):
+        if len(rest) < len(done):
             unsolved, residual, proximal = unsolved[rest], residual[rest], proximal[rest]
             problem, moves, here = problem.select(rest), moves.select(rest), here.select(rest)
         here = _advance(problem.A, moves, here, residual, proximal, norm, tolerance)
@@ -313,10 +313,10 @@ class _Newton:
         dy, image = torch.zeros_like(right), torch.zeros_like(self.D)
         direction = preconditioned = self._by_factor(right)
         rho = first = (right * preconditioned).sum(1, keepdim=True)
-        for _ in range(REFINEMENTS):
+        for k in range(REFINEMENTS):
             # The second condition counts what is small in `right` by small weights, as in graded rows.
             active = (right.norm(dim=1, keepdim=True) > self.accuracy) | (rho > 1e-16 * first)
-            if not bool(active.any()):
+            if finished(~active, k, 2):  # it is rarely more than one
                 break
             spread = direction @ self.A
             product = (spread * self.D) @ self.A.mT

@@ -83,6 +83,7 @@ class SeparableResize:
         self.rows = torch.as_tensor(rows, dtype=torch.float32, device=device)
         self.cols = torch.as_tensor(cols, dtype=torch.float32, device=device)
         self.device = self.rows.device
+        self._reads = np.asarray(rows, np.float32) != 0
         self._row_inverse, self._col_inverse = (self._inverse_gram(matrix) for matrix in (rows, cols))
         self.strips = list(self.cut(max(8, STRIP_BYTES // (4 * self.width * channels))))
 
@@ -97,8 +98,8 @@ class SeparableResize:
         """The image's rows, `size` at a time."""
         for start in range(0, self.height, size):
             stop = min(self.height, start + size)
-            used = torch.nonzero((self.rows[:, start:stop] != 0).any(1))[:, 0].tolist()
-            first, last = (used[0], used[-1] + 1) if used else (0, 0)
+            used = np.flatnonzero(self._reads[:, start:stop].any(1))
+            first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
             yield Strip(start, stop, first, last, self.rows[first:last, start:stop].contiguous())
 
     def widen(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h c*W"]:
@@ -209,14 +210,15 @@ def project_onto_view(
     if start is None:
         free.fill_(True)  # the first step is the closed form's, bounds or not
     for iteration in range(max_iterations):
-        if float(g.abs().max()) <= tolerance:
+        largest, rms = _numbers(g.abs().max(), g.square().mean().sqrt())
+        if largest <= tolerance:
             return ResizeSolution(y, g, iteration)
-        step = _newton_step(problem, g, free, max_inner)
+        step = _newton_step(problem, g, free, min(0.1, rms**0.5), max_inner)
         # The dual's slope along the step rises from negative; a secant finds where it is near 0.
-        slope, length = float((g * step).sum()), 1.0
+        length = 1.0
         for _ in range(4):
             there = problem.constraint.reduce(problem.view(y + length * step, free)) - wanted
-            rise = float((there * step).sum())
+            slope, rise = _numbers((g * step).sum(), (there * step).sum())
             if rise <= 0.5 * abs(slope):
                 break
             length *= slope / (slope - rise)
@@ -224,9 +226,14 @@ def project_onto_view(
     return ResizeSolution(y, g, max_iterations)
 
 
-def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, max_inner: int) -> Tensor:
-    """The Hessian's solution for -g, to a relative accuracy that tightens as the residual falls."""
-    accuracy = min(0.1, float(g.square().mean().sqrt()) ** 0.5)
+def _numbers(*figures: Tensor) -> list[float]:
+    """Several at once: a card is waited for once."""
+    numbers: list[float] = torch.stack(figures).tolist()
+    return numbers
+
+
+def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, accuracy: float, max_inner: int) -> Tensor:
+    """The Hessian's solution for -g, to a relative accuracy: one that tightens as the residual falls."""
     step, residual = torch.zeros_like(g), -g
     preconditioned = problem.precondition(residual)
     direction, rho = preconditioned, (residual * preconditioned).sum()

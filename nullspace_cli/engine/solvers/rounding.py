@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.waiting import finished
+
 BLOCK = 64
 """Entries that are rounded one by one between two products with the whole factor."""
 
@@ -147,12 +149,12 @@ class MetricRounding:
         """Move the one entry of each problem that lowers J most by one level, again and again."""
         k, slope = k.clone(), (k - wanted) @ self.gram  # half the gradient of J
         curvature, rows = self.gram.diagonal(), torch.arange(len(k), device=k.device)
-        for _ in range(max_flips):
+        for flip in range(max_flips):
             step = -slope.sign()
             barred = (k + step < low) | (k + step > high)
             gain, entry = (2 * slope.abs() - curvature).masked_fill_(barred, -torch.inf).max(1)
             moving = gain > 1e-9 * curvature.max()
-            if not bool(moving.any()):
+            if finished(~moving, flip, 16):
                 break
             taken = torch.where(moving, step[rows, entry], 0.0)
             k[rows, entry] += taken
@@ -167,10 +169,11 @@ def _shortest_last(gram: Float[Tensor, "n n"], count: int) -> Int[Tensor, " n"]:
     factor = gram.new_zeros(count, len(gram))
     last = []
     for k in range(count):
-        pivot = int((length + taken).argmin())
+        pivot = (length + taken).argmin()[None]  # it stays on the device: a card need not be waited for
         last.append(pivot)
-        factor[k] = (gram[pivot] - factor[:k, pivot] @ factor[:k]) / length[pivot].sqrt()
+        row, column = gram.index_select(0, pivot)[0], factor[:k].index_select(1, pivot)[:, 0]
+        factor[k] = (row - column @ factor[:k]) / length.index_select(0, pivot).sqrt()
         length -= factor[k].square()
-        taken[pivot] = torch.inf
+        taken.index_fill_(0, pivot, torch.inf)
     rest = (length + taken).argsort(stable=True)[: len(gram) - count]
-    return torch.cat([torch.tensor(last, device=rest.device), rest]).flip(0)
+    return torch.cat([*last, rest]).flip(0)

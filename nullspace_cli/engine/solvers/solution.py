@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -118,6 +118,11 @@ class Solution:
             bound_violation=put(self.bound_violation, instead.bound_violation),
             gap=put(self.gap, instead.gap),
         )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device: to read a certificate off the host, one figure after another."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     def certificate(self, norm: Norm) -> dict[str, Any]:
         """The figures that JSON documents carry: the worst among the problems."""
