@@ -5,7 +5,6 @@ import logging
 import math
 import struct
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from nullspace_cli.engine import png
 from nullspace_cli.engine.errors import ImageError, VitnullError, first_line
 from nullspace_cli.engine.paths import NO_FILE, why_unreadable
-from nullspace_cli.engine.shared import Shared
+from nullspace_cli.engine.shared import WITHOUT_WARNINGS, Shared
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded: a few bytes of file can claim any size. As RGB this many
@@ -185,19 +184,16 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Pillow without warnings, and without its global permission to fill what is missing of a file with grey."""
+    """Pillow without its log, and without its global permission to fill what is missing of a file with grey."""
     filling, log = ImageFile.LOAD_TRUNCATED_IMAGES, logging.getLogger("PIL")
     level = log.level
-    with warnings.catch_warnings():
-        # They are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
-        warnings.simplefilter("ignore")
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        log.setLevel(logging.CRITICAL)  # what it logs it raises as well, and we report
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = filling
-            log.setLevel(level)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    log.setLevel(logging.CRITICAL)  # what it logs it raises as well, and we report
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = filling
+        log.setLevel(level)
 
 
 _STRICTLY = Shared(_strict_pillow)
@@ -216,7 +212,8 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     if why:
         raise ImageError(f"Cannot read {path}: {why}. Give the name of an image file.")
     try:
-        with _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        # Warnings are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
+        with WITHOUT_WARNINGS, _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             if min(image.size) < 1:
                 raise ValueError(f"it claims to be {image.width} x {image.height}")
             if image.width * image.height > MAX_PIXELS:

@@ -3,7 +3,6 @@
 import difflib
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -38,12 +37,16 @@ from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_o
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.precision import full_precision
+from nullspace_cli.engine.shared import WITHOUT_WARNINGS
 from nullspace_cli.engine.stem import Stem, find_stem
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.twins import rewired, standing_in
 
 Amp = Literal["none", "bf16", "fp16"]
 NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
+_BUILDING = threading.Lock()
+"""timm draws weights from the generator of the process: one model at a time."""
+
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -284,7 +287,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         require_file(request.checkpoint)  # before anything slow
     device = resolve_device(request.device)
     demo = DEMO_MODELS.get(request.name)
-    with _quiet():
+    with WITHOUT_WARNINGS:
         if demo:
             own = replace(request, kwargs={**demo.model_kwargs, **request.kwargs})
             _refuse_arguments(request.kwargs, request.name)
@@ -330,18 +333,10 @@ def load_view(request: ModelRequest) -> ModelView:
         classes = {**demo.model_kwargs, **request.kwargs}["num_classes"]
         transform = _transform(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
-    with _quiet(), torch.device("meta"):
+    with WITHOUT_WARNINGS, torch.device("meta"):
         module, name, _ = _build(replace(request, checkpoint=None, pretrained=False), surveyed=True)
         transform = _transform(_data_config(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without other people's deprecations while importing and building."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module, str, str]:
@@ -389,8 +384,8 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
     import timm
 
     cache = os.environ.get("VITNULL_CACHE")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.seed)
+    with _BUILDING, torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(request.seed)  # `torch.manual_seed` would seed those of all GPUs too
         try:
             module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
         except Exception as error:  # whatever goes wrong in there goes wrong with this name, these arguments or files

@@ -1,8 +1,12 @@
 """Settings of the whole process, held while somebody needs them and given back by whoever is the last to leave."""
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 class Shared:
@@ -29,3 +33,46 @@ class Shared:
             self._within -= 1
             if self._within == 0:
                 self._restore.close()
+
+
+class InTurns(Generic[T]):
+    """As `Shared`, for a setting that not everybody wants alike: those who want the same share it, others wait for it.
+
+    A thread must not ask for one value within another.
+
+    Args:
+        make: the context manager that changes the setting to a value.
+    """
+
+    def __init__(self, make: Callable[[T], AbstractContextManager[object]]) -> None:
+        self._make, self._turn = make, threading.Condition()
+        self._value: T | None = None
+        self._within, self._restore = 0, ExitStack()
+
+    @contextmanager
+    def __call__(self, value: T) -> Iterator[None]:
+        with self._turn:
+            self._turn.wait_for(lambda: self._within == 0 or self._value == value)
+            if self._within == 0:
+                self._restore.enter_context(self._make(value))
+                self._value = value
+            self._within += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._within -= 1
+                if self._within == 0:
+                    self._restore.close()
+                    self._turn.notify_all()
+
+
+@contextmanager
+def _ignoring() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+WITHOUT_WARNINGS = Shared(_ignoring)
+"""Other people's warnings are not shown within. One for all: two such would restore each other's filters."""

@@ -5,10 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import resolve_device
 from nullspace_cli.engine.native_size import Choice, NativeSize
 from nullspace_cli.engine.network import Network
+from nullspace_cli.engine.shared import Shared
 from nullspace_cli.engine.watermarking import (
     Design,
     Rounding,
@@ -41,6 +43,27 @@ class Job:
     output: Path
     diff: Path | None = None
     exact: Path | None = None
+
+
+T = TypeVar("T")
+
+
+def _in_a_new_thread(call: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+@contextmanager
+def _threads_of_new_threads() -> Iterator[None]:
+    """`torch.set_num_threads` is for the thread that calls it, and for all that start later: the latter is restored."""
+    count = _in_a_new_thread(torch.get_num_threads)
+    try:
+        yield
+    finally:
+        _in_a_new_thread(partial(torch.set_num_threads, count))
+
+
+_THREADS = Shared(_threads_of_new_threads)
 
 
 class Stamped(NamedTuple):
@@ -147,7 +170,7 @@ class Stamp:
             return
         threads = max(1, torch.get_num_threads() // workers)
         running: deque[Future[list[Stamped | Failed]]] = deque()
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        with _THREADS, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             try:
                 while groups or running:
                     while groups and len(running) <= workers:

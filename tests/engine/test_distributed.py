@@ -296,8 +296,7 @@ def two(script: str, *arguments: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", [0, 1])
-@pytest.mark.parametrize("how", ["error", "bug", "killed"])
+@pytest.mark.parametrize(("how", "where"), [("error", 1), ("bug", 0), ("killed", 1)])
 def test_one_of_two_processes_fails(how: str, where: int) -> None:
     ends = two(FAILING, how, str(where))
     code, said = ends[1 - where]
