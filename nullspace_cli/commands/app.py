@@ -80,7 +80,8 @@ def _bounded(run: Callable[..., int | None]) -> Callable[..., None]:
     def bounded(*arguments: Any, output: OutputOptions, **options: Any) -> None:
         console = Console(output)
         try:
-            code = run(*arguments, console=console, output=output, **options) or 0
+            with console.listening():
+                code = run(*arguments, console=console, output=output, **options) or 0
             console.flush()
         except KeyboardInterrupt:
             console.error("Interrupted; nothing is left half-written.")

@@ -1,5 +1,6 @@
 """The only place that prints. stdout carries the result alone; everything else goes to stderr."""
 
+import logging
 import os
 import sys
 import time
@@ -102,6 +103,21 @@ class Console:
 
     def warn(self, text: str) -> None:
         self.note(f"vitnull: warning: {text}")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Pass on what the engine says by its logger: warnings that no caller was at hand for."""
+
+        class Warnings(logging.Handler):
+            def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805 - self is the console
+                self.warn(record.getMessage())
+
+        logger, handler = logging.getLogger("nullspace_cli"), Warnings(logging.WARNING)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
 
     def error(self, text: str) -> None:
         print(f"vitnull: error: {_visible(text)}", file=sys.stderr, flush=True)  # noqa: T201

@@ -334,14 +334,14 @@ def _check_tensors(path: Path, file: Any, table: Table) -> None:
             raise ArtifactError(f"{path} has the tensor {name}, but not all that belong to it. Make it again.")
         entry = file.get_slice(name)
         dtype, shape = entry.get_dtype(), tuple(entry.get_shape())
-        fits = dtype == wanted.dtype and len(shape) == len(wanted.shape) and (len(shape) == 1 or 0 not in shape)
+        fits = dtype in wanted.dtypes and len(shape) == len(wanted.shape) and (len(shape) == 1 or 0 not in shape)
         for size, want in zip(shape, wanted.shape, strict=False):
             fits = fits and size == (sizes.setdefault(want, size) if isinstance(want, str) else want)
         if not fits:
             shown = ", ".join(f"{want} = {sizes[want]}" if want in sizes else str(want) for want in wanted.shape)
             raise ArtifactError(
-                f"{path}: its tensor {name} is {dtype} of shape {list(shape)}; expected {wanted.dtype} of shape "
-                f"[{shown}]. Make it again."
+                f"{path}: its tensor {name} is {dtype} of shape {list(shape)}; expected "
+                f"{' or '.join(wanted.dtypes)} of shape [{shown}]. Make it again."
             )
 
 

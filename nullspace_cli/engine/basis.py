@@ -93,7 +93,7 @@ def find_basis(
     patch_map = model.patch_map(stem)
     if not bool(patch_map.weight.any()):
         raise ModelError(
-            f"{model.name} reads nothing: the weights of its patch embedding are all 0. Check where they come from."
+            f"{model.name} reads nothing: the weights of its patch embedding are all 0. Check these: {model.weights}."
         )
     basis = PatchBasis(patch_map, patch_map.nullspace(space, rtol, per_channel=per_channel))
     if basis.nullspace.nullity == 0:
@@ -209,7 +209,7 @@ def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: fl
     null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
-    outputs = finite(model.exact()(model.transform.to_normalized(batch)), model.name, "probe images")
+    outputs = finite(model.exact()(model.transform.to_normalized(batch)), model, "probe images")
     values = outputs.answer.double()
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))

@@ -133,7 +133,7 @@ class Explainer:
 
         def look(start: int, stop: int) -> None:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
-            logits = finite(self.model.exact()(images), self.model.name, "the images").logits
+            logits = finite(self.model.exact()(images), self.model, "the images").logits
             classes = self._classes(logits)
             maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
             for k, image in enumerate(images):

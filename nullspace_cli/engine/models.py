@@ -88,22 +88,6 @@ class Outputs(NamedTuple):
         return self.features if self.logits is None else self.logits
 
 
-def finite(outputs: Outputs, whose: str, of: str, amp: Amp = "none") -> Outputs:
-    """What a model says, if it says something.
-
-    Args:
-        whose, of: the model's name and what it was shown, for the message.
-
-    Raises:
-        ModelError: not all of it are finite numbers.
-    """
-    for name, values in outputs._asdict().items():
-        if values is not None and not bool(values.isfinite().all()):
-            hint = "Check its weights." if amp == "none" else "Use --amp bf16 or none."
-            raise ModelError(f"{whose} answers {of} with {name} that are not finite numbers. {hint}")
-    return outputs
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A built model with its weights, ready to be asked.
@@ -217,6 +201,25 @@ def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
         return layer(first, *args, **kwargs)
 
     return forward
+
+
+def finite(outputs: Outputs, model: LoadedModel, of: str) -> Outputs:
+    """What a model says, if it says something.
+
+    Args:
+        of: what the model was shown, for the message.
+
+    Raises:
+        ModelError: not all of it are finite numbers.
+    """
+    for name, values in outputs._asdict().items():
+        if values is not None and not bool(values.isfinite().all()):
+            hint = "Check them." if model.amp == "none" else "Check them, or use --amp bf16 or none."
+            raise ModelError(
+                f"{model.name} answers {of} with {name} that are not finite numbers, with these weights: "
+                f"{model.weights}. {hint}"
+            )
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -407,12 +410,14 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
 
 BENIGN = {"num_classes": 2**17, "img_size": 1024, "in_chans": 16, "input_size": 1024, "num_features": 2**14}
 """Up to which number an argument makes no model that does not fit; others up to 64."""
-MAX_TENSORS = 20_000
+MAX_TENSORS = 10_000
 """Parameters and buffers of a model; the largest of timm have some thousand."""
 UNUSABLE = {
     "checkpoint_path": "Give weights with --checkpoint FILE.",
     "features_only": "What it answers are many maps, and no logits or features.",
     "scriptable": "Gradients of a scripted model are not its own.",
+    "device": "Choose it with --device.",
+    "dtype": "Weights are taken in single precision; see --amp.",
 }
 
 
@@ -456,7 +461,7 @@ def _refuse_arguments(arguments: Mapping[str, Any], model: str) -> None:
         if arguments.get(name):
             raise ModelError(f"The argument {name} of {model} cannot be used here. {why}")
     for name, value in arguments.items():
-        if largest(value) > MAX_SIZE:
+        if _largest(value) > MAX_SIZE:
             raise ModelError(
                 f"The argument {name} of {model} is {describe(value)}; nothing in a model is more than {MAX_SIZE}."
             )
@@ -464,18 +469,18 @@ def _refuse_arguments(arguments: Mapping[str, Any], model: str) -> None:
 
 def _is_modest(arguments: Mapping[str, Any]) -> bool:
     return all(
-        _is_modest(value) if isinstance(value, Mapping) else largest(value) <= BENIGN.get(name, 64)
+        _is_modest(value) if isinstance(value, Mapping) else _largest(value) <= BENIGN.get(name, 64)
         for name, value in arguments.items()
     )
 
 
-def largest(value: Any) -> float:
-    """The largest magnitude of the whole numbers in a value, however it is nested."""
+def _largest(value: Any) -> float:
+    """The largest magnitude of the numbers in a value, however it is nested."""
     if isinstance(value, Mapping):
-        return max(map(largest, value.values()), default=0)
+        return max(map(_largest, value.values()), default=0)
     if isinstance(value, list | tuple | set):
-        return max(map(largest, value), default=0)
-    return abs(value) if isinstance(value, int) else 0
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int | float) else 0
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class Network:
         """The model, which has been seen to answer: before anything is made of it, and written."""
         model = load_model(self.request)
         probe = model.transform.to_normalized(probe_images(model, 1, 0))
-        finite(model(probe), model.name, "a probe image", model.amp)
+        finite(model(probe), model, "a probe image")
         return model
 
     def _find_patches(self) -> PatchSpace:

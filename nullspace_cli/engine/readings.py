@@ -13,7 +13,7 @@ from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.entry import Entry
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.loading import Batch, Store, batches, left_out
-from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.models import LoadedModel, finite
 from nullspace_cli.engine.transform import EvalTransform
 
 
@@ -54,7 +54,7 @@ class Readings:
         def look(batch: Batch, start: int, stop: int) -> None:
             part = batch.part(start, stop)
             read = entry.read(transform.normalize(part.pixels))
-            clean, values = entry.answer(read).answer.cpu(), read.cpu()
+            clean, values = finite(entry.answer(read), model, "the images").answer.cpu(), read.cpu()
             if not self._row:
                 self._allocate(store, len(positions), part, values, clean)
             self._keep(part, values, clean)

@@ -205,7 +205,7 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
     """
     source, result = (
-        finite(model.exact()(image[None]), model.name, f"the {name}")
+        finite(model(image[None]), model, f"the {name}")
         for name, image in zip(("source", "result"), batch, strict=True)
     )
     before = after = match = change = mse = error = None

@@ -27,7 +27,17 @@ from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
 
 COMMANDS = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
-SLOW_IMPORTS = {"torch", "timm", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "nullspace_cli.engine"}
+SLOW_IMPORTS = {
+    "torch",
+    "timm",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "PIL",
+    "pydantic",
+    "safetensors",
+    "nullspace_cli.engine",
+}
 
 OUTPUT = ("--json", "--force", "--quiet", "-q", "--verbose", "-v", "--debug")
 MODEL = (

@@ -106,6 +106,19 @@ def test_no_head(learn: Callable[..., Outcome]) -> None:
     assert "no probabilities" in message
 
 
+def test_the_largest_change_as_the_loss(learn: Callable[..., Outcome]) -> None:
+    """JSON has no infinity: `--norm inf` has a name in documents and files, and a run of it can be gone on with."""
+    arguments = ("--norm", "inf", "--checkpoint-every", "1")
+    document = learn(*arguments, "--json").document
+    assert document["plan"]["norm"] == "inf"
+    path = document["noises"][0]["noise"]
+    assert provenance(path)["parameters"]["plan"]["norm"] == "inf"
+    again = learn(*arguments, "--limit", "0.5", "--limit", "1", "--resume", "--json").document
+    assert again["noises"][0] == {**document["noises"][0], "images_per_second": None}
+    assert "norm inf (now 3.0)" in learn("--norm", "3", "--resume", expect=1).message
+    assert "||f(x with noise) - f(x)||_inf" in learn(*arguments, "--force").stdout
+
+
 def test_early_stop(learn: Callable[..., Outcome]) -> None:
     document = learn("--stop-eps", "100", "--json").document
     assert document["noises"][0]["stopped"] is True

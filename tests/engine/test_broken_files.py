@@ -55,6 +55,11 @@ def in_time() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+PARTS = 4
+parts = pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, PARTS))])
+"""Every fourth case on every run; all of them where slow tests are run."""
+
+
 def hold_all(cases: Iterable[Case], folder: Path, read: Callable[[Path], object], name: str | None = None) -> int:
     """Read each case's file; the number of those that were refused.
 
@@ -103,7 +108,8 @@ def good_noise(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> 
     return write_noise(tmp_path_factory.mktemp("noise") / "n.safetensors", model, "encoder", delta)
 
 
-def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Path) -> None:
+@parts
+def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Path, part: int) -> None:
     cases = [
         *corpus.irregular(),
         *corpus.rubbish(),
@@ -111,12 +117,13 @@ def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Pa
         *corpus.broken_bases(good_basis),
     ]
     assert len(cases) > 300
-    hold_all(cases, tmp_path, lambda path: bases.load_row_space(path, model))
+    hold_all(cases[part::PARTS], tmp_path, lambda path: bases.load_row_space(path, model))
 
 
-def test_bases_for_noise(model: LoadedModel, good_basis: Path, tmp_path: Path) -> None:
+@parts
+def test_bases_for_noise(model: LoadedModel, good_basis: Path, tmp_path: Path, part: int) -> None:
     cases = [*corpus.artefacts(good_basis, ("row_space", "basis")), *corpus.broken_bases(good_basis)]
-    hold_all(cases, tmp_path, lambda path: exact_noise(path, model, 0.1, 0))
+    hold_all(cases[part::PARTS], tmp_path, lambda path: exact_noise(path, model, 0.1, 0))
 
 
 def test_compact_bases(model: LoadedModel, tmp_path: Path) -> None:
@@ -132,10 +139,11 @@ def test_compact_bases(model: LoadedModel, tmp_path: Path) -> None:
                 assert bases.read_basis(path, small)[0].shape[0] == found.nullspace.nullity
 
 
-def test_noises(model: LoadedModel, good_noise: Path, tmp_path: Path) -> None:
+@parts
+def test_noises(model: LoadedModel, good_noise: Path, tmp_path: Path, part: int) -> None:
     cases = [*corpus.irregular(), *corpus.rubbish(), *corpus.artefacts(good_noise, ("noise",))]
     assert len(cases) > 600
-    hold_all(cases, tmp_path, lambda path: read_noise(path).on(model))
+    hold_all(cases[part::PARTS], tmp_path, lambda path: read_noise(path).on(model))
 
 
 # States of interrupted runs
@@ -149,8 +157,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return open_data(str(folder))
 
 
+@parts
 @pytest.mark.parametrize("protocol", ["adamw", "paper-accum"])
-def test_states(model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: Any) -> None:
+def test_states(model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: Any, part: int) -> None:
     plan = Plan(
         level="encoder", limits=(0.5, 1.0), protocol=protocol, rounds=3, lr=0.02, fraction=1.0, norm=float("inf"),
         stop_eps=None, step_images=4, seed=0, data="x", images=6, data_config=asdict(model.transform),
@@ -181,7 +190,7 @@ def test_states(model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: 
                 assert all(torch.equal(learner.noise, b) for learner, b in zip(again.learners, before, strict=True))
             raise
 
-    hold_all(cases, tmp_path / "cases", restore)
+    hold_all(cases[part::PARTS], tmp_path / "cases", restore)
 
 
 def _untrue(good: Path) -> Iterator[Case]:
@@ -212,7 +221,8 @@ def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: Loaded
 # Results
 
 
-def test_results(tmp_path: Path) -> None:
+@parts
+def test_results(tmp_path: Path, part: int) -> None:
     good = tmp_path / "good.json"
     good.write_text(json.dumps(document_of_eval()))
     cases = [*corpus.irregular(), *corpus.rubbish(), *corpus.documents(good)]
@@ -225,7 +235,7 @@ def test_results(tmp_path: Path) -> None:
 
     drawn: list[Any] = []
     (tmp_path / "cases").mkdir()
-    hold_all(cases, tmp_path / "cases", read)
+    hold_all(cases[part::PARTS], tmp_path / "cases", read)
     for i, documents in enumerate(drawn[::50]):  # what is taken can be drawn
         draw_curves(tmp_path / f"{i}.png", documents)
 
@@ -299,7 +309,8 @@ def jax_arrays() -> dict[str, Any]:
 # Folders
 
 
-def test_folders(trained: Any, tmp_path: Path) -> None:
+@parts
+def test_folders(trained: Any, tmp_path: Path, part: int) -> None:
     config = {
         "architecture": NAME, "num_classes": 5, "num_features": 24, "global_pool": "token", "model_args": KWARGS,
         "pretrained_cfg": {
@@ -317,7 +328,7 @@ def test_folders(trained: Any, tmp_path: Path) -> None:
 
     cases = list(corpus.configs(config))
     assert len(cases) > 400
-    hold_all(cases, tmp_path, read, "config.json")
+    hold_all(cases[part::PARTS], tmp_path, read, "config.json")
 
 
 def test_folders_with_broken_weights(trained: Any, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES, load_checkpoint
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, load_view, resolve_device
 
@@ -65,7 +66,8 @@ def test_batches_do_not_change_the_answer(folder: Path) -> None:
     torch.testing.assert_close(one.logits, all_.logits)
 
 
-def test_jax_weights(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def jax() -> dict[str, Any]:
     """A one-block ViT under the names of the JAX release."""
     generator = np.random.default_rng(0)
     shapes = {"embedding/kernel": (16, 16, 3, 48), "embedding/bias": (48,), "cls": (1, 1, 48),
@@ -80,14 +82,36 @@ def test_jax_weights(tmp_path: Path) -> None:
     shapes |= {f"{attention}out/kernel": (3, 16, 48), f"{attention}out/bias": (48,)}
     for i, (a, b) in enumerate([(48, 192), (192, 48)]):
         shapes |= {f"{block}MlpBlock_3/Dense_{i}/kernel": (a, b), f"{block}MlpBlock_3/Dense_{i}/bias": (b,)}
-    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    np.savez(tmp_path / "w.npz", **arrays)  # type: ignore[arg-type]
+    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def test_jax_weights(tmp_path: Path, jax: dict[str, Any]) -> None:
+    np.savez(tmp_path / "w.npz", **jax)
     model = load(checkpoint=tmp_path / "w.npz")
     weight = model.module.get_parameter("patch_embed.proj.weight")
-    assert torch.equal(weight, torch.from_numpy(arrays["embedding/kernel"]).permute(3, 2, 0, 1))
+    assert torch.equal(weight, torch.from_numpy(jax["embedding/kernel"]).permute(3, 2, 0, 1))
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ModelError, match=r"other\.npz does not fit"):
         load(checkpoint=tmp_path / "other.npz")
+
+
+def test_jax_weights_fill_the_model(tmp_path: Path, jax: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """timm's loader passes over what it does not find, and over a head of another size."""
+    module = timm.create_model(TINY, **KWARGS)
+    before = hash_state(module.state_dict())
+    for left_out, missing in (("head/", r"nothing for 2 tensors \(head\.bias, head\.weight\)"),):
+        np.savez(tmp_path / "part.npz", **{name: array for name, array in jax.items() if not name.startswith(left_out)})
+        with pytest.raises(ModelError, match=rf"part\.npz does not fit VisionTransformer: it has {missing}"):
+            load_checkpoint(module, tmp_path / "part.npz")
+        assert hash_state(module.state_dict()) == before
+    np.savez(tmp_path / "w.npz", **jax)
+    with pytest.raises(ModelError, match=r"nothing for 2 tensors \(head\.bias, head\.weight\).*num_classes"):
+        load(checkpoint=tmp_path / "w.npz", kwargs={"num_classes": 7})
+    assert caplog.text == ""
+    np.savez(tmp_path / "more.npz", **jax, **{"pre_logits/bias": np.zeros(3, np.float32)})
+    load_checkpoint(module, tmp_path / "more.npz")
+    assert "1 of its arrays were not used (pre_logits/bias)" in caplog.text
+    assert hash_state(module.state_dict()) == load(checkpoint=tmp_path / "w.npz").weights_sha256
 
 
 def test_position_grid_and_head_are_adapted(folder: Path) -> None:
@@ -136,6 +160,13 @@ def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ModelError, match=r"list\.pth"):
         load(checkpoint=tmp_path / "list.pth")
+
+
+def test_the_file_of_a_folder_is_the_one_that_timm_takes() -> None:
+    from timm.models import _hub
+
+    assert FOLDER_NAMES == _hub._PREFERRED_FILES
+    assert FOLDER_ENDINGS == _hub._EXT_PRIORITY
 
 
 def test_local_folder(tmp_path: Path, trained: Any) -> None:

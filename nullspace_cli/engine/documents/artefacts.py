@@ -13,17 +13,19 @@ class Wanted(NamedTuple):
     """What a tensor of a file has to be.
 
     Attributes:
-        dtype: safetensors' name of it.
+        dtypes: safetensors' names of those that it may have.
         shape: sizes; those that only the file knows by names, which stand for one size throughout the file.
         optional: whether the file may lack it, and all others of the same `group`.
     """
 
-    dtype: str
+    dtypes: tuple[str, ...]
     shape: tuple[int | str, ...]
     group: str | None = None
 
 
 Table = Mapping[str, Wanted]
+F32, F64 = ("F32",), ("F64",)
+FLOAT = F32 + F64
 
 
 class Artefact(Document):
@@ -34,8 +36,8 @@ class Artefact(Document):
     parents: dict[str, Sha256]
 
     def tensors(self) -> Table:
-        """The tensors that such a file holds and that commands read; others are passed over."""
-        return {}
+        """The tensors that such a file holds; further ones are passed over."""
+        raise NotImplementedError
 
 
 # vitnull basis
@@ -61,9 +63,9 @@ class BasisArtefact(Artefact):
         channels = len(self.parameters.std)
         values = (channels, "values") if self.parameters.per_channel else ("values",)
         table = {
-            "row_space": Wanted("F64", ("rank", channels, "height", "width")),
-            "singular_values": Wanted("F64", values),
-            "basis": Wanted("F64", ("nullity", channels, "height", "width")),
+            "row_space": Wanted(F64, ("rank", channels, "height", "width")),
+            "singular_values": Wanted(F64, values),
+            "basis": Wanted(F64, ("nullity", channels, "height", "width")),
         }
         if self.parameters.compact:
             del table["basis"]
@@ -106,8 +108,8 @@ class NoiseArtefact(Artefact):
 
     def tensors(self) -> Table:
         about = self.parameters
-        noise = Wanted("F32", (1, *about.input_size) if about.level == "input" else (1, "tokens", "width"))
-        return {"noise": noise, "init": noise, "losses": Wanted("F64", (about.record.steps,))}
+        noise = Wanted(F32, (1, *about.input_size) if about.level == "input" else (1, "tokens", "width"))
+        return {"noise": noise, "init": noise, "losses": Wanted(F64, (about.record.steps,))}
 
 
 class LearningParameters(Document):
@@ -149,10 +151,10 @@ class LearningArtefact(Artefact):
         }[plan.protocol]
         table: dict[str, Wanted] = {}
         for i in range(len(plan.limits)):
-            table[f"{i}.noise"] = Wanted("F32", shape)
-            table[f"{i}.losses"] = Wanted("F64", (f"losses of {i}",))
+            table[f"{i}.noise"] = Wanted(F32, shape)
+            table[f"{i}.losses"] = Wanted(F64, (f"losses of {i}",))
             # Before its first step an optimiser has no state.
-            table |= {f"{i}.optimizer.{name}": Wanted("F32", size, f"optimizer {i}") for name, size in names.items()}
+            table |= {f"{i}.optimizer.{name}": Wanted(F32, size, f"optimizer {i}") for name, size in names.items()}
         return table
 
 
@@ -179,6 +181,9 @@ class WatermarkArtefact(Artefact):
     weights_sha256: Sha256 | None
     parameters: WatermarkParameters
 
+    def tensors(self) -> Table:
+        return dict.fromkeys(("image", "source", "target"), Wanted(FLOAT, (3, "height", "width")))
+
 
 class FooledParameters(Document):
     size: Literal["model", "native"]
@@ -199,6 +204,9 @@ class FooledArtefact(Artefact):
     weights_sha256: Sha256
     parameters: FooledParameters
 
+    def tensors(self) -> Table:
+        return dict.fromkeys(("image", "noise", "source", "target"), Wanted(FLOAT, (3, "height", "width")))
+
 
 class SaliencyParameters(Document):
     source: str
@@ -214,6 +222,9 @@ class SaliencyArtefact(Artefact):
     space: Literal["normalized"]
     weights_sha256: Sha256
     parameters: SaliencyParameters
+
+    def tensors(self) -> Table:
+        return {name: Wanted(FLOAT, (f"rows of {name}", f"columns of {name}")) for name in self.parameters.methods}
 
 
 ARTEFACTS: Mapping[str, type[Artefact]] = {

@@ -191,6 +191,7 @@ def _place(location: tuple[int | str, ...], schema: Mapping[str, Any]) -> tuple[
 
 
 def _inner(node: Mapping[str, Any], step: int | str, schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    node = _resolved(node, schema)
     for part in (node, *(_resolved(option, schema) for option in node.get("anyOf", ()))):
         if isinstance(step, int) and "items" in part:
             return part["items"]

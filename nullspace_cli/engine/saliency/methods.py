@@ -144,7 +144,9 @@ def explain(
             )
     maps = method.function(model, images, classes)
     if not bool(maps.isfinite().all()):
-        raise ModelError(f"The map that {method.name} makes of {model.name} is not finite. Check the model's weights.")
+        raise ModelError(
+            f"The map that {method.name} makes of {model.name} is not finite. Check its weights: {model.weights}."
+        )
     return maps
 
 
