@@ -119,7 +119,8 @@ def fool(
 
     from nullspace_cli.engine.fooling_report import Files
 
-    artifacts = Files.of(out_dir, source.stem if source else Path(real(sources)).name, target.stem, exact=float_)  # type: ignore[union-attr]
+    name = source.stem if source else Path(real(sources or Path())).name
+    artifacts = Files.of(out_dir, name, target.stem, exact=float_)
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 

@@ -41,8 +41,8 @@ def number(
     """
     parse = functools.partial(read_number, least=least, most=most, above=above, infinite=infinite, kind=kind)
     vars(parse)["__name__"] = kind.__name__.upper()  # which older versions of typer show for want of a metavar
-    shown = {"min": None if above else least, "max": None if most == MANY else most}  # by --help
-    return typer.Option(*names, parser=parse, **shown, **details)
+    low, high = None if above else least, None if most == MANY else most  # for --help alone
+    return typer.Option(*names, parser=parse, min=low, max=high, **details)
 
 
 def whole(*names: str, least: int = 1, most: int = MANY, **details: Any) -> Any:

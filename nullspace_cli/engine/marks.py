@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -30,6 +30,10 @@ GAP = 0.4
 
 CAP_HEIGHT = 256
 """Pixels of a capital of `text_mark`: marks are scaled down cleanly, never up, on canvases of usual size."""
+
+MARK_PIXELS = 1 << 24
+"""Larger pictures of a mark are scaled down as they are read: as floats, 80 megapixels of colour are a gigabyte, and
+no canvas has room for all of them."""
 
 TEXT_SIDE = 8192
 """Pixels; longer or more lines are lettered smaller, so that a page of text does not fill the memory."""
@@ -105,10 +109,10 @@ def read_mark(path: Path) -> Mark:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
     picture = read_picture(path)
-    colour: Plane = np.divide(picture.pixels, 255, dtype=np.float32)
+    colour: Plane = np.divide(_reduced(picture.pixels), 255, dtype=np.float32)
     coverage: Plane
     if picture.alpha is not None and picture.alpha.min() < 255:
-        coverage = np.divide(picture.alpha, 255, dtype=np.float32)
+        coverage = np.divide(_reduced(picture.alpha), 255, dtype=np.float32)
         colour = _uncomposited(colour, coverage)
     else:
         corners = colour[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -120,6 +124,12 @@ def read_mark(path: Path) -> Mark:
     if float(coverage.max(initial=0)) < 0.01:
         raise ImageError(f"{path} is blank: nothing of it would be seen. Use a logo that differs from its background.")
     return Mark(colour, coverage, path)
+
+
+def _reduced(pixels: UInt8[NDArray[np.uint8], "h w *c"]) -> UInt8[NDArray[np.uint8], "h1 w1 *c"]:
+    """At most about MARK_PIXELS of them, each the mean of a square; colours over white stay what their alpha says."""
+    factor = math.ceil(math.sqrt(pixels.shape[0] * pixels.shape[1] / MARK_PIXELS))
+    return pixels if factor <= 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def _uncomposited(colour: Plane, coverage: Plane, ground: Plane | float = 1.0) -> Plane:
@@ -184,10 +194,12 @@ def place(mark: Mark, width: int, height: int, placement: Placement) -> Placed:
     else:
         ratio = max(ratios) if placement.fit == "cover" else min(ratios)
         size = (max(1, round(mark_w * ratio)), max(1, round(mark_h * ratio)))
-    layers = _resized(mark, size)
     if placement.fit == "cover":
-        top, left = (size[1] - box_h) // 2, (size[0] - box_w) // 2
-        layers = layers[:, top : top + box_h, left : left + box_w]
+        # Only what is kept of it is made: of a mark that is a line, all of it would fill the memory.
+        left, top = (size[0] - box_w) // 2, (size[1] - box_h) // 2
+        layers = _resized(mark, size, (left, top, left + box_w, top + box_h))
+    else:
+        layers = _resized(mark, size, (0, 0, *size))
     _, h, w = layers.shape
     down, right = _corner(placement.position)
     top, left = round((height - h) * down), round((width - w) * right)
@@ -197,15 +209,19 @@ def place(mark: Mark, width: int, height: int, placement: Placement) -> Placed:
     return Placed(top, left, colour, layers[3].clamp_(0, 1))
 
 
-def _resized(mark: Mark, size: tuple[int, int]) -> Float32[Tensor, "4 h w"]:
-    """Colour times coverage, and coverage, at (width, height) `size`.
+def _resized(mark: Mark, size: tuple[int, int], part: tuple[int, int, int, int]) -> Float32[Tensor, "4 h w"]:
+    """Colour times coverage, and coverage, at (width, height) `size`: of that the part (left, top, right, bottom).
 
     Premultiplied, so that hidden colours under zero coverage do not bleed into the edges.
     """
-    layers = np.empty((4, size[1], size[0]), np.float32)
-    for i in range(4):
-        layer = mark.coverage if i == 3 else mark.colour[..., i] * mark.coverage
-        layers[i] = np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, Image.Resampling.LANCZOS))
+    height, width = mark.coverage.shape
+    left, top, right, bottom = part
+    box = (left * width / size[0], top * height / size[1], right * width / size[0], bottom * height / size[1])
+    layers = np.empty((4, bottom - top, right - left), np.float32)
+    for i, layer in enumerate(layers):
+        plane = mark.coverage if i == 3 else mark.colour[..., i] * mark.coverage
+        image = Image.fromarray(plane.astype(np.float32))
+        layer[:] = np.asarray(image.resize(layer.shape[::-1], Image.Resampling.LANCZOS, box))
     return torch.from_numpy(layers)
 
 

@@ -6,6 +6,7 @@ each patch z is the point nearest to the target t with A z = A x and values in [
 whole output, are those of the source. Pixels outside the crop, which the network never reads, follow the target freely.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
@@ -24,6 +26,10 @@ from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
 from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Rounding, Watermarked
+
+CANVAS, CROPS = 1 << 22, 16
+"""Pixels, and crops of the network's: of resized images that are larger than both, most is never read. In float64 the
+many steps of a solution take 200 bytes for each pixel."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,12 @@ class ModelSize:
 
     def _canvas(self, picture: Picture) -> "_Canvas":
         geometry = self.transform.geometry(picture.width, picture.height)
+        width, height = geometry.resized
+        if width * height > max(CANVAS, CROPS * math.prod(geometry.crop)):
+            raise ImageError(
+                f"{picture.path} is too elongated to be marked at model size: its {picture.width} x {picture.height} "
+                f"would be resized to {width} x {height}. Crop it first, or use --size native."
+            )
         source = from_8_bits(self.transform.resize(picture.pixels))
         target = self.design.target(source, "outline", MODEL_PERIOD, self._tint)
         return _Canvas(self.space, geometry, source, target)

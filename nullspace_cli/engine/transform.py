@@ -14,12 +14,15 @@ from torch import Tensor
 
 from nullspace_cli.engine.documents.parts import MAX_CHANNELS, DataConfig
 from nullspace_cli.engine.errors import ImageError, ModelError
-from nullspace_cli.engine.images import MAX_PIXELS
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """timm's names for PIL's resampling filters."""
 
 CROP_MODES = ("center", "squash", "border")
+
+MAX_RESIZED = 1 << 25
+"""Pixels: an image that would be resized to more is refused. 3000 x 3 of them, scaled to a height of 256, are 65
+million, of which the network reads a thousandth."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class EvalTransform:
         if self.input_size[0] != 3:
             raise ImageError(f"The model reads {self.input_size[0]} channels, images have 3. Use an RGB model.")
         resized = self._resized(width, height)
-        if min(resized) < 1 or math.prod(resized) > MAX_PIXELS:
+        if min(resized) < 1 or math.prod(resized) > MAX_RESIZED:
             raise ImageError(
                 f"An image of {width} x {height} is too elongated for this model: it would be resized to "
                 f"{resized[0]} x {resized[1]}. Crop it first."

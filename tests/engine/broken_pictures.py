@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -36,7 +37,7 @@ def sound() -> dict[str, bytes]:
     palette = RGB.quantize(16)
     clear = palette.copy()
     clear.info["transparency"] = 3
-    kinds = {
+    kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "rgb.png": (RGB, about),
         "rgba.png": (RGBA, {}),
         "grey.png": (RGB.convert("L"), {}),

@@ -2,6 +2,7 @@
 
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from nullspace_cli.engine import marks
 from nullspace_cli.engine.errors import ImageError, UsageError
 from nullspace_cli.engine.marks import CAP_HEIGHT, Fit, Mark, Placed, Placement, Position, place, read_mark, text_mark
 
@@ -84,6 +86,55 @@ def test_placement(placement: Placement, box: tuple[int, int, int, int]) -> None
     expected[top:bottom, left:right] = 1
     assert (on_canvas(placed, 100, 100).round() == expected).float().mean() > 0.989
     torch.testing.assert_close(placed.colour[:, placed.coverage > 0.5].mean().item(), 0.25, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(("canvas", "size"), [((90, 60), (30, 40)), ((90, 60), (7, 40)), ((64, 64), (40, 3))])
+def test_cover_is_the_middle_of_the_whole(canvas: tuple[int, int], size: tuple[int, int]) -> None:
+    """What Pillow makes of a part is that part of what it makes of everything."""
+    values = np.random.default_rng(1).random((size[1], size[0]), dtype=np.float32)
+    placed = place(Mark(np.ones((*values.shape, 3)), values, "noise"), *canvas, Placement(fit="cover", scale=1.0))
+    ratio = max(canvas[0] / size[0], canvas[1] / size[1])
+    whole = (round(size[0] * ratio), round(size[1] * ratio))
+    left, top = (whole[0] - canvas[0]) // 2, (whole[1] - canvas[1]) // 2
+    full = np.asarray(Image.fromarray(values).resize(whole, Image.Resampling.LANCZOS)).clip(0, 1)
+    expected = full[top : top + canvas[1], left : left + canvas[0]]
+    np.testing.assert_allclose(placed.coverage, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("fit", ["contain", "cover", "stretch", "tile"])
+@pytest.mark.parametrize("size", [(2, 2000), (2000, 2), (1, 1), (1, 50_000)])
+def test_nothing_larger_than_the_canvas_is_made(
+    monkeypatch: pytest.MonkeyPatch, fit: Fit, size: tuple[int, int]
+) -> None:
+    made = []
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, wanted: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
+        made.append(wanted[0] * wanted[1])
+        # The first pass is as wide as what is wanted, and as high as what the second one reads of it.
+        box = arguments[1] if len(arguments) > 1 else (0, 0, *self.size)
+        made.append(wanted[0] * (box[3] - box[1]))
+        return resize(self, wanted, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    placed = place(square(1.0, *size), 300, 200, Placement(fit, "center", 1.0))
+    assert placed.coverage.shape <= (200, 300)
+    assert max(made) <= max(300 * 200, 300 * size[1])
+
+
+def test_large_marks_are_scaled_down_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (60, 80, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    whole = read_mark(tmp_path / "a.png")
+    monkeypatch.setattr(marks, "MARK_PIXELS", 600)
+    small = read_mark(tmp_path / "a.png")
+    assert small.coverage.shape == (20, 27)
+    means = whole.coverage[:60, :78].reshape(20, 3, 26, 3).mean((1, 3))
+    np.testing.assert_allclose(small.coverage[:, :26], means, atol=0.003)
+    seen = (whole.colour * whole.coverage[..., None])[:60, :78].reshape(20, 3, 26, 3, 3).mean((1, 3))
+    np.testing.assert_allclose((small.colour * small.coverage[..., None])[:, :26], seen, atol=0.02)
+    monkeypatch.undo()
+    assert read_mark(tmp_path / "a.png").coverage.shape == (60, 80)
 
 
 @given(

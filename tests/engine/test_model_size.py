@@ -307,3 +307,13 @@ def test_grey_pictures_come_out_in_colour_and_elongated_ones_are_refused(
     assert maker()([grey])[0].pixels.shape == (64, 64, 3)
     with pytest.raises(ImageError, match="too elongated"):
         maker()([pictured(tmp_path, np.zeros((1, 100_000, 3), np.uint8))])
+
+
+def test_a_line_is_refused_before_it_is_resized(
+    maker: Callable[..., ModelSize], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few pixels that the resize would make millions of, of which the network reads a few thousand."""
+    line = pictured(tmp_path, np.zeros((3, 4000, 3), np.uint8))
+    monkeypatch.setattr(EvalTransform, "resize", lambda self, pixels: pytest.fail("it was resized"))
+    with pytest.raises(ImageError, match=r"too elongated to be marked at model size: .*or use --size native"):
+        maker()([line])

@@ -144,7 +144,9 @@ def test_input_is_left_alone_and_may_be_read_only() -> None:
         assert torch.equal(turned, transform_of().normalize(pixels).flip(-1, -2))
 
 
-@pytest.mark.parametrize(("crop_mode", "size"), [("border", (4000, 1)), ("center", (1, 2_000_000))])
+@pytest.mark.parametrize(
+    ("crop_mode", "size"), [("border", (4000, 1)), ("center", (1, 2_000_000)), ("center", (3000, 3))]
+)
 def test_too_elongated(crop_mode: str, size: tuple[int, int]) -> None:
     with pytest.raises(ImageError, match="too elongated"):
         transform_of(input_size=(3, 224, 224), crop_mode=crop_mode).geometry(*size)

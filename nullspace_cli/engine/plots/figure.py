@@ -48,7 +48,7 @@ def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
             known = text.get_text().encode("utf-8", "backslashreplace").decode()  # halves of characters are none
             lines = visible(known, lines=True).split("\n")
             room = figure.get_size_inches()[1 if text.get_rotation() == 90 else 0] * 72
-            most = int(room / (LETTER * text.get_fontsize()))
+            most = int(room / (LETTER * float(text.get_fontsize())))
             text.set_text("\n".join(shortened(line, most) for line in lines))
     buffer = BytesIO()
     with _QUIETLY:
