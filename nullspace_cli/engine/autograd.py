@@ -39,7 +39,7 @@ def differentiating(function: Callable[P, T]) -> Callable[P, T]:
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
         with torch.inference_mode(False), torch.enable_grad():
             own: Any = {name: _ordinary(value) for name, value in kwargs.items()}
-            return function(*map(_ordinary, args), **own)  # type: ignore[arg-type]
+            return function(*map(_ordinary, args), **own)
 
     return run
 

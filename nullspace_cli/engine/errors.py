@@ -25,7 +25,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return foreign and _NO_MEMORY.search(str(error)) is not None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library's error says, short enough to quote in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

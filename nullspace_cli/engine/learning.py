@@ -249,10 +249,9 @@ class Learning:
         self.done, learners = self._ranks.lead(stand)
         if self._ranks.first:
             return
-        for learner, (tensors, learner.stopped, learner.probability_change) in zip(
-            self.learners, learners, strict=True
-        ):
+        for learner, (tensors, stopped, change) in zip(self.learners, learners, strict=True):
             learner.restore(tensors)
+            learner.stopped, learner.probability_change = stopped, change
 
     def save(self, path: Path) -> None:
         """Write all that a killed run needs to go on."""

@@ -14,7 +14,7 @@ from nullspace_cli.engine.autograd import differentiating, ordinary, ordinary_te
 from nullspace_cli.engine.basis import find_basis
 from nullspace_cli.engine.data import ImageSet, open_data
 from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.entry import entry_of
+from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.evaluation import evaluate
 from nullspace_cli.engine.learning import Learning, Plan
 from nullspace_cli.engine.loading import Store
@@ -82,7 +82,7 @@ def test_the_stem_in_any_mode(mode: Callable[[], Any], made: Any) -> None:
     with mode():
         model = load(*made)  # its weights too may be met by autograd later
         found = model.stem()
-        levels = ("input",) if made is CNN else ("input", "encoder")
+        levels: tuple[Level, ...] = ("input",) if made is CNN else ("input", "encoder")
         answers = [entry_of(model, level).answer(entry_of(model, level).read(images_for(model))) for level in levels]
     assert (found.kind, found.names, found.layers) == (expected.kind, expected.names, expected.layers)
     assert (found.weight is None) == (made is CNN)
@@ -104,7 +104,7 @@ def test_maps_in_any_mode(mode: Callable[[], Any], made: Any) -> None:
         found = {name: (explain(model, x, METHODS[name]), explain(model, x, METHODS[name], classes)) for name in names}
     for name in names:
         for own, other in zip(found[name], expected[name], strict=True):
-            torch.testing.assert_close(own, other, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(own, other, msg=f"{name} differs")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,22 +10,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image, ImageFile
 
-from nullspace_cli.engine import hub, models
-from nullspace_cli.engine.errors import ModelError, VitnullError
+from nullspace_cli.engine import hub
+from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.errors import ImageError, ModelError, VitnullError
 from nullspace_cli.engine.hub import hub_access
 from nullspace_cli.engine.images import read_picture
 from nullspace_cli.engine.marks import Placement, text_mark
 from nullspace_cli.engine.models import ModelRequest, load_model, load_view
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.shared import WITHOUT_WARNINGS, InTurns
-from nullspace_cli.engine.stamping import Job, Stamp
+from nullspace_cli.engine.stamping import Failed, Job, Stamp
 from nullspace_cli.engine.watermarking import Design
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
@@ -75,7 +76,7 @@ def test_random_weights_are_those_of_their_seed_in_every_thread(unchanged: None)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             module = timm.create_model("vit_tiny_patch16_224", **SMALL)
-        return models.hash_state(module.state_dict())
+        return hash_state(module.state_dict())
 
     expected = [plain(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
@@ -241,19 +242,12 @@ def test_one_holds_the_filters_for_all(unchanged: None, tmp_path: Path) -> None:
 # Threads
 
 
-def stamp_of(size: Any = "native") -> Stamp:
-    network = Network(ModelRequest("demo", device="cpu"))
-    return Stamp(network, Design(text_mark("copy"), Placement()), size=size, force=True)
+def stamp() -> Stamp:
+    return Stamp(Network(ModelRequest("demo", device="cpu")), Design(text_mark("copy"), Placement()))
 
 
-def jobs(folder: Path, count: int) -> list[Job]:
-    generator = np.random.default_rng(0)
-    made = []
-    for i in range(count):
-        path = folder / f"{i}.png"
-        Image.fromarray(generator.integers(0, 256, (300, 300, 3), np.uint8)).save(path)
-        made.append(Job(path, folder / f"{i}.out.png"))
-    return made
+def jobs(count: int) -> list[Job]:
+    return [Job(Path(f"{i}.png"), Path(f"{i}.out.png")) for i in range(count)]
 
 
 @pytest.fixture
@@ -267,19 +261,18 @@ def four_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize("end", ["done", "left", "failed"])
 def test_torchs_threads_are_shared_out_for_the_length_of_a_run(
-    four_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+    four_threads: None, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     before, counts = state(), list[int]()
-    together = Stamp.together
 
-    def counted(self: Stamp, jobs: Any) -> Any:
+    def together(self: Stamp, jobs: Any) -> Any:
         counts.append(torch.get_num_threads())
         if end == "failed":
             raise ZeroDivisionError
-        return together(self, jobs)
+        return [Failed(job, ImageError("no such file")) for job in jobs]
 
-    monkeypatch.setattr(Stamp, "together", counted)
-    run = stamp_of().each(jobs(tmp_path, 4), 2)
+    monkeypatch.setattr(Stamp, "together", together)
+    run = stamp().each(jobs(4), 2)
     if end == "failed":
         with pytest.raises(ZeroDivisionError):
             list(run)
@@ -293,11 +286,19 @@ def test_torchs_threads_are_shared_out_for_the_length_of_a_run(
     assert {name for name in before if before[name] != after[name]} == set()
 
 
-def test_runs_that_overlap(four_threads: None, tmp_path: Path) -> None:
-    before = state()
-    todo = jobs(tmp_path, 6)
+def test_runs_that_overlap(four_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that began first ends first."""
+    before, both = state(), threading.Barrier(4)
+
+    def together(self: Stamp, jobs: Any) -> Any:
+        both.wait(30)
+        if jobs[0].source.name < "2":
+            time.sleep(0.1)
+        return [Failed(job, ImageError("no such file")) for job in jobs]
+
+    monkeypatch.setattr(Stamp, "together", together)
     with ThreadPoolExecutor(2) as pool:
-        ends = pool.map(lambda part: len(list(stamp_of().each(part, 2))), (todo[:2], todo[2:]))
-        assert list(ends) == [2, 4]
+        ends = pool.map(lambda part: len(list(stamp().each(part, 2))), (jobs(4)[:2], jobs(4)[2:]))
+        assert list(ends) == [2, 2]
     after = state()
     assert {name for name in before if before[name] != after[name]} == set()

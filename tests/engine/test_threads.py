@@ -252,7 +252,7 @@ def test_maps_of_each_thread(path: str) -> None:
     )
     for x, maps, own in zip(images, alone, found, strict=False):
         for name, values in own.items():
-            torch.testing.assert_close(values, maps[name], msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(values, maps[name], msg=f"{name} differs")
         leaf = x.clone().requires_grad_()
         answer = module(leaf)
         (slope,) = torch.autograd.grad(answer[0, answer.argmax()], leaf)
