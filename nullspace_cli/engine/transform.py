@@ -64,17 +64,17 @@ class EvalTransform:
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         DataConfig.read(lists, "The model's data config", ModelError, "Correct its config.")
         channels, height, width = self.input_size
-        if channels > MAX_CHANNELS or height * width > MAX_PIXELS:
+        if channels > MAX_CHANNELS or height * width > MAX_RESIZED:
             raise ModelError(
                 f"The model's input_size is {self.input_size}; expected at most {MAX_CHANNELS} channels and "
-                f"{MAX_PIXELS} pixels."
+                f"{MAX_RESIZED} pixels."
             )
         if not len(self.mean) == len(self.std) == channels:
             raise ModelError(f"The model's mean {self.mean} and std {self.std} are not {channels} finite numbers each.")
         if self.interpolation not in INTERPOLATIONS:
             raise ModelError(f"Unknown interpolation {self.interpolation!r}; expected one of {INTERPOLATIONS}.")
         # Nothing would be left of side / crop_pct, or more than can be held.
-        if not (self.crop_pct <= min(height, width) and height * width <= MAX_PIXELS * self.crop_pct**2):
+        if not (self.crop_pct <= min(height, width) and height * width <= MAX_RESIZED * self.crop_pct**2):
             raise ModelError(f"The model's crop_pct is {self.crop_pct}; expected a fraction such as 0.875.")
         if self.crop_mode not in CROP_MODES:
             raise ModelError(f"Unknown crop_mode {self.crop_mode!r}; expected one of {CROP_MODES}.")

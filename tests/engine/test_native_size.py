@@ -412,13 +412,13 @@ class Loose(ResizeProblem):
 def test_a_broken_bound_shows_in_the_certificate(forgotten: str, excess: float, per_pixel: bool) -> None:
     resize = SeparableResize(np.eye(4), np.eye(6), 3)
     target = torch.full((4, 3, 6), 100, dtype=torch.uint8)
-    bounds = (torch.full_like(target, 0), torch.full_like(target, 255)) if per_pixel else (0, 255)
+    lower, upper = (torch.full_like(target, 0), torch.full_like(target, 255)) if per_pixel else (0, 255)
     y = torch.zeros(4, 3, 6)
     y[1, 2, 3], y[3, 0, 0] = 175.0, -130.0  # 20 above white, 30 below black
     solution = ResizeSolution(y, torch.zeros_like(y), 0)
-    kept = ResizeProblem(resize, WholeView(), target, *bounds)
+    kept = ResizeProblem(resize, WholeView(), target, lower, upper)
     assert _certificate(kept, solution)["bound_violation"] == 0
-    broken = Loose(resize, WholeView(), target, *bounds, forgotten)
+    broken = Loose(resize, WholeView(), target, lower, upper, forgotten)
     assert _certificate(broken, solution)["bound_violation"] == pytest.approx(excess, rel=1e-6)
 
 

@@ -121,7 +121,9 @@ class Solution:
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device: to read a certificate off the host, one figure after another."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **tensors)
 
     def certificate(self, norm: Norm) -> dict[str, Any]:
