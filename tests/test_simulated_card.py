@@ -163,10 +163,9 @@ def test_types_go_with_the_device(there: Tensor, here: Tensor) -> None:
 
 def test_copies_share_no_memory(there: Tensor, here: Tensor) -> None:
     array = np.zeros(2)
-    for original, moved in ((here, here.cuda()), (there, there.cpu()), (array, torch.as_tensor(array, device="cuda"))):
-        before = copy.deepcopy(original)
+    for moved in (here.cuda(), there.cpu(), torch.as_tensor(array, device="cuda")):
         moved.zero_().sub_(1)
-        assert (original == before).all()
+    assert (here.tolist(), there.tolist(), array.tolist()) == ([10, 20, 30], [1, 2, 3], [0, 0])
 
 
 def test_slices_are_written_from_either_side(there: Tensor, here: Tensor) -> None:
@@ -216,7 +215,7 @@ class _Doubled(torch.autograd.Function):
         return 2 * x
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         _Doubled.seen = [gradient.device.type, x.device.type]
         return 2 * gradient + (torch.zeros(x.shape) if _Doubled.mixing else 0)
@@ -326,12 +325,15 @@ def test_nothing_of_it_stays() -> None:
         assert traffic.counts() == (0, 0, 0)
 
 
-def test_a_program_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target", [lambda script: [str(script)], lambda script: ["-m", script.stem]], ids=["file", "-m"]
+)
+def test_a_program_of_its_own(tmp_path: Path, target: Callable[[Path], list[str]]) -> None:
     root = Path(__file__).parents[1]
     script = tmp_path / "script.py"
     script.write_text("import sys, torch\nprint(sys.argv[1:], torch.zeros(2, device='cuda').device)")
-    for target in ((script,), ("-m", "script")):
-        command = [sys.executable, "-m", "tests.simulated_card", *map(str, target), "one", "--two"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
-        result = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)
-        assert (result.stdout, result.returncode) == ("['one', '--two'] cuda:0\n", 0), result.stderr
+    command = [sys.executable, "-m", "tests.simulated_card", *target(script), "one", "--two"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False)
+    assert (result.stdout, result.returncode) == ("['one', '--two'] cuda:0\n", 0), result.stderr

@@ -298,6 +298,7 @@ def test_a_source_without_detail_to_spare(vitnull: Vitnull, pair: tuple[Path, Pa
 
 
 @pytest.mark.gpu
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [("--norm", "1"), ("--unbounded",), ("--size", "native")])
 def test_on_a_gpu(vitnull: Vitnull, tmp_path: Path, kind: tuple[str, ...]) -> None:
     for name, index in (("source", 3), ("target", 4)):

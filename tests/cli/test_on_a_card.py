@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.learning import Learning
 from tests.conftest import Outcome, Vitnull
+from tests.made import write_noise
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +71,7 @@ def both(vitnull: Vitnull, tmp_path: Path) -> Both:
                     value,
                     rtol=0,
                     atol=tolerance * scale,
-                    msg=lambda text, name=name: f"{name}: {text}",
+                    msg=f"{name} differs",
                 )
         return document
 
@@ -123,18 +124,8 @@ def test_learning_goes_on(
     both: Both, vitnull: Vitnull, tiny_vit: tuple[str, ...], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What an interrupted run has saved is restored onto the card."""
-    command = (
-        "learn-noise",
-        *tiny_vit,
-        "--data",
-        data,
-        "--rounds",
-        "2",
-        "--step-images",
-        "5",
-        "--out",
-        "n.safetensors",
-    )
+    quick = ("--rounds", "2", "--step-images", "5", "--out", "n.safetensors")
+    command: tuple[str | Path, ...] = ("learn-noise", *tiny_vit, "--data", data, *quick)
     both(*command)
     whole = load_file("n.safetensors")
     Path("n.safetensors").unlink()
@@ -157,11 +148,9 @@ def test_learning_goes_on(
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the tokens and on the pixels of `tiny_vit`, and its basis."""
-    from nullspace_cli.engine.artifacts import write_tensors
     from nullspace_cli.engine.basis import find_basis, save_basis
     from nullspace_cli.engine.entry import Level, entry_of
     from nullspace_cli.engine.models import ModelRequest, load_model
-    from nullspace_cli.engine.noise import provenance_of
 
     folder = tmp_path_factory.mktemp("noises")
     arguments = {"depth": 1, "img_size": 64}
@@ -170,8 +159,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for level, limit in limits.items():
         generator = torch.Generator().manual_seed(0)
         delta = limit * (2 * torch.rand(1, *entry_of(model, level).shape, generator=generator) - 1)
-        about = provenance_of(model, level, {"limit": limit})
-        write_tensors(folder / f"{level}.safetensors", {"noise": delta, "init": delta.clone()}, about)
+        write_noise(folder / f"{level}.safetensors", model, level, delta, limit)
     save_basis(folder / "basis.safetensors", model, find_basis(model), compact=True)
     return {name: folder / f"{name}.safetensors" for name in ("encoder", "input", "basis")}
 
@@ -251,15 +239,16 @@ def test_fool_with_the_best_of_many_sources(both: Both, tmp_path: Path, tiny_vit
     both("fool", "--sources", folder, target, "--model", *tiny_vit, *options)
 
 
-@pytest.mark.parametrize("model", ["demo", "demo-cnn"])
-def test_explain(both: Both, data: Path, photo: Path, model: str) -> None:
-    document = both("explain", photo, "--model", model, "--method", "all", "--size", "native")
-    assert len(document["images"][0]["methods"]) == {"demo": 11, "demo-cnn": 5}[model]
+@pytest.mark.parametrize(("cnn", "methods"), [(False, 11), (True, 5)])
+def test_explain(both: Both, photo: Path, tiny_vit: tuple[str, ...], cnn: bool, methods: int) -> None:
+    model = ("demo-cnn",) if cnn else tiny_vit
+    document = both("explain", photo, "--model", *model, "--method", "all", "--size", "native")
+    assert len(document["images"][0]["methods"]) == methods
 
 
 def test_explain_measures(both: Both, data: Path, tiny_vit: tuple[str, ...]) -> None:
     options = ("--method", "rollout,gradient", "--faithfulness", "--compare-noise", "0.1", "--no-pictures")
-    both("explain", data / "val" / CLASSES[0], "--model", "demo", *options)
+    both("explain", data / "val" / CLASSES[0], "--model", *tiny_vit, *options)
 
 
 @pytest.mark.slow

@@ -41,12 +41,12 @@ def mark() -> Mark:
 
 
 @pytest.fixture
-def maker(space: PatchSpace, mark: Mark) -> Callable[..., ModelSize]:
+def maker(space: PatchSpace, mark: Mark, device: torch.device) -> Callable[..., ModelSize]:
     """A maker of 64 x 64 inputs; placements and the maker's own settings by name."""
 
     def maker(placement: Placement | None = None, *, strength: float | None = None, **settings: Any) -> ModelSize:
         design = Design(mark, placement or Placement(), strength=strength)
-        return ModelSize(**{"transform": TRANSFORM, "space": space, "design": design, **settings})
+        return ModelSize(**{"transform": TRANSFORM, "space": space, "design": design, "device": device, **settings})
 
     return maker
 

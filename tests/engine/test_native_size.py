@@ -59,12 +59,13 @@ def no_patches() -> PatchSpace:
 
 
 @pytest.fixture
-def maker(mark: Mark) -> Maker:
+def maker(mark: Mark, device: torch.device) -> Maker:
     """A maker for 64 x 64 inputs of a model without patch embedding; any part by name."""
 
     def maker(placement: Placement | None = None, **settings: Any) -> NativeSize:
         design = Design(mark, placement or Placement())
-        return NativeSize(**{"transform": TRANSFORM, "design": design, "patches": no_patches, **settings})
+        fixed = {"transform": TRANSFORM, "design": design, "patches": no_patches, "device": device}
+        return NativeSize(**{**fixed, **settings})
 
     return maker
 

@@ -15,6 +15,7 @@ from nullspace_cli.engine.basis import check_basis, find_basis
 from nullspace_cli.engine.images import read_picture
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.precision import ABOVE, OPERATIONS, full_precision
+from nullspace_cli.engine.realisation import Realiser
 from nullspace_cli.engine.watermarking import verify, verify_inputs
 
 newer_get = getattr(torch._C, "_get_fp32_precision_getter", None)
@@ -244,15 +245,13 @@ def test_what_is_claimed_does_not_depend_on_amp(
 
 def test_no_weights_no_difference(vitnull: Any, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A watermark by the resize alone loads no model; its products are full ones all the same."""
-    from nullspace_cli.engine import native_size
-
-    seen, solve = [], native_size.Realiser.__call__
+    seen, solve = [], Realiser.__call__
 
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(older())
         return solve(self, *args, **kwargs)
 
-    monkeypatch.setattr(native_size.Realiser, "__call__", watching)
+    monkeypatch.setattr(Realiser, "__call__", watching)
     torch.set_float32_matmul_precision("high")
     vitnull("watermark", *pair, *SMALL, "--nullspace", "resize", "--out", "w.png")
     assert seen == [("highest", False, False)]

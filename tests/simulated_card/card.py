@@ -43,11 +43,9 @@ class CardGenerator(Generator):
     """A generator that says that it is on the card."""
 
     def __new__(cls) -> "CardGenerator":
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
-    @property
-    def device(self) -> torch.device:
-        return CARD
+    device = property(lambda self: CARD)
 
 
 class EveryOperation(TorchFunctionMode):
@@ -327,7 +325,7 @@ def _shown(func: Operation, tensor: Tensor, *args: Any, **_: Any) -> str:
 
 def _deep_copied(func: Operation, tensor: Tensor, memo: dict[int, Any]) -> Tensor:
     if id(tensor) in memo:
-        return memo[id(tensor)]  # type: ignore[no-any-return]
+        return memo[id(tensor)]
     if not tensor.is_leaf:
         raise RuntimeError("Only Tensors created explicitly by the user support the deepcopy protocol at the moment.")
     copied = moved(tensor.detach().clone(), to_card=True).requires_grad_(tensor.requires_grad)
@@ -349,7 +347,7 @@ def _unpickled(tensor: Tensor, requires_grad: bool) -> Tensor:
 def _hooked(func: Operation, tensor: Tensor, hook: Callable[[Tensor], Any]) -> Any:
     @functools.wraps(hook)
     def on_its_side(gradient: Tensor) -> Any:
-        with torch._C._EnableTorchFunction(), EveryOperation():  # type: ignore[attr-defined]
+        with torch._C._EnableTorchFunction(), EveryOperation():
             return hook(moved(gradient, to_card=True))
 
     return func(tensor, on_its_side)

@@ -169,7 +169,7 @@ def _went_back(node: Any, *gradients: Any) -> Any:
     """The way back through such a function: in the mode, which autograd's engine is called without."""
     if not getattr(node, "on_card", False):
         return _plain_backward(node, *gradients)
-    with torch._C._EnableTorchFunction(), EveryOperation():  # type: ignore[attr-defined]
+    with torch._C._EnableTorchFunction(), EveryOperation():
         placed = (declared(g, to_card=True) if isinstance(g, torch.Tensor) else g for g in gradients)
         return _plain_backward(node, *placed)
 

@@ -121,9 +121,7 @@ class Solution:
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device: to read a certificate off the host, one figure after another."""
-        tensors: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        tensors: dict[str, Any] = {name: part.to(device) for name, part in vars(self).items() if name != "status"}
         return replace(self, **tensors)
 
     def certificate(self, norm: Norm) -> dict[str, Any]:
