@@ -8,19 +8,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nullspace_cli.engine import stamping
+from nullspace_cli.commands.image_files import Planned
+from nullspace_cli.engine import distributed, stamping
+from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.model_size import ModelSize
+from nullspace_cli.engine.native_size import NativeSize
 from tests.cli.contract import WATERMARK, WATERMARKED, check_keys
 from tests.cli.reference import pixels_of
 from tests.conftest import Outcome, Vitnull, contents
 
+T = TypeVar("T")
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 
 
@@ -170,6 +175,27 @@ def test_memory_that_is_short_is_shared(
     assert "vitnull: warning: out of memory with 4 images at once; going on with 2" in outcome.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_image_that_does_not_fit_into_memory_is_one_failure(
+    stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    call = NativeSize.__call__
+
+    def starved(self: NativeSize, picture: Any) -> Any:
+        if picture.path.name == "b.png":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return call(self, picture)
+
+    monkeypatch.setattr(NativeSize, "__call__", starved)
+    outcome = stamp(*images, "--json", "--workers", workers, expect=4)
+    assert [record["source"] for record in outcome.document["images"]] == ["a.png", "c.png", "d.png"]
+    (failure,) = outcome.document["failures"]
+    assert failure["source"] == "b.png"
+    assert re.match(
+        r"b\.png \(\d+ x 230 pixels\) does not fit into memory .*can't allocate.* --workers 1", failure["error"]
+    )
+
+
 def test_a_bug_in_a_worker_is_not_mistaken_for_a_failure(
     stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +343,41 @@ def test_two_processes_at_the_same_work(ended: dict[str, Ended]) -> None:
 
 
 # torchrun
+
+
+class Second(Ranks):
+    """The second of two processes, whose first has these images to do and sees what this one sees in all else."""
+
+    def __init__(self, planned: Planned) -> None:
+        super().__init__(1, 2)
+        vars(self)["planned"] = planned
+
+    def gather(self, part: T) -> list[T]:
+        return [vars(self)["planned"] if part is None else part, part]
+
+
+def test_what_is_left_to_do_is_for_the_first_process_to_say(
+    stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have written results before the second one looks."""
+    planned = Planned([(Path(name), Path(result_of(name))) for name in images], [])
+    Path(result_of("a.png")).write_bytes(b"of the first process")
+    monkeypatch.setattr(distributed, "joined_ranks", lambda: nullcontext(Second(planned)))
+    stamp(*images, "--skip-existing")
+    assert contents() == sorted([*images, *(result_of(name) for name in ("a.png", "b.png", "d.png"))])
+
+
+@pytest.mark.parametrize("given", ["option", "variable"])
+def test_processes_do_not_share_a_gpu_by_its_number(
+    stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    planned = Planned([(Path(name), Path(result_of(name))) for name in images], [])
+    monkeypatch.setattr(distributed, "joined_ranks", lambda: nullcontext(Second(planned)))
+    options = ("--device", "cuda:0") if given == "option" else ()
+    env = {} if given == "option" else {"VITNULL_DEVICE": "cuda:0"}
+    message = stamp(*images, *options, env=env, expect=2).message
+    assert "2 processes would share cuda:0; use --device cuda" in message
+    assert contents() == sorted(images)
 
 
 @pytest.fixture
