@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -22,6 +23,8 @@ KWARGS = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_clas
 ARGUMENTS = tuple(part for name, value in KWARGS.items() for part in ("--model-kwargs", f"{name}={value}"))
 TINY = (NAME, "--no-pretrained", "--device", "cpu", *ARGUMENTS)
 CODES = (0, 1, 2, 3, 4, 5)
+Arguments = tuple[Any, ...]
+"""Of the command line: texts and paths."""
 THIN = 7
 """Of the many cases of one kind, every so many-th goes through the command line; `slow` takes others."""
 
@@ -61,7 +64,7 @@ def thinned(cases: Iterable[Case], part: int) -> Iterator[Case]:
     return islice(cases, part, None, THIN)
 
 
-def hold_all(cases: Iterable[Case], run: Callable[..., Outcome], name: str, arguments: Iterable[str | Path]) -> None:
+def hold_all(cases: Iterable[Case], run: Callable[..., Outcome], name: str, arguments: Arguments) -> None:
     """Run a command on each case's file, named as it is among the arguments."""
     faults = []
     for case in cases:
@@ -95,7 +98,7 @@ def _remove(path: Path) -> None:
 
 parts = pytest.mark.parametrize("part", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 4))])
 
-WITH_BASIS: dict[str, Callable[[Inputs], tuple[str | Path, ...]]] = {
+WITH_BASIS: dict[str, Callable[[Inputs], Arguments]] = {
     "eval": lambda inputs: (
         *("eval", *TINY, "--data", inputs.data, "--noise", "broken.safetensors"),
         *("--out", "o.json", "--csv", "o.csv", "--per-image", "o.jsonl"),
@@ -150,7 +153,7 @@ def test_results(run: Callable[..., Outcome], inputs: Inputs, alone: bool, part:
     hold_all(thinned(cases, part), run, "broken.json", one)
 
 
-WITH_WEIGHTS: dict[str, Callable[[Inputs], tuple[str | Path, ...]]] = {
+WITH_WEIGHTS: dict[str, Callable[[Inputs], Arguments]] = {
     "basis": lambda inputs: ("basis",),
     "learn-noise": lambda inputs: ("learn-noise", "--data", inputs.data, "--rounds", "1"),
     "eval": lambda inputs: ("eval", "--data", inputs.data, "--noise", inputs.basis),

@@ -108,7 +108,7 @@ def test_jax_weights_fill_the_model(tmp_path: Path, jax: dict[str, Any], caplog:
     with pytest.raises(ModelError, match=r"nothing for 2 tensors \(head\.bias, head\.weight\).*num_classes"):
         load(checkpoint=tmp_path / "w.npz", kwargs={"num_classes": 7})
     assert caplog.text == ""
-    np.savez(tmp_path / "more.npz", **jax, **{"pre_logits/bias": np.zeros(3, np.float32)})
+    np.savez(tmp_path / "more.npz", **{**jax, "pre_logits/bias": np.zeros(3, np.float32)})
     load_checkpoint(module, tmp_path / "more.npz")
     assert "1 of its arrays were not used (pre_logits/bias)" in caplog.text
     assert hash_state(module.state_dict()) == load(checkpoint=tmp_path / "w.npz").weights_sha256
