@@ -21,7 +21,6 @@ ENGINE = (
         "solvers.resize_projection",
         "nullspace",
         "metrics",
-        "hub",
         "autograd",
         "paths",
         "random_streams",
@@ -29,6 +28,7 @@ ENGINE = (
         "twins",
     },
     {
+        "hub",
         "distributed",
         "batching",
         "images",
