@@ -38,7 +38,7 @@ from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.loading import Batch, batches, left_out
 from nullspace_cli.engine.models import LoadedModel, Outputs
-from nullspace_cli.engine.subjects import Case, Control
+from nullspace_cli.engine.subjects import Case, Control, read_otherwise
 
 Array = NDArray[np.float64]
 
@@ -241,7 +241,8 @@ def evaluate(
     Args:
         cases: as of `cases_of`.
         skip_bad: leave out images that cannot be read or do not fit into memory, which else are an error.
-        notice: is told of images that are left out, of memory that ran short, and of outputs that are not finite.
+        notice: is told of noise that was learned on images read in another way, of images that are left out, of memory
+            that ran short, and of outputs that are not finite.
         advance: is told how many images were done since it was last called.
 
     Raises:
@@ -249,6 +250,9 @@ def evaluate(
         ImageError: one could not, and they are not to be skipped.
     """
     ranks = ranks or Ranks()
+    if ranks.first:
+        for text in read_otherwise([case.subject for case in cases], model.transform):
+            notice(text)
     mine = ranks.share(range(len(images)))
     part = _measure(model, images, cases, mine, workers, notice, advance, skip_bad=skip_bad)
     whole = _join(ranks.gather(part))

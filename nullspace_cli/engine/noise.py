@@ -14,6 +14,7 @@ from nullspace_cli.engine.artifacts import Provenance, read_tensors
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.transform import EvalTransform
 
 KIND = "noise"
 
@@ -29,6 +30,7 @@ class Noise:
         limit: the sampling limit that learned noise started from; None for exact noise.
         sigma: root mean square of exact noise in [0, 1] pixels; None for learned noise.
         source: the file it comes from.
+        transform: how the images were read that learned noise was learned on; None for exact noise.
     """
 
     delta: Float[Tensor, "1 *shape"]
@@ -39,6 +41,7 @@ class Noise:
     limit: float | None
     sigma: float | None
     source: Path
+    transform: EvalTransform | None = None
 
     @property
     def norm(self) -> float:
@@ -96,9 +99,16 @@ def read_noise(path: Path) -> Noise:
     """
     tensors, provenance = read_tensors(path, KIND, ("noise",))
     about = provenance.parameters
-    std = tuple(about["std"])
     return Noise(
-        tensors["noise"], about["level"], provenance.model, provenance.weights_sha256, std, about["limit"], None, path
+        tensors["noise"],
+        about["level"],
+        provenance.model,
+        provenance.weights_sha256,
+        tuple(about["std"]),
+        about["limit"],
+        None,
+        path,
+        EvalTransform.from_data_config(about["plan"]["data_config"]),
     )
 
 

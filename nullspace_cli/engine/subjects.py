@@ -17,6 +17,7 @@ from nullspace_cli.engine.noise import Noise
 from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.random_streams import stream
+from nullspace_cli.engine.transform import EvalTransform
 
 Control = Literal["none", "shuffle", "uniform"]
 
@@ -111,6 +112,24 @@ def _realised(subject: Subject, model: LoadedModel, patch_map: PatchMap, bound: 
     solver = {**made.solver, "bound": bound, "share_at_bound": made.share_at_bound}
     pixels = replace(subject.noise, delta=made.noise.float(), level="input")
     return Subject(pixels, subject.transfer, metrics.relative_change(wanted, brought.cpu()), solver)
+
+
+def read_otherwise(subjects: Sequence[Subject], transform: EvalTransform) -> list[str]:
+    """A sentence for each file whose noise was learned on images that were resized or cropped in another way."""
+    found = {}
+    for subject in subjects:
+        learned = subject.noise.transform
+        if learned and _way(learned) != _way(transform):
+            found[subject.noise.source] = (
+                f"{subject.noise.source} was learned on images that were read another way ({_way(learned)}) than they "
+                f"are here ({_way(transform)}): what it does here it was not learned to do."
+            )
+    return list(found.values())
+
+
+def _way(transform: EvalTransform) -> str:
+    """How images are resized and cropped; mean and std are the model's own business."""
+    return f"{transform.interpolation}, crop_pct {transform.crop_pct:g}, {transform.crop_mode}"
 
 
 class Case(NamedTuple):

@@ -173,6 +173,16 @@ def test_noise_of_another_model(
     assert_figures(result, figures(demo_cnn, files, lambda x: forward(x + pixels / stds[1])))  # type: ignore[operator]
 
 
+def test_noise_that_was_learned_on_images_read_another_way_is_told(evaluate: Vitnull, noises: dict[str, Path]) -> None:
+    arguments = ("demo", "--noise", noises["encoder"], "--noise", noises["basis"], "--controls", "none", "--count", "2")
+    assert evaluate(*arguments).stderr == ""
+    told = evaluate(*arguments, "--transform", "squash").stderr.splitlines()
+    assert len(told) == 1  # exact noise is at home in any of them
+    assert f"{noises['encoder']} was learned on images that were read another way" in told[0]
+    assert "(bicubic, crop_pct 1, center)" in told[0]
+    assert "(bilinear, crop_pct 1, squash)" in told[0]
+
+
 def test_squashed_images_are_those_of_the_paper(
     evaluate: Vitnull, data: Path, noises: dict[str, Path], tiny_vit: tuple[str, ...], tmp_path: Path, tiny: "Reference"
 ) -> None:
@@ -428,8 +438,8 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "the first argument is the model" in refused("--data", data, "--noise", noise, noise, code=2)
     assert "'shuffled' is none of" in refused(*asked, "--controls", "shuffled", code=2)
     assert "none excludes" in refused(*asked, "--controls", "none,shuffle", code=2)
-    assert "positive number" in refused(*asked, "--sigma", "0", code=2)
-    assert "positive number" in refused(*asked, "--bound", "0", code=2)
+    assert "not a number above 0" in refused(*asked, "--sigma", "0", code=2)
+    assert "not a number above 0" in refused(*asked, "--bound", "0", code=2)
     assert "one file" in refused(*asked, "--csv", "a", "-o", "a", code=2)
     assert "its own input" in refused(*asked, "-o", noise, "--force", code=2)
     assert there.read_text() == "mine"
