@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullspace_cli.engine.artifacts import write_tensors
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.marks import read_mark
 from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.noise import provenance_of
 from tests.conftest import Outcome
 from tests.engine.broken_pictures import broken, sound
+from tests.made import write_noise
 
 pytestmark = pytest.mark.slow
 
@@ -88,8 +87,7 @@ def test_as_marks(pictures: list[Path]) -> None:
 
 def test_as_data(run: Run, pictures: list[Path], tmp_path: Path, tiny_vit: tuple[str, ...]) -> None:
     model = load_model(ModelRequest(tiny_vit[0], pretrained=False, kwargs={"depth": 1, "img_size": 64}, device="cpu"))
-    noise = {"noise": 0.1 * torch.ones(1, 16, 192)}
-    write_tensors(tmp_path / "noise.safetensors", noise, provenance_of(model, "encoder", {"limit": 1.0}))
+    write_noise(tmp_path / "noise.safetensors", model, "encoder", 0.1 * torch.ones(1, 16, 192))
     data, options = ("--data", pictures[0].parent), (*tiny_vit[1:], "--device", "cpu")
     learn = ("learn-noise", tiny_vit[0], *data, "--rounds", "1", "--fraction", "1", "--no-preview", *options)
     evaluate = ("eval", tiny_vit[0], tmp_path / "noise.safetensors", *data, "--controls", "none", *options)

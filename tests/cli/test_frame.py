@@ -34,7 +34,6 @@ SLOW_IMPORTS = {
     "scipy",
     "matplotlib",
     "PIL",
-    "pydantic",
     "safetensors",
     "nullspace_cli.engine",
 }

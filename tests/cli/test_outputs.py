@@ -11,10 +11,9 @@ from safetensors.torch import save_file
 
 from nullspace_cli.commands import outputs
 from nullspace_cli.engine import paths
-from nullspace_cli.engine.artifacts import write_tensors
 from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.noise import provenance_of
 from tests.conftest import Vitnull
+from tests.made import write_noise
 
 NOISE = ("eval", "demo", "noise.safetensors", "--data", "data")
 MARK = ("watermark", "a.png", "logo.png", "--model", "demo")
@@ -32,8 +31,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Path, logo: P
     Path("data").mkdir()
     shutil.copy(photo, "data/b.png")
     model = load_model(ModelRequest("demo", device="cpu"))
-    noise = {"noise": torch.zeros(1, 49, 192)}
-    write_tensors(Path("noise.safetensors"), noise, provenance_of(model, "encoder", {"limit": 1.0}))
+    write_noise(Path("noise.safetensors"), model, "encoder", torch.zeros(1, 49, 192))
     save_file({name: tensor.clone() for name, tensor in model.module.state_dict().items()}, "w.safetensors")
     Path("local").mkdir()
     shutil.copy("w.safetensors", "local/model.safetensors")
