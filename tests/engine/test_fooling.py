@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.fooling import Fool, Fooled
 from nullspace_cli.engine.fooling_report import controls
 from nullspace_cli.engine.fooling_search import choose_source
-from nullspace_cli.engine.images import read_picture
+from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.imitation import Imitation, detail_scale, fit, likeness
 from nullspace_cli.engine.linear_view import LinearView
 from nullspace_cli.engine.models import ModelRequest
 from nullspace_cli.engine.network import Network
 from nullspace_cli.engine.saliency.overlay import heat, heat_colours, overlay
 from nullspace_cli.engine.transform import EvalTransform
+from nullspace_cli.engine.watermarking import Pixels
 
 TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64}, device="cpu")
 TRANSFORM = EvalTransform((3, 64, 64), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.8)
@@ -133,6 +135,26 @@ def test_the_source_is_chosen_that_gives_the_best_result(network: Network, tmp_p
     assert choice.score == scores[choice.path]
     assert (choice.candidates, len(seen)) == (6, 6)
     assert choice.score > float(np.median(list(scores.values())))
+
+
+@pytest.mark.parametrize("method", ["estimate", "rough"])
+def test_a_source_that_does_not_fit_into_memory_is_left_out(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    paths = [saved(tmp_path, index) for index in range(3, 6)]
+    original, notes = getattr(Fool, method), dict[Path, str]()
+
+    def starved(self: Fool, source: Picture, target: Pixels) -> Any:
+        if source.path == paths[1]:
+            raise RuntimeError("CUDA error: out of memory")
+        return original(self, source, target)
+
+    monkeypatch.setattr(Fool, method, starved)
+    fool = Fool(network, strength=1.0, rounding="nearest")
+    choice = choose_source(fool, paths, drawing(2), left_out=lambda path, error: notes.update({path: str(error)}))
+    assert choice.path != paths[1]
+    assert list(notes) == [paths[1]]
+    assert notes[paths[1]].startswith(f"{paths[1]} does not fit into memory (CUDA error: out of memory). Try")
 
 
 def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
