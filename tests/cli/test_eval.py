@@ -440,7 +440,7 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "none excludes" in refused(*asked, "--controls", "none,shuffle", code=2)
     assert "not a number above 0" in refused(*asked, "--sigma", "0", code=2)
     assert "not a number above 0" in refused(*asked, "--bound", "0", code=2)
-    assert "one file" in refused(*asked, "--csv", "a", "-o", "a", code=2)
+    assert "several results would be written to a" in refused(*asked, "--csv", "a", "-o", "a", code=2)
     assert "its own input" in refused(*asked, "-o", noise, "--force", code=2)
     assert there.read_text() == "mine"
     assert contents() == ["empty", "other.safetensors", "there.csv"]
