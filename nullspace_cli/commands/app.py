@@ -101,18 +101,16 @@ def _explain(error: Exception, console: Console, *, debug: bool) -> int:
     from nullspace_cli.engine.errors import VitnullError, first_line, is_out_of_memory
 
     if isinstance(error, VitnullError):
-        if debug:
-            console.trace("".join(traceback.format_exception(error)).rstrip())
-        console.error(str(error))
-        return error.exit_code
-    if is_out_of_memory(error):
-        if debug:
-            console.error("".join(traceback.format_exception(error)).rstrip())
-        console.error(
-            f"Out of memory. Try a smaller --batch-size, --device cpu, or a smaller model. ({first_line(error)})"
-        )
-        return 1
-    raise error
+        said, code = str(error), error.exit_code
+    elif is_out_of_memory(error):
+        advice = "Try a smaller --batch-size, --device cpu, or a smaller model."
+        said, code = f"Out of memory. {advice} ({first_line(error)})", 1
+    else:
+        raise error
+    if debug:
+        console.trace("".join(traceback.format_exception(error)).rstrip())
+    console.error(said)
+    return code
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -195,6 +195,19 @@ def test_debug_shows_where_an_error_was_raised(vitnull: Vitnull) -> None:
     assert "vitnull: error: timm " in outcome.stderr.splitlines()[-1]
 
 
+def test_debug_shows_where_memory_was_short(
+    vitnull: Vitnull, tiny_vit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starved(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(bases, "check_basis", starved)
+    lines = vitnull("basis", *tiny_vit, "--debug", expect=1).stderr.splitlines()
+    assert "Traceback (most recent call last):" in lines
+    assert lines[-2:-1] == ["MemoryError"]
+    assert lines[-1].startswith("vitnull: error: Out of memory. ")
+
+
 def test_a_file_name_that_is_not_unicode(vitnull: Vitnull, tmp_path: Path, tiny_vit: tuple[str, ...]) -> None:
     name = os.fsdecode(b"caf\xe9.safetensors")
     assert "caf\\udce9.safetensors" in vitnull("basis", *tiny_vit, "--no-preview", "-o", name).stdout
