@@ -22,7 +22,7 @@ from nullspace_cli.engine.documents.artefacts import ARTEFACTS, Artefact, Table
 from nullspace_cli.engine.documents.base import describe, parse_json
 from nullspace_cli.engine.documents.files import MIB, open_regular
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
-from nullspace_cli.engine.paths import is_folder, is_stream, kind_of, status
+from nullspace_cli.engine.paths import is_folder, is_stream, kind_of, reason_of, status
 
 METADATA_KEY = "vitnull"
 """safetensors orders several metadata keys at random; with this single one, equal content gives equal bytes."""
@@ -95,7 +95,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"Cannot create the folder {path}: {_reason(error)}. Name another.") from error
+        raise ArtifactError(f"Cannot create the folder {path}: {reason_of(error)}. Name another.") from error
     return path
 
 
@@ -118,10 +118,6 @@ def _destination(path: Path, force: bool) -> Path | None:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def _unwritable(path: Path, error: OSError) -> ArtifactError:
     advice = {
         errno.ENAMETOOLONG: "Give it a shorter name",
@@ -130,7 +126,7 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
         errno.ENXIO: "It is a pipe that nobody reads from: start its reader first",
     }
     choice = advice.get(error.errno or 0, "Choose another name or folder")
-    return ArtifactError(f"Cannot write {path}: {_reason(error)}. {choice}.")
+    return ArtifactError(f"Cannot write {path}: {reason_of(error)}. {choice}.")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.errors import DataError
 from nullspace_cli.engine.image_search import SUFFIXES, contents, images_below
 from nullspace_cli.engine.images import read_picture
-from nullspace_cli.engine.paths import exists, is_folder
+from nullspace_cli.engine.paths import exists, is_folder, reason_of
 
 Split = Literal["train", "val"]
 DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
@@ -95,7 +95,7 @@ class ImageSet(Sequence[Sample]):
         try:
             return path.stat().st_size
         except OSError as error:
-            raise DataError(f"Cannot read {path}: {error.strerror or error}. Put it back, or remove it.") from error
+            raise DataError(f"Cannot read {path}: {reason_of(error)}. Put it back, or remove it.") from error
 
 
 def open_data(data: str, split: Split = "val") -> ImageSet:

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from nullspace_cli.engine.batching import within_memory
 from nullspace_cli.engine.data import ImageSet, Sample
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, VitnullError
+from nullspace_cli.engine.paths import reason_of
 from nullspace_cli.engine.transform import EvalTransform
 
 MAX_WORKERS = 16
@@ -152,7 +153,7 @@ class Store:
                 mapping = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise ArtifactError(
-                f"Cannot keep {size} bytes in {self.folder}: {error.strerror or error}. Make room there, or raise "
+                f"Cannot keep {size} bytes in {self.folder}: {reason_of(error)}. Make room there, or raise "
                 f"--cache-limit ({self.limit} bytes, of which {self._left} are left) to keep them in memory."
             ) from error
         self.mapped += size

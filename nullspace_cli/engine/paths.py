@@ -38,6 +38,11 @@ def kind_of(found: os.stat_result) -> str:
     return kinds.get(stat.S_IFMT(found.st_mode), "no regular file")
 
 
+def reason_of(error: Exception) -> str:
+    """Why the system did not do something with a file."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def exists(path: Path) -> bool:
     """Whether there is something that can be looked up."""
     try:
@@ -72,7 +77,7 @@ def why_unreadable(path: Path) -> str | None:
     try:
         found = status(path)
     except OSError as error:
-        return error.strerror or str(error)
+        return reason_of(error)
     if found is None:
         return NO_FILE
     return None if stat.S_ISREG(found.st_mode) else f"it is {kind_of(found)}, not a regular file"

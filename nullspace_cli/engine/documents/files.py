@@ -6,16 +6,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
+from nullspace_cli.engine.paths import kind_of, reason_of
 
 MIB = 2**20
-
-KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def require_regular(path: Path, expected: str, error: type[VitnullError] = ArtifactError) -> int:
@@ -32,8 +25,8 @@ def require_regular(path: Path, expected: str, error: type[VitnullError] = Artif
     except FileNotFoundError:
         raise error(f"There is no file {path}. Expected {expected}.") from None
     except (OSError, ValueError) as failure:  # a loop of links, no permission; a name with a null character
-        raise error(f"Cannot read {path}: {_reason(failure)}. Expected {expected}.") from failure
-    _refuse_irregular(path, found.st_mode, expected, error)
+        raise error(f"Cannot read {path}: {reason_of(failure)}. Expected {expected}.") from failure
+    _refuse_irregular(path, found, expected, error)
     return found.st_size
 
 
@@ -48,10 +41,10 @@ def open_regular(path: Path, expected: str, error: type[VitnullError] = Artifact
         # What the name stands for may have changed since: opening must not wait for somebody to write into a pipe.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as failure:
-        raise error(f"Cannot read {path}: {_reason(failure)}. Expected {expected}.") from failure
+        raise error(f"Cannot read {path}: {reason_of(failure)}. Expected {expected}.") from failure
     file = os.fdopen(descriptor, "rb")
     try:
-        _refuse_irregular(path, os.fstat(descriptor).st_mode, expected, error)
+        _refuse_irregular(path, os.fstat(descriptor), expected, error)
     except VitnullError:
         file.close()
         raise
@@ -68,17 +61,12 @@ def read_bounded(path: Path, limit: int, expected: str, error: type[VitnullError
         try:
             data = file.read(limit + 1)
         except OSError as failure:
-            raise error(f"Cannot read {path}: {_reason(failure)}. Expected {expected}.") from failure
+            raise error(f"Cannot read {path}: {reason_of(failure)}. Expected {expected}.") from failure
     if len(data) > limit:
         raise error(f"{path} is larger than {limit // MIB} MiB, the most that is read. Expected {expected}.")
     return data
 
 
-def _refuse_irregular(path: Path, mode: int, expected: str, error: type[VitnullError]) -> None:
-    if not stat.S_ISREG(mode):
-        kind = next((name for holds, name in KINDS if holds(mode)), "no regular file")
-        raise error(f"{path} is {kind}. Expected {expected}.")
-
-
-def _reason(failure: Exception) -> str:
-    return getattr(failure, "strerror", None) or str(failure)
+def _refuse_irregular(path: Path, found: os.stat_result, expected: str, error: type[VitnullError]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path} is {kind_of(found)}. Expected {expected}.")
