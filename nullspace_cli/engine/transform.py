@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -12,17 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nullspace_cli.engine.documents.parts import MAX_CHANNELS, DataConfig
+from nullspace_cli.engine.documents.parts import MAX_RESIZED, CropMode, DataConfig, Interpolation
 from nullspace_cli.engine.errors import ImageError, ModelError
 
-INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
-"""timm's names for PIL's resampling filters."""
-
-CROP_MODES = ("center", "squash", "border")
-
-MAX_RESIZED = 1 << 25
-"""Pixels: an image that would be resized to more is refused. 3000 x 3 of them, scaled to a height of 256, are 65
-million, of which the network reads a thousandth."""
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 
 
 @dataclass(frozen=True)
@@ -56,30 +50,13 @@ class EvalTransform:
     input_size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
+    interpolation: Interpolation
     crop_pct: float = 0.875
-    crop_mode: str = "center"
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
         lists = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
         DataConfig.read(lists, "The model's data config", ModelError, "Correct its config.")
-        channels, height, width = self.input_size
-        if channels > MAX_CHANNELS or height * width > MAX_RESIZED:
-            raise ModelError(
-                f"The model's input_size is {self.input_size}; expected at most {MAX_CHANNELS} channels and "
-                f"{MAX_RESIZED} pixels."
-            )
-        if not len(self.mean) == len(self.std) == channels:
-            raise ModelError(f"The model's mean {self.mean} and std {self.std} are not {channels} finite numbers each.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ModelError(f"Unknown interpolation {self.interpolation!r}; expected one of {INTERPOLATIONS}.")
-        # Nothing would be left of side / crop_pct, or more than can be held.
-        if not (self.crop_pct <= min(height, width) and height * width <= MAX_RESIZED * self.crop_pct**2):
-            raise ModelError(f"The model's crop_pct is {self.crop_pct}; expected a fraction such as 0.875.")
-        if self.crop_mode not in CROP_MODES:
-            raise ModelError(f"Unknown crop_mode {self.crop_mode!r}; expected one of {CROP_MODES}.")
-        if self.crop_mode == "border" and not all(0 <= value <= 1 for value in self.mean):
-            raise ModelError(f"The model pads with its mean colour {self.mean}; expected numbers from 0 to 1.")
 
     @classmethod
     def from_data_config(cls, config: Mapping[str, Any]) -> Self:

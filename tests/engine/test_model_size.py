@@ -16,6 +16,7 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import model_size
 from nullspace_cli.engine.basis import find_basis
+from nullspace_cli.engine.documents.parts import CropMode
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.marks import Mark, Placement, text_mark
@@ -97,7 +98,7 @@ GEOMETRIES = [
 
 @pytest.mark.parametrize(("crop_mode", "crop_pct", "size"), GEOMETRIES)
 def test_exact_before_rounding_and_kept_after(
-    crop_mode: str,
+    crop_mode: CropMode,
     crop_pct: float,
     size: tuple[int, int],
     space: PatchSpace,

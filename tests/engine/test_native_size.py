@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import native_size
+from nullspace_cli.engine.documents.parts import CropMode, Interpolation
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError
 from nullspace_cli.engine.images import Picture, encode_like, read_picture
 from nullspace_cli.engine.linear_view import LinearView
@@ -115,7 +116,7 @@ def embedding_error(space: PatchSpace, source: Picture, result: Watermarked, tra
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_bit_identical_by_timms_own_transform(
-    interpolation: str, crop_mode: str, size: tuple[int, int], maker: Maker, tmp_path: Path
+    interpolation: Interpolation, crop_mode: CropMode, size: tuple[int, int], maker: Maker, tmp_path: Path
 ) -> None:
     transform = replace(TRANSFORM, interpolation=interpolation, crop_mode=crop_mode)
     picture = pictured(tmp_path, drawing(*size))
@@ -193,7 +194,7 @@ def test_panoramas_portraits_and_odd_sizes(size: tuple[int, int], maker: Maker, 
 
 
 @pytest.mark.parametrize(("crop_mode", "size"), [("center", (150, 320)), ("squash", (150, 400)), ("border", (80, 400))])
-def test_tall_pictures(crop_mode: str, size: tuple[int, int], maker: Maker, tmp_path: Path) -> None:
+def test_tall_pictures(crop_mode: CropMode, size: tuple[int, int], maker: Maker, tmp_path: Path) -> None:
     """Pillow 13 resizes columns first where the height shrinks by more than twice as many pixels as the width."""
     transform = replace(TRANSFORM, crop_mode=crop_mode)
     picture = pictured(tmp_path, drawing(*size))
@@ -301,7 +302,9 @@ GEOMETRIES = [("center", (100, 90)), ("squash", (120, 80)), ("border", (130, 90)
 
 
 @pytest.mark.parametrize(("crop_mode", "size"), GEOMETRIES)
-def test_tokens_stay(crop_mode: str, size: tuple[int, int], maker: Maker, space: PatchSpace, tmp_path: Path) -> None:
+def test_tokens_stay(
+    crop_mode: CropMode, size: tuple[int, int], maker: Maker, space: PatchSpace, tmp_path: Path
+) -> None:
     transform = replace(TRANSFORM, crop_mode=crop_mode)
     picture = pictured(tmp_path, drawing(*size))
     aware, nearest = (
@@ -342,7 +345,7 @@ def constraint_of(space: PatchSpace, transform: EvalTransform, size: tuple[int, 
 
 @pytest.mark.parametrize(("crop_mode", "size"), GEOMETRIES)
 def test_constraint_is_orthogonal_where_patches_are_whole(
-    crop_mode: str, size: tuple[int, int], space: PatchSpace
+    crop_mode: CropMode, size: tuple[int, int], space: PatchSpace
 ) -> None:
     """<C v, y> = <v, C^T y> always; C C^T = 1 as long as no patch is partly padding."""
     constraint, passes = constraint_of(space, replace(TRANSFORM, crop_mode=crop_mode), size)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
+from nullspace_cli.engine.documents.parts import CropMode, Interpolation
 from nullspace_cli.engine.linear_view import LinearView
 from nullspace_cli.engine.realisation import Goal, Levels, Passes, Realised, Realiser
 from nullspace_cli.engine.transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
@@ -18,7 +19,7 @@ from nullspace_cli.engine.transform import CROP_MODES, INTERPOLATIONS, EvalTrans
 HEIGHT, WIDTH = 190, 240
 
 
-def transform_of(interpolation: str = "bicubic", crop_mode: str = "center") -> EvalTransform:
+def transform_of(interpolation: Interpolation = "bicubic", crop_mode: CropMode = "center") -> EvalTransform:
     return EvalTransform((3, 64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), interpolation, 0.9, crop_mode)
 
 
@@ -84,7 +85,7 @@ def seen_of(transform: EvalTransform, passes: Passes, colours: NDArray[np.uint8]
 @pytest.mark.parametrize("size", [(97, 90), (200, 71), (75, 60), (71, 80), (40, 30)])
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-def test_passes_are_the_transform(interpolation: str, crop_mode: str, size: tuple[int, int]) -> None:
+def test_passes_are_the_transform(interpolation: Interpolation, crop_mode: CropMode, size: tuple[int, int]) -> None:
     transform = transform_of(interpolation, crop_mode)
     passes = Passes(LinearView(transform, *size))
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], 3, size[0]), dtype=np.uint8)
@@ -101,7 +102,7 @@ def test_passes_are_the_transform(interpolation: str, crop_mode: str, size: tupl
 @pytest.mark.parametrize(
     ("crop_mode", "size"), [("squash", (90, 300)), ("center", (150, 400)), ("border", (80, 400)), ("squash", (60, 75))]
 )
-def test_passes_of_tall_pictures_are_the_transform(crop_mode: str, size: tuple[int, int]) -> None:
+def test_passes_of_tall_pictures_are_the_transform(crop_mode: CropMode, size: tuple[int, int]) -> None:
     """Pillow 13 resizes columns first where the height shrinks by more than twice as many pixels as the width."""
     transform = transform_of(crop_mode=crop_mode)
     passes = Passes(LinearView(transform, *size))
@@ -115,7 +116,7 @@ def test_passes_of_tall_pictures_are_the_transform(crop_mode: str, size: tuple[i
 
 
 @pytest.mark.parametrize(("interpolation", "index"), [*product(INTERPOLATIONS, (1, 3)), ("bicubic", 4), ("bicubic", 6)])
-def test_finds_a_picture_that_looks_the_same(interpolation: str, index: int) -> None:
+def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index: int) -> None:
     realiser = Realiser(LinearView(transform_of(interpolation), WIDTH, HEIGHT))
     source = drawing(index=index)
     target = striped(source)
@@ -127,7 +128,7 @@ def test_finds_a_picture_that_looks_the_same(interpolation: str, index: int) -> 
 
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
-def test_one_channel(crop_mode: str) -> None:
+def test_one_channel(crop_mode: CropMode) -> None:
     realiser = Realiser(LinearView(transform_of(crop_mode=crop_mode), WIDTH, HEIGHT), channels=1)
     source = np.ascontiguousarray(drawing()[:, :1])
     target = striped(source)

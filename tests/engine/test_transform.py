@@ -180,7 +180,7 @@ def test_config_from_timm_or_json() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"input_size": (1, 32, 32)}, "not 1 finite numbers"),
+        ({"input_size": (1, 32, 32)}, "are not 1 numbers each"),
         ({"input_size": (3, 0, 32)}, "input_size"),
         ({"input_size": (32, 32)}, "input_size"),
         ({"mean": (0.5,)}, "mean"),
@@ -194,15 +194,15 @@ def test_config_from_timm_or_json() -> None:
         ({"input_size": "3x32x32"}, r"input_size is '3x32x32' \(text\)"),
         ({"input_size": (3, 32.0, 32)}, r"input_size\[1\] is 32.0; expected a whole number"),
         ({"input_size": (3, 10**9, 10**9)}, "expected at most 4096 channels and 33554432 pixels"),
-        ({"interpolation": 3}, "interpolation is 3; expected text"),
+        ({"interpolation": 3}, "interpolation is 3; expected one of 'nearest', 'box'"),
         ({"crop_pct": "0.9"}, r"crop_pct is '0.9' \(text\); expected a number above 0"),
         ({"crop_pct": 5e-324}, "crop_pct is 5e-324; expected a fraction"),
-        ({"interpolation": "random"}, "interpolation 'random'"),
+        ({"interpolation": "random"}, "interpolation is 'random'"),
         ({"interpolation": None}, "lacks interpolation"),
         ({"crop_pct": -1.0}, "crop_pct"),
         ({"crop_pct": math.nan}, "crop_pct"),
         ({"crop_pct": 33.0, "input_size": (3, 40, 32)}, "crop_pct"),
-        ({"crop_mode": "middle"}, "crop_mode 'middle'"),
+        ({"crop_mode": "middle"}, "crop_mode is 'middle'"),
         ({"crop_border_pixels": 4}, "has crop_border_pixels"),
     ],
 )

@@ -13,6 +13,7 @@ from nullspace_cli.engine.documents.base import (
     Percent,
     Positive,
     Share,
+    describe,
     may_lack,
 )
 
@@ -22,7 +23,13 @@ Pixels = Literal["pixel", "normalized"]
 
 MAX_CHANNELS, MAX_STD, MAX_MEAN = 4096, 1e6, 1e6
 """Wide bounds on data configurations: within them, no normalised pixel overflows."""
+MAX_RESIZED = 1 << 25
+"""Pixels: an image that would be resized to more is refused. 3000 x 3 of them, scaled to a height of 256, are 65
+million, of which the network reads a thousandth."""
 
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+"""timm's names for PIL's resampling filters."""
+CropMode = Literal["center", "squash", "border"]
 
 Bound = Annotated[float, Field(ge=-1e-6, le=100 + 1e-6)]
 """Of an interval of percentages, which ends at 0 and 100 up to rounding."""
@@ -34,9 +41,25 @@ class DataConfig(Document):
     input_size: Annotated[list[Natural], Field(min_length=3, max_length=3, description="channels, height, width")]
     mean: Annotated[list[Annotated[float, Field(ge=-MAX_MEAN, le=MAX_MEAN)]], Field(min_length=1)]
     std: Annotated[list[Annotated[float, Field(ge=1 / MAX_STD, le=MAX_STD)]], Field(min_length=1)]
-    interpolation: str
+    interpolation: Interpolation
     crop_pct: Positive = 0.875
-    crop_mode: str = "center"
+    crop_mode: CropMode = "center"
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        channels, height, width = self.input_size
+        if channels > MAX_CHANNELS or height * width > MAX_RESIZED:
+            raise ValueError(
+                f"input_size is {self.input_size}; expected at most {MAX_CHANNELS} channels and {MAX_RESIZED} pixels"
+            )
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean {self.mean} and std {self.std} are not {channels} numbers each")
+        # Nothing would be left of side / crop_pct, or more than can be held.
+        if not (self.crop_pct <= min(height, width) and height * width <= MAX_RESIZED * self.crop_pct**2):
+            raise ValueError(f"crop_pct is {describe(self.crop_pct)}; expected a fraction such as 0.875")
+        if self.crop_mode == "border" and not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"the model pads with its mean colour {self.mean}; expected numbers from 0 to 1")
+        return self
 
 
 class Answer(Document):
