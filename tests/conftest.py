@@ -282,10 +282,10 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
-    from nullspace_cli.engine import demonstration, models, network  # one that is imported later would keep the lambda
+    from nullspace_cli.engine import demonstration, models, network
 
-    del demonstration, network
-    monkeypatch.setattr(models, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
+    for module in (demonstration, models, network):  # the others import it when they need it
+        monkeypatch.setattr(module, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nullspace_cli.engine.data import ImageSet
     from nullspace_cli.engine.entry import Level
     from nullspace_cli.engine.models import LoadedModel
 
@@ -32,6 +33,18 @@ def write_noise(path: Path, model: "LoadedModel", level: "Level", delta: "Tensor
     about = provenance_of(model, level, {"limit": limit, "plan": plan.to_json(), "record": record})
     losses = torch.ones(1, dtype=torch.float64)
     return write_tensors(path, {"noise": delta, "init": 2 * delta, "losses": losses}, about, force=True)
+
+
+def training_images(folder: Path, count: int) -> "ImageSet":
+    """Drawings of the demo's as a folder of PNG files."""
+    from PIL import Image
+
+    from nullspace_cli.demo.drawing import draw
+    from nullspace_cli.engine.data import open_data
+
+    for i in range(count):
+        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
+    return open_data(str(folder))
 
 
 def write_unchecked(path: Path, tensors: Mapping[str, "Tensor"], provenance: Any) -> Path:

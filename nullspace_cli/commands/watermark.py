@@ -168,7 +168,8 @@ def watermark(
         mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
         ranks.agree("marks", mark.sha256[:12])
         mine = ranks.share(planned.files)
-        make_folders(mine, out_dir)
+        if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
+            make_folders(mine, out_dir)
         failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
         network = Network(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)

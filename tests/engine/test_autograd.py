@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.autograd import differentiating, ordinary, ordinary_tensors
 from nullspace_cli.engine.basis import find_basis
-from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.evaluation import evaluate
@@ -23,6 +21,7 @@ from nullspace_cli.engine.readings import Readings
 from nullspace_cli.engine.saliency.methods import METHODS, explain, supported
 from nullspace_cli.engine.stem import find_stem
 from nullspace_cli.engine.subjects import cases_of, read_subjects
+from tests.made import training_images
 
 VIT = ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "num_classes": 5})
 CNN = ("resnet10t", {"num_classes": 5})
@@ -109,10 +108,7 @@ def test_maps_in_any_mode(mode: Callable[[], Any], made: Any) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = tmp_path_factory.mktemp("images")
-    for i in range(4):
-        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
-    return open_data(str(folder))
+    return training_images(tmp_path_factory.mktemp("images"), 4)
 
 
 def learned(model: LoadedModel, images: ImageSet) -> Tensor:

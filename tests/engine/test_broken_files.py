@@ -14,13 +14,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
-from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine.artifacts import read_provenance
-from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import entry_of
 from nullspace_cli.engine.errors import VitnullError
@@ -32,7 +30,7 @@ from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 from nullspace_cli.engine.readings import Readings
 from tests import corpus
 from tests.corpus import Case
-from tests.made import contents_of, write_noise, write_unchecked
+from tests.made import contents_of, training_images, write_noise, write_unchecked
 
 KWARGS = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
 NAME = "vit_tiny_patch16_224"
@@ -151,10 +149,7 @@ def test_noises(model: LoadedModel, good_noise: Path, tmp_path: Path, part: int)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = tmp_path_factory.mktemp("images")
-    for i in range(6):
-        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
-    return open_data(str(folder))
+    return training_images(tmp_path_factory.mktemp("images"), 6)
 
 
 @parts

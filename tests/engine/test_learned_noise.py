@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.artifacts import read_tensors
-from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import entry_of
 from nullspace_cli.engine.learned_noise import Learned, NoiseRun
@@ -20,6 +18,7 @@ from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.noise import KIND
 from tests.conftest import contents
+from tests.made import training_images
 from tests.ranks import in_ranks
 
 LIMITS = (0.25, 0.5)
@@ -27,10 +26,7 @@ LIMITS = (0.25, 0.5)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = tmp_path_factory.mktemp("images")
-    for i in range(6):
-        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
-    return open_data(str(folder))
+    return training_images(tmp_path_factory.mktemp("images"), 6)
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Level, entry_of
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
@@ -20,16 +18,14 @@ from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.protocols import PROTOCOLS, ProtocolName, steps_of_round
 from nullspace_cli.engine.readings import Readings
+from tests.made import training_images
 
 COUNT = 10
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = tmp_path_factory.mktemp("images")
-    for i in range(COUNT):
-        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
-    return open_data(str(folder))
+    return training_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from torch import Tensor, nn
 
-from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.data import ImageSet, open_data
+from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import entry_of
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
@@ -32,6 +30,7 @@ from nullspace_cli.engine.saliency.faithfulness import faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain
 from nullspace_cli.engine.subjects import Subject, cases_of
 from tests.engine.test_batching import SAID
+from tests.made import training_images
 
 COUNT = 6
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
@@ -45,10 +44,7 @@ NO_MEMORY: list[Callable[[], Exception]] = [
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    folder = tmp_path_factory.mktemp("images")
-    for i in range(COUNT):
-        Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")
-    return open_data(str(folder))
+    return training_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
 def load(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> LoadedModel:

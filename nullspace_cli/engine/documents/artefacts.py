@@ -15,7 +15,7 @@ class Wanted(NamedTuple):
     Attributes:
         dtypes: safetensors' names of those that it may have.
         shape: sizes; those that only the file knows by names, which stand for one size throughout the file.
-        optional: whether the file may lack it, and all others of the same `group`.
+        group: of the tensors that the file may lack, all of one group together; None where it may not.
     """
 
     dtypes: tuple[str, ...]
