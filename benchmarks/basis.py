@@ -4,6 +4,7 @@ import scipy.linalg
 import torch
 
 from benchmarks.measure import Row, in_turns
+from nullspace_cli.engine.basis import find_basis
 from nullspace_cli.engine.models import ModelRequest, load_model
 from nullspace_cli.engine.nullspace import split_space
 
@@ -12,7 +13,7 @@ RTOL = 1e-7
 
 def rows() -> list[Row]:
     model = load_model(ModelRequest("vit_small_patch32_224", pretrained=False, kwargs={"depth": 1}, device="cpu"))
-    A = model.patch_map(model.stem()).matrix("pixel")
+    A = find_basis(model).patch_map.matrix("pixel")
     reference = A.numpy()
     ours, theirs = in_turns(lambda: split_space(A, RTOL), lambda: scipy.linalg.null_space(reference, rcond=RTOL), 7)
     _, null, sigma = split_space(A, RTOL)

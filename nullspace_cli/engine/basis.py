@@ -88,9 +88,9 @@ def find_basis(
         ModelError: that map is zero.
     """
     stem = model.stem()
-    if stem.kind != "patch":
+    if stem.weight is None:
         raise _no_patches(model, stem)
-    patch_map = model.patch_map(stem)
+    patch_map = PatchMap.from_weight(stem.weight, model.transform.std)
     if not bool(patch_map.weight.any()):
         raise ModelError(
             f"{model.name} reads nothing: the weights of its patch embedding are all 0. Check these: {model.weights}."
@@ -103,8 +103,8 @@ def find_basis(
 
 def patch_map_of(model: LoadedModel) -> PatchMap | None:
     """The model's patch embedding; None where it does not start with one linear map of disjoint patches."""
-    stem = model.stem()
-    return model.patch_map(stem) if stem.kind == "patch" else None
+    weight = model.stem().weight
+    return None if weight is None else PatchMap.from_weight(weight, model.transform.std)
 
 
 def _no_patches(model: LoadedModel, stem: Stem) -> NoNullspaceError:

@@ -35,7 +35,6 @@ from nullspace_cli.engine.documents.model_folder import MAX_SIZE, ModelFolder
 from nullspace_cli.engine.documents.parts import DataConfig
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.hub import hub_access
-from nullspace_cli.engine.nullspace import PatchMap
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.shared import WITHOUT_WARNINGS
 from nullspace_cli.engine.stem import Stem, find_stem
@@ -176,11 +175,6 @@ class LoadedModel:
                 raise
             size = " x ".join(map(str, self.transform.input_size))
             raise ModelError(f"{self.name} does not accept an image of {size}: {error}") from error
-
-    def patch_map(self, stem: Stem) -> PatchMap:
-        """The patch embedding's linear map, for a stem of kind "patch"."""
-        assert stem.weight is not None
-        return PatchMap.from_weight(stem.weight, self.transform.std)
 
     def describe(self) -> dict[str, Any]:
         """The keys about the model that every JSON document carries."""

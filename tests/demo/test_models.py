@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
+from nullspace_cli.engine.basis import patch_map_of
 from nullspace_cli.engine.data import open_data
 from nullspace_cli.engine.models import ModelRequest, load_model
 
@@ -44,7 +45,8 @@ def test_plain_timm_loads_them(name: str) -> None:
 
 def test_the_nullspace_leaves_room() -> None:
     model = load_model(ModelRequest("demo", device="cpu"))
-    patch_map = model.patch_map(model.stem())
+    patch_map = patch_map_of(model)
+    assert patch_map
     assert patch_map.patch_size == (32, 32)
     assert patch_map.nullspace().nullity >= 2 * patch_map.embed_dim
 
