@@ -12,7 +12,6 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.saliency.compare import ssim
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import GREY, LUMINANCE, Period, Tint, Treatment
 from nullspace_cli.engine.watermarking import Pixels
@@ -113,7 +112,7 @@ def _compare(
     detail = [torch.from_numpy(plane - smooth(plane, sigma)) for plane in grey]
     pictures = [torch.from_numpy(picture) for picture in colours]
     return (
-        ssim(torch.from_numpy(grey[0]), torch.from_numpy(grey[1]), 1.0),
+        metrics.ssim(torch.from_numpy(grey[0]), torch.from_numpy(grey[1]), 1.0),
         metrics.psnr(*pictures),
         metrics.correlation(*detail),
         metrics.correlation(*pictures),

@@ -5,9 +5,11 @@ from math import inf, log10, sqrt
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 CONSTANT = 1e-12
 """Values that differ by this share of the largest, or by less, differ by rounding alone: they are constant."""
+SSIM_WINDOW = 7
 
 
 def is_constant(values: Float[Tensor, "..."]) -> bool:
@@ -29,6 +31,36 @@ def correlation(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float | Non
         return None
     a, b = a - a.mean(), b - b.mean()
     return max(-1.0, min(1.0, float(a @ b) / float(a.norm() * b.norm())))
+
+
+def ssim(a: Float[Tensor, "*c h w"], b: Float[Tensor, "*c h w"], data_range: float) -> float:
+    """Mean structural similarity over windows and channels (Wang et al. 2004, eq. 13).
+
+    (2 m_a m_b + C1) (2 s_ab + C2) / ((m_a^2 + m_b^2 + C1) (s_a^2 + s_b^2 + C2)), C1 = (0.01 L)^2, C2 = (0.03 L)^2, with
+    means, variances and covariance (over n - 1) in each square window that fits into the image. Windows are 7 x 7, all
+    pixels equal, as is the default of scikit-image's `structural_similarity`; a smaller image is cut into smaller
+    windows, down to one of all its pixels. Equal weights let the border of a 7 x 7 grid of tokens count in full, which
+    a Gaussian would all but discard.
+
+    Args:
+        data_range: L, by how much values can differ: 1 for images in [0, 1].
+    """
+    height, width = a.shape[-2:]
+    window = (min(SSIM_WINDOW, height), min(SSIM_WINDOW, width))
+    count = window[0] * window[1]
+    x, y = (values.double().reshape(-1, 1, height, width) for values in (a, b))
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(values, window, stride=1)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = (
+        (mean(p * q) - mp * mq) * count / (count - 1)
+        for p, q, mp, mq in ((x, x, mx, mx), (y, y, my, my), (x, y, mx, my))
+    )
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    values = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return min(1.0, float(values.mean()))
 
 
 def cosine(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float | None:

@@ -8,7 +8,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.saliency.compare import Similarity, similarity, ssim, top_overlap
+from nullspace_cli.engine.metrics import ssim
+from nullspace_cli.engine.saliency.compare import Similarity, similarity, top_overlap
 
 
 def drawn(*shape: int, seed: int) -> Tensor:
