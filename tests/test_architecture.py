@@ -19,7 +19,6 @@ ENGINE = (
         "solvers.solution",
         "solvers.feedback",
         "solvers.resize_projection",
-        "nullspace",
         "metrics",
         "autograd",
         "paths",
@@ -28,6 +27,7 @@ ENGINE = (
         "twins",
     },
     {
+        "nullspace",
         "hub",
         "distributed",
         "batching",

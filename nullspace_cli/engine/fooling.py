@@ -22,11 +22,11 @@ from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import resolve_device
 from nullspace_cli.engine.native_size import NativeSize
 from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.nullspace import count_rank
+from nullspace_cli.engine.nullspace import PatchSpace, count_rank
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transform import EvalTransform, from_8_bits, to_8_bits
-from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Rounding
+from nullspace_cli.engine.watermarking import Pixels, Rounding
 
 Channels = Literal["red", "all"]
 

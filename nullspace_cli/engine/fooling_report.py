@@ -16,11 +16,12 @@ from nullspace_cli.engine.basis import control_noises
 from nullspace_cli.engine.fooling import Fool, Fooled
 from nullspace_cli.engine.images import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.nullspace import PatchSpace
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.saliency.compare import similarity
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.transform import from_8_bits, to_8_bits
-from nullspace_cli.engine.watermarking import PatchSpace, Pixels, Verification, shown_noise, verify, verify_inputs
+from nullspace_cli.engine.watermarking import Pixels, Verification, shown_noise, verify, verify_inputs
 
 KIND = "fooled"
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.images import Picture
+from nullspace_cli.engine.nullspace import PatchSpace
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
@@ -25,7 +26,7 @@ from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
 from nullspace_cli.engine.treatment import MODEL_PERIOD, visible_tint
-from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Rounding, Watermarked
+from nullspace_cli.engine.watermarking import Aim, Exact, Rounding, Watermarked
 
 CANVAS, CROPS = 1 << 22, 16
 """Pixels, and crops of the network's: of resized images that are larger than both, most is never read. In float64 the

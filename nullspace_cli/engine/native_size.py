@@ -20,13 +20,14 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.linear_view import LinearView
+from nullspace_cli.engine.nullspace import PatchSpace
 from nullspace_cli.engine.precision import full_precision
 from nullspace_cli.engine.realisation import Goal, Levels, Realiser, View
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transform import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.treatment import GREY, MODEL_PERIOD, Period, Tint, Treatment, line_period, visible_tint
-from nullspace_cli.engine.watermarking import Aim, Exact, PatchSpace, Pixels, Rounding, Watermarked, attained
+from nullspace_cli.engine.watermarking import Aim, Exact, Pixels, Rounding, Watermarked, attained
 
 Choice = Literal["auto", "resize", "patch"]
 

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 from nullspace_cli.engine.artifacts import read_provenance
 from nullspace_cli.engine.basis import KIND, find_basis, load_row_space, patch_map_of, probe_images
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, ModelView, finite, load_model, load_view
-from nullspace_cli.engine.nullspace import PatchMap
+from nullspace_cli.engine.nullspace import PatchMap, PatchSpace
 from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import PatchSpace
 
 T = TypeVar("T")
 

@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from nullspace_cli.engine.errors import ArtifactError
+
 Space = Literal["pixel", "normalized"]
 
 
@@ -142,6 +144,32 @@ class Nullspace:
         """The orthogonal projection onto the nullspace: v - R^T R v, by the row space R."""
         rows = self.row_space.flatten(1).to(patches)
         return patches - (patches @ rows.T) @ rows
+
+
+@dataclass(frozen=True)
+class PatchSpace:
+    """What the solvers need of a model: how to cut an image, and the row space that must not move.
+
+    Attributes:
+        patch_map: the patch embedding's map.
+        row_space: orthonormal rows [rank, n] spanning the rows of A in pixel space, float64.
+    """
+
+    patch_map: PatchMap
+    row_space: Float[Tensor, "rank n"]
+
+    def __post_init__(self) -> None:
+        if self.row_space.shape[1] != self.patch_map.patch_dim:
+            raise ArtifactError(
+                f"The row space is of patches with {self.row_space.shape[1]} numbers, the model's patches have "
+                f"{self.patch_map.patch_dim}. Make the basis again for this model."
+            )
+
+    def of_grey(self) -> "PatchSpace":
+        """The same for images whose three channels are equal: one channel, and the sum of the three kernels."""
+        kernel = self.patch_map.kernel("pixel").sum(1, keepdim=True)
+        patch_map = PatchMap(kernel, (1.0,), self.patch_map.stored_eps)
+        return PatchSpace(patch_map, patch_map.nullspace().row_space.flatten(1))
 
 
 def sample_null(

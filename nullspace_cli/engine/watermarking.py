@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.artifacts import Provenance, sha256_of_each, write_tensors
-from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture
 from nullspace_cli.engine.marks import Mark, Placement
 from nullspace_cli.engine.models import LoadedModel, finite
@@ -76,32 +75,6 @@ class Design:
 
     def describe(self) -> dict[str, Any]:
         return {**asdict(self.placement), "treatment": self.treatment, "strength": self.strength}
-
-
-@dataclass(frozen=True)
-class PatchSpace:
-    """What the solvers need of a model: how to cut an image, and the row space that must not move.
-
-    Attributes:
-        patch_map: the patch embedding's map.
-        row_space: orthonormal rows [rank, n] spanning the rows of A in pixel space, float64.
-    """
-
-    patch_map: PatchMap
-    row_space: Float[Tensor, "rank n"]
-
-    def __post_init__(self) -> None:
-        if self.row_space.shape[1] != self.patch_map.patch_dim:
-            raise ArtifactError(
-                f"The row space is of patches with {self.row_space.shape[1]} numbers, the model's patches have "
-                f"{self.patch_map.patch_dim}. Make the basis again for this model."
-            )
-
-    def of_grey(self) -> "PatchSpace":
-        """The same for images whose three channels are equal: one channel, and the sum of the three kernels."""
-        kernel = self.patch_map.kernel("pixel").sum(1, keepdim=True)
-        patch_map = PatchMap(kernel, (1.0,), self.patch_map.stored_eps)
-        return PatchSpace(patch_map, patch_map.nullspace().row_space.flatten(1))
 
 
 class Exact(NamedTuple):

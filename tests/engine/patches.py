@@ -2,8 +2,7 @@
 
 import torch
 
-from nullspace_cli.engine.nullspace import PatchMap, split_space
-from nullspace_cli.engine.watermarking import PatchSpace
+from nullspace_cli.engine.nullspace import PatchMap, PatchSpace, split_space
 
 
 def smooth_space(std: tuple[float, ...]) -> PatchSpace:

@@ -22,9 +22,10 @@ from nullspace_cli.engine.images import Picture, encode_png, read_picture
 from nullspace_cli.engine.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.nullspace import PatchSpace
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import Design, PatchSpace, Watermarked, attained, likeness, verify
+from nullspace_cli.engine.watermarking import Design, Watermarked, attained, likeness, verify
 from tests.engine.patches import smooth_space
 
 TRANSFORM = EvalTransform((3, 64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)

@@ -26,7 +26,7 @@ from nullspace_cli.engine.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.models import ModelRequest, load_model
 from nullspace_cli.engine.native_size import SIZES_KEPT, NativeSize, PatchConstraint, _certificate
 from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.nullspace import PatchMap, split_space
+from nullspace_cli.engine.nullspace import PatchMap, PatchSpace, split_space
 from nullspace_cli.engine.realisation import Passes
 from nullspace_cli.engine.solvers.resize_projection import (
     ResizeProblem,
@@ -37,7 +37,7 @@ from nullspace_cli.engine.solvers.resize_projection import (
     project_onto_view,
 )
 from nullspace_cli.engine.transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
-from nullspace_cli.engine.watermarking import Design, PatchSpace, Watermarked, attained
+from nullspace_cli.engine.watermarking import Design, Watermarked, attained
 from tests.engine.patches import smooth_space
 
 Maker = Callable[..., NativeSize]

@@ -18,13 +18,12 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.images import Picture, read_picture
 from nullspace_cli.engine.marks import Placement, text_mark
 from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.nullspace import PatchMap, sample_null, split_space
+from nullspace_cli.engine.nullspace import PatchMap, PatchSpace, sample_null, split_space
 from nullspace_cli.engine.transform import EvalTransform
 from nullspace_cli.engine.treatment import DEFAULT_STRENGTH, target_image
 from nullspace_cli.engine.watermarking import (
     Design,
     Exact,
-    PatchSpace,
     Verification,
     Watermarked,
     attained,
