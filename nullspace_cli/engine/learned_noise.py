@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import Entry
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
-from nullspace_cli.engine.learning import STATE_KIND, Learning, Plan
+from nullspace_cli.engine.learning import STATE_KIND, Learned, Learning, Plan
 from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel
 from nullspace_cli.engine.noise import KIND, provenance_of
@@ -33,13 +33,6 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 @contextmanager
 def _unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
-
-
-class Learned(NamedTuple):
-    """One noise done: the record of the JSON document, and its loss in every step."""
-
-    record: dict[str, Any]
-    losses: list[float]
 
 
 @dataclass(frozen=True)

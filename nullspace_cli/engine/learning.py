@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,13 @@ from nullspace_cli.engine.readings import Readings
 STATE_KIND = "learning"
 FP16_SCALE = 1024.0
 """Gradients of half precision vanish below 6e-8; this lifts those of single images well above."""
+
+
+class Learned(NamedTuple):
+    """One noise done: the record of the JSON document, and its loss in every step."""
+
+    record: dict[str, Any]
+    losses: list[float]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from nullspace_cli.engine.shared import Shared
 from nullspace_cli.engine.watermarking import (
     Design,
     Rounding,
+    Stamped,
     Verification,
     Watermarked,
     likeness,
@@ -64,14 +65,6 @@ def _threads_of_new_threads() -> Iterator[None]:
 
 
 _THREADS = Shared(_threads_of_new_threads)
-
-
-class Stamped(NamedTuple):
-    """One image done: the solution, what the model says of the file, and the record of the JSON document."""
-
-    result: Watermarked
-    verdict: Verification
-    record: dict[str, Any]
 
 
 class Failed(NamedTuple):

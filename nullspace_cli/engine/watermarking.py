@@ -153,6 +153,14 @@ class Verification:
         return None if change is None else change <= tolerance
 
 
+class Stamped(NamedTuple):
+    """One image done: the solution, what the model says of the file, and the record of the JSON document."""
+
+    result: Watermarked
+    verdict: Verification
+    record: dict[str, Any]
+
+
 def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
     """The share of the model's 8-bit input values that differ between two files."""
     before, after = (transform.input_pixels(picture.pixels) for picture in (source, result))

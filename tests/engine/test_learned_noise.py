@@ -12,8 +12,8 @@ from nullspace_cli.engine.artifacts import read_tensors
 from nullspace_cli.engine.data import ImageSet
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import entry_of
-from nullspace_cli.engine.learned_noise import Learned, NoiseRun
-from nullspace_cli.engine.learning import Learning, Plan
+from nullspace_cli.engine.learned_noise import NoiseRun
+from nullspace_cli.engine.learning import Learned, Learning, Plan
 from nullspace_cli.engine.loading import Store
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.noise import KIND

@@ -22,9 +22,9 @@ from nullspace_cli.engine.model_size import ModelSize
 from nullspace_cli.engine.models import LoadedModel, ModelRequest, ModelView
 from nullspace_cli.engine.native_size import NativeSize
 from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.stamping import Failed, Job, Stamp, Stamped, refused, summarise
+from nullspace_cli.engine.stamping import Failed, Job, Stamp, refused, summarise
 from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import Design, Verification, Watermarked, likeness, verify
+from nullspace_cli.engine.watermarking import Design, Stamped, Verification, Watermarked, likeness, verify
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 

@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.stamping import Stamped
 from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import noise_picture
+from nullspace_cli.engine.watermarking import Stamped, noise_picture
 
 
 def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = False) -> Path:
