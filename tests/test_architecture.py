@@ -57,9 +57,9 @@ ENGINE = (
         "native_size",
         "network",
         "imitation",
-        "plots.basis",
+        "basis_preview",
     },
-    {"subjects", "saliency.methods", "learning", "stamping", "fooling"},
+    {"plots.basis", "subjects", "saliency.methods", "learning", "stamping", "fooling"},
     {
         "evaluation",
         "saliency.faithfulness",

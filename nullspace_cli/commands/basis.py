@@ -74,9 +74,11 @@ def basis(
     verdict = engine.check_basis(loaded, found, seed=options.seed) if check else None
     engine.save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     if preview:
+        from nullspace_cli.engine.basis_preview import preview_of
         from nullspace_cli.engine.plots.basis import draw_basis
 
-        draw_basis(picture, loaded, found, seed=options.seed, force=output.force)
+        shown = preview_of(loaded, found, seed=options.seed)
+        draw_basis(picture, loaded.name, found, shown, force=output.force)
     body = {
         **found.describe(),
         "check": verdict.to_json() if verdict else None,

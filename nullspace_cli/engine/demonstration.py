@@ -14,6 +14,7 @@ from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine import basis as bases
 from nullspace_cli.engine.artifacts import check_output, make_folder, write_bytes
+from nullspace_cli.engine.basis_preview import preview_of
 from nullspace_cli.engine.data import ImageSet, open_data
 from nullspace_cli.engine.distributed import Ranks
 from nullspace_cli.engine.entry import entry_of
@@ -100,7 +101,7 @@ def run_demo(
     found = bases.find_basis(vit)
     check = bases.check_basis(vit, found, seed=seed)
     bases.save_basis(folder / "demo.basis.safetensors", vit, found, force=force)
-    draw_basis(folder / "demo.basis.png", vit, found, seed=seed, force=force)
+    draw_basis(folder / "demo.basis.png", vit.name, found, preview_of(vit, found, seed=seed), force=force)
 
     progress("adding exact null noise")
     null = bases.null_noise(found.pixel_basis, vit.transform.input_size[1:], NOISE_STD, seed).float()
