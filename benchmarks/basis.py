@@ -4,9 +4,9 @@ import scipy.linalg
 import torch
 
 from benchmarks.measure import Row, in_turns
-from nullspace_cli.engine.basis import find_basis
-from nullspace_cli.engine.models import ModelRequest, load_model
-from nullspace_cli.engine.nullspace import split_space
+from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.patch_embedding import split_space
 
 RTOL = 1e-7
 

@@ -18,13 +18,13 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.measure import Row, in_turns
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.data import open_data
-from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.entry import entry_of
-from nullspace_cli.engine.learning import Learning, Plan
-from nullspace_cli.engine.loading import Store
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.readings import Readings
+from nullspace_cli.engine.data.datasets import open_data
+from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.runtime.distributed import Ranks
 
 IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks.measure import Figure, vitnull
 from nullspace_cli.commands.options import DEFAULT_MODEL
-from nullspace_cli.engine.marks import Placement, text_mark
-from nullspace_cli.engine.models import ModelRequest
-from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.stamping import Job, Stamp
-from nullspace_cli.engine.watermarking import Design
+from nullspace_cli.engine.models.loading import ModelRequest
+from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.watermark import Design
+from nullspace_cli.engine.workflows.watermark import Job, Stamp
 
 SQUARES = {512: 2, 1024: 4, 4096: 40}
 """Sides in pixels, and the seconds that they may take."""

@@ -13,11 +13,11 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.fooling import Fool
-from nullspace_cli.engine.fooling_search import FINALISTS, rank_sources
-from nullspace_cli.engine.images import encode_png, read_picture
-from nullspace_cli.engine.models import ModelRequest
-from nullspace_cli.engine.network import Network
+from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.sources import FINALISTS, rank_sources
+from nullspace_cli.engine.files.pictures import encode_png, read_picture
+from nullspace_cli.engine.models.loading import ModelRequest
+from nullspace_cli.engine.nullspace.lazy_model import Network
 
 
 def main() -> None:

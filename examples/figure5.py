@@ -13,13 +13,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.classes import name_of
-from nullspace_cli.engine.fooling import Fool
-from nullspace_cli.engine.fooling_report import Files, Report, report
-from nullspace_cli.engine.fooling_search import rank_sources
-from nullspace_cli.engine.images import encode_png, read_picture
-from nullspace_cli.engine.models import ModelRequest
-from nullspace_cli.engine.network import Network
+from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.report import Files, Report, report
+from nullspace_cli.engine.adversarial.sources import rank_sources
+from nullspace_cli.engine.files.pictures import encode_png, read_picture
+from nullspace_cli.engine.models.classes import name_of
+from nullspace_cli.engine.models.loading import ModelRequest
+from nullspace_cli.engine.nullspace.lazy_model import Network
 from nullspace_cli.engine.plots.figure import save_figure
 
 

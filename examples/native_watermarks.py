@@ -14,7 +14,7 @@ from typing import Any
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
-from nullspace_cli.engine.images import encode_png
+from nullspace_cli.engine.files.pictures import encode_png
 
 DRAWINGS, SIDE = 500, 512
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
-from nullspace_cli.engine.images import encode_png
+from nullspace_cli.engine.files.pictures import encode_png
 
 PAPER = "| the paper: p = 1, SLSQP | 20 | 85% | 11.63% | | | |"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.images import encode_png
+from nullspace_cli.engine.files.pictures import encode_png
 
 KINDS = ("null", "random", "row_space")
 MEASURES = ("spearman", "ssim", "top10")

@@ -116,7 +116,7 @@ def _card_of_gpu_tests(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _best_device() -> "Iterator[Callable[[], torch.device]]":
     """Tests never depend on which device the machine has: "auto" fails them. What "auto" asks where it may."""
-    from nullspace_cli.engine import models
+    from nullspace_cli.engine.models import loading as models
 
     def refuse() -> NoReturn:
         pytest.fail('device "auto": take the `device` fixture, say device="cpu", or ask for `any_device`')
@@ -130,7 +130,7 @@ def _best_device() -> "Iterator[Callable[[], torch.device]]":
 @pytest.fixture
 def any_device(_best_device: "Callable[[], torch.device]", monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test, one about "auto" itself, have the best device that there is."""
-    from nullspace_cli.engine import models
+    from nullspace_cli.engine.models import loading as models
 
     monkeypatch.setattr(models, "best_device", _best_device)
 
@@ -282,7 +282,9 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
-    from nullspace_cli.engine import demonstration, models, network
+    from nullspace_cli.engine.models import loading as models
+    from nullspace_cli.engine.nullspace import lazy_model as network
+    from nullspace_cli.engine.workflows import demo as demonstration
 
     for module in (demonstration, models, network):  # the others import it when they need it
         monkeypatch.setattr(module, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))

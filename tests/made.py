@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nullspace_cli.engine.data import ImageSet
-    from nullspace_cli.engine.entry import Level
-    from nullspace_cli.engine.models import LoadedModel
+    from nullspace_cli.engine.data.datasets import ImageSet
+    from nullspace_cli.engine.models.loading import LoadedModel
+    from nullspace_cli.engine.noise.injection_sites import Level
 
 
 def write_noise(path: Path, model: "LoadedModel", level: "Level", delta: "Tensor", limit: float = 0.5) -> Path:
     """Noise that is said to have been learned for a model, in one step."""
     import torch
 
-    from nullspace_cli.engine.artifacts import write_tensors
-    from nullspace_cli.engine.learning import Plan
-    from nullspace_cli.engine.noise import provenance_of
+    from nullspace_cli.engine.documents.artefacts import write_tensors
+    from nullspace_cli.engine.noise.noise import provenance_of
+    from nullspace_cli.engine.noise.trainer import Plan
 
     plan = Plan(
         level=level, limits=(limit,), protocol="adamw", rounds=1, lr=0.02, fraction=1.0, norm=2.0, stop_eps=None,
@@ -40,7 +40,7 @@ def training_images(folder: Path, count: int) -> "ImageSet":
     from PIL import Image
 
     from nullspace_cli.demo.drawing import draw
-    from nullspace_cli.engine.data import open_data
+    from nullspace_cli.engine.data.datasets import open_data
 
     for i in range(count):
         Image.fromarray(draw("train", i, size=40)[0]).save(folder / f"{i}.png")

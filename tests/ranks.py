@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from nullspace_cli.engine.distributed import Ranks
+from nullspace_cli.engine.runtime.distributed import Ranks
 
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,71 +11,27 @@ PACKAGE = "nullspace_cli"
 ROOT = Path(__file__).parent.parent / PACKAGE
 
 ENGINE = (
-    {
-        "errors",
-        "shared",
-        "png",
-        "protocols",
-        "solvers.waiting",
-        "solvers.solution",
-        "solvers.feedback",
-        "solvers.resize_projection",
-        "metrics",
-        "autograd",
-        "paths",
-        "random_streams",
-        "text",
-        "twins",
-    },
-    {
-        "nullspace",
-        "hub",
-        "distributed",
-        "batching",
-        "images",
-        "precision",
-        "solvers.interior_point",
-        "solvers.rounding",
-        "saliency.rules",
-        "saliency.compare",
-        "image_search",
-        "documents.files",
-    },
-    {"stem", "solvers.box_l2", "solvers.affine", "data", "documents.base"},
-    {"solvers.bounded_least_squares", "documents.parts"},
-    {"transform", "token_pixels", "documents.artefacts", "documents.commands", "documents.model_folder"},
-    {"artifacts", "linear_view", "loading"},
-    {"plots.figure", "checkpoints", "marks", "realisation"},
-    {"models", "plots.curves", "treatment"},
-    {"basis", "entry", "classes", "saliency.gradients", "saliency.transformer", "watermarking"},
-    {
-        "noise",
-        "saliency.attention",
-        "saliency.relevance",
-        "saliency.cnn",
-        "readings",
-        "model_size",
-        "native_size",
-        "network",
-        "imitation",
-        "basis_preview",
-    },
-    {"plots.basis", "subjects", "saliency.methods", "learning", "stamping", "fooling"},
-    {
-        "evaluation",
-        "saliency.faithfulness",
-        "saliency.overlay",
-        "learned_noise",
-        "saliency.noise",
-        "plots.watermarks",
-        "fooling_search",
-        "fooling_report",
-    },
-    {"plots.learning", "plots.saliency", "plots.fooling"},
-    {"explaining"},
-    {"demonstration"},
+    "errors",
+    "metrics",
+    "text",
+    "runtime",
+    "files",
+    "documents",
+    "solvers",
+    "transforms",
+    "models",
+    "nullspace",
+    "preimage",
+    "data",
+    "noise",
+    "evaluation",
+    "watermark",
+    "saliency",
+    "adversarial",
+    "plots",
+    "workflows",
 )
-"""The engine from the ground up: a module imports what lies below its storey, and nothing beside or above it."""
+"""The rooms of the engine, packages and single modules, from the ground up: a room imports what stands before it."""
 
 GROUND = {"demo.drawing", "demo.logo", "demo.models"}
 """The embedded demo's drawings and names, on which the engine stands."""
@@ -85,7 +42,7 @@ def source_of(name: str) -> str:
 
 
 def modules(folder: str) -> list[str]:
-    """The modules of a folder of the package, as "engine.models"."""
+    """The modules of a folder of the package, as "engine.files.png"."""
     files = (ROOT / folder).rglob("*.py")
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
     return sorted(name for name in names if not name.endswith("__init__"))
@@ -107,7 +64,7 @@ def statements(tree: ast.AST, *, on_import: bool) -> Iterator[ast.AST]:
 
 
 def imports(source: str, module: str, *, on_import: bool = False) -> set[str]:
-    """The full names of whatever a module imports: "torch.nn", "nullspace_cli.engine.models"."""
+    """The full names of whatever a module imports: "torch.nn", "nullspace_cli.engine.files.png"."""
     found = set()
     for node in statements(ast.parse(source), on_import=on_import):
         if isinstance(node, ast.Import):
@@ -131,17 +88,34 @@ def tops(names: set[str]) -> set[str]:
 
 ENGINE_MODULES = modules("engine")
 COMMAND_MODULES = modules("commands")
-STOREY = {f"engine.{name}": storey for storey, names in enumerate(ENGINE) for name in names}
 
 
-def test_every_engine_module_has_its_storey() -> None:
-    assert sorted(STOREY) == ENGINE_MODULES, "a new module goes into ENGINE, at the lowest storey that it can stand on"
+def room_of(module: str) -> str:
+    """The package of a module, or the module itself where it stands alone: of "engine.files.png", "files"."""
+    return module.split(".")[1]
+
+
+def engine_imports(module: str) -> set[str]:
+    return {name for name in own(imports(source_of(module), module)) if name.startswith("engine.")}
+
+
+def test_the_rooms_are_those_that_there_are() -> None:
+    assert sorted(ENGINE) == sorted({room_of(name) for name in ENGINE_MODULES})
 
 
 @pytest.mark.parametrize("module", ENGINE_MODULES)
 def test_the_engine_imports_downwards(module: str) -> None:
-    below = {name for name, storey in STOREY.items() if storey < STOREY[module]} | GROUND
-    assert own(imports(source_of(module), module)) - below == set()
+    below = ENGINE[: ENGINE.index(room_of(module))]
+    elsewhere = {name for name in engine_imports(module) if room_of(name) not in (*below, room_of(module))}
+    assert elsewhere == set()
+    assert own(imports(source_of(module), module)) - engine_imports(module) <= GROUND
+
+
+@pytest.mark.parametrize("room", ENGINE)
+def test_no_module_imports_itself_by_others(room: str) -> None:
+    inside = [name for name in ENGINE_MODULES if room_of(name) == room]
+    graph = {name: engine_imports(name) & set(inside) for name in inside}
+    assert sorted(TopologicalSorter(graph).static_order()) == inside
 
 
 @pytest.mark.parametrize("module", ENGINE_MODULES)
@@ -176,8 +150,8 @@ def test_the_demo_stands_on_nothing(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "importers"),
     [
-        ("timm", {"engine.models", "engine.checkpoints", "demo.train"}),
-        ("huggingface_hub", {"engine.hub"}),
+        ("timm", {"engine.models.loading", "engine.models.checkpoints", "demo.train"}),
+        ("huggingface_hub", {"engine.files.hub"}),
         ("matplotlib", {name for name in ENGINE_MODULES if name.startswith("engine.plots.")}),
         ("typer", {name for name in COMMAND_MODULES if name != "commands.console"}),
     ],
@@ -214,14 +188,14 @@ def test_the_console_alone_prints(module: str) -> None:
     [
         ("import torch.nn as nn", {"torch.nn"}),
         ("def f():\n    import timm", {"timm"}),
-        ("from .images import Picture", {"nullspace_cli.engine.images", "nullspace_cli.engine.images.Picture"}),
-        ("from . import images", {"nullspace_cli.engine", "nullspace_cli.engine.images"}),
-        ("from ..commands import app", {"nullspace_cli.commands", "nullspace_cli.commands.app"}),
+        ("from .png import encode", {"nullspace_cli.engine.files.png", "nullspace_cli.engine.files.png.encode"}),
+        ("from . import png", {"nullspace_cli.engine.files", "nullspace_cli.engine.files.png"}),
+        ("from ...commands import app", {"nullspace_cli.commands", "nullspace_cli.commands.app"}),
         ("try:\n    import rich\nexcept ImportError:\n    pass", {"rich"}),
     ],
 )
 def test_imports_are_found(source: str, expected: set[str]) -> None:
-    assert imports(source, "engine.models") == expected
+    assert imports(source, "engine.files.pictures") == expected
 
 
 @pytest.mark.parametrize(
@@ -240,5 +214,5 @@ def test_imports_on_import_are_told_apart(source: str, expected: set[str]) -> No
 
 
 def test_modules_are_told_from_what_they_hold() -> None:
-    names = {f"{PACKAGE}.engine.images", f"{PACKAGE}.engine.images.Picture", f"{PACKAGE}.engine", "torch.nn"}
-    assert own(names) == {"engine.images"}
+    names = {f"{PACKAGE}.engine.files.png", f"{PACKAGE}.engine.files.png.encode", f"{PACKAGE}.engine", "torch.nn"}
+    assert own(names) == {"engine.files.png"}

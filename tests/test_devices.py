@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullspace_cli.engine import models
+from nullspace_cli.engine.models import loading as models
 from tests.conftest import Vitnull
 
 

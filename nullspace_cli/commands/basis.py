@@ -10,7 +10,7 @@ from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOptio
 from nullspace_cli.commands.outputs import claim, refuse_stream
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.basis import Check
+    from nullspace_cli.engine.nullspace.basis import Check
 
 
 def basis(
@@ -58,9 +58,9 @@ def basis(
         refuse_stream(path, "its preview is written beside it; add --no-preview")
     claim([path, *([picture] if preview else [])], options.files(model), force=output.force)
 
-    from nullspace_cli.engine import basis as engine
     from nullspace_cli.engine.errors import NoNullspaceError
-    from nullspace_cli.engine.models import load_model
+    from nullspace_cli.engine.models.loading import load_model
+    from nullspace_cli.engine.nullspace import basis as engine
 
     loaded = load_model(options.request(model))
     console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
@@ -74,7 +74,7 @@ def basis(
     verdict = engine.check_basis(loaded, found, seed=options.seed) if check else None
     engine.save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     if preview:
-        from nullspace_cli.engine.basis_preview import preview_of
+        from nullspace_cli.engine.nullspace.preview import preview_of
         from nullspace_cli.engine.plots.basis import draw_basis
 
         shown = preview_of(loaded, found, seed=options.seed)

@@ -21,7 +21,7 @@ def demo(
     console: Console,
 ) -> int:
     """Show the whole chain on the embedded models and images: no network, no downloads, about a minute."""
-    from nullspace_cli.engine.demonstration import run_demo
+    from nullspace_cli.engine.workflows.demo import run_demo
 
     model, body = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
     if output.json:

@@ -22,7 +22,7 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import claim, refuse_clashes
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.subjects import Control
+    from nullspace_cli.engine.evaluation.noises_under_test import Control
 
 CONTROLS: tuple["Control", ...] = ("shuffle", "uniform")
 
@@ -127,15 +127,15 @@ def evaluate(
     if not paths:
         raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
 
-    from nullspace_cli.engine import evaluation as engine
-    from nullspace_cli.engine import subjects as noises
-    from nullspace_cli.engine.artifacts import read_provenance, sha256_of, write_json
-    from nullspace_cli.engine.basis import KIND as BASIS
-    from nullspace_cli.engine.data import open_data
-    from nullspace_cli.engine.distributed import joined_ranks
+    from nullspace_cli.engine.data.datasets import open_data
+    from nullspace_cli.engine.documents.artefacts import read_provenance, sha256_of, write_json
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.models import load_model
-    from nullspace_cli.engine.noise import KIND as NOISE
+    from nullspace_cli.engine.evaluation import noises_under_test as noises
+    from nullspace_cli.engine.evaluation import stability as engine
+    from nullspace_cli.engine.models.loading import load_model
+    from nullspace_cli.engine.noise.noise import KIND as NOISE
+    from nullspace_cli.engine.nullspace.basis import KIND as BASIS
+    from nullspace_cli.engine.runtime.distributed import joined_ranks
 
     def check() -> None:
         claim(written, [*paths, *earlier, *options.files(model)], force=output.force)

@@ -22,10 +22,10 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import refuse_clashes
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.explaining import Explainer, Job
-    from nullspace_cli.engine.models import LoadedModel
+    from nullspace_cli.engine.models.loading import LoadedModel
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.noise import NoiseComparison
+    from nullspace_cli.engine.workflows.explain import Explainer, Job
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
 MEASURES = ("spearman", "pearson", "ssim", "top10")
@@ -107,13 +107,13 @@ def explain(
     if plot and plot.suffix.lower() != ".png":
         raise typer.BadParameter(f"{plot}: plots are PNG files", param_hint="--plot")
 
-    from nullspace_cli.engine.classes import class_index
-    from nullspace_cli.engine.explaining import Explainer
-    from nullspace_cli.engine.models import load_model
+    from nullspace_cli.engine.models.classes import class_index
+    from nullspace_cli.engine.models.loading import load_model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
     from nullspace_cli.engine.saliency.noise import NoiseComparison
-    from nullspace_cli.engine.stamping import refused
+    from nullspace_cli.engine.workflows.explain import Explainer
+    from nullspace_cli.engine.workflows.watermark import refused
 
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
@@ -176,7 +176,7 @@ def _run(
     jsonl: bool,
 ) -> list[dict[str, Any]]:
     """Explain the images and measure their maps; the records of those that could be done."""
-    from nullspace_cli.engine.explaining import Batch, Failed, labels_of
+    from nullspace_cli.engine.workflows.explain import Batch, Failed, labels_of
 
     records = []
     labels = labels_of(explainer.model, [job.source for job in jobs]) if curves else None
@@ -214,7 +214,7 @@ def _jobs(
     float_: bool,
 ) -> list["Job"]:
     """The files of each image."""
-    from nullspace_cli.engine.explaining import Job
+    from nullspace_cli.engine.workflows.explain import Job
 
     jobs = []
     for source, place in images:
@@ -229,8 +229,8 @@ def _check_outputs(
     jobs: list["Job"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""
-    from nullspace_cli.engine.artifacts import check_output, make_folder
-    from nullspace_cli.engine.paths import why_unreadable
+    from nullspace_cli.engine.documents.artefacts import check_output, make_folder
+    from nullspace_cli.engine.files.paths import why_unreadable
 
     curves = [plot] if plot else []
     refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])

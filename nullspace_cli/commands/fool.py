@@ -108,27 +108,27 @@ def fool(
         raise typer.BadParameter("at native size the nullspace is the resize's; leave it out", param_hint="--basis")
     amount = _strength(strength)
 
-    from nullspace_cli.engine.artifacts import make_folder
-    from nullspace_cli.engine.images import check_picture, read_picture
-    from nullspace_cli.engine.paths import real
+    from nullspace_cli.engine.documents.artefacts import make_folder
+    from nullspace_cli.engine.files.paths import real
+    from nullspace_cli.engine.files.pictures import check_picture, read_picture
 
     candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):
         check_picture(path)
     make_folder(out_dir)
 
-    from nullspace_cli.engine.fooling_report import Files
+    from nullspace_cli.engine.adversarial.report import Files
 
     name = source.stem if source else Path(real(sources or Path())).name
     artifacts = Files.of(out_dir, name, target.stem, exact=float_)
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 
+    from nullspace_cli.engine.adversarial.attack import Fool
+    from nullspace_cli.engine.adversarial.report import report
+    from nullspace_cli.engine.adversarial.sources import choose_source
     from nullspace_cli.engine.errors import VitnullError
-    from nullspace_cli.engine.fooling import Fool
-    from nullspace_cli.engine.fooling_report import report
-    from nullspace_cli.engine.fooling_search import choose_source
-    from nullspace_cli.engine.network import Network
+    from nullspace_cli.engine.nullspace.lazy_model import Network
     from nullspace_cli.engine.saliency.methods import choose, default_methods
 
     network = Network(options.request(model), basis)
@@ -190,7 +190,7 @@ def _strength(text: str) -> float | None:
 
 def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
     """The images of a folder and its folders, but for the target, which would be its own best source."""
-    from nullspace_cli.engine.paths import identity, is_folder, real
+    from nullspace_cli.engine.files.paths import identity, is_folder, real
 
     if not is_folder(folder):
         raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")

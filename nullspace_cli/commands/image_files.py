@@ -44,7 +44,7 @@ def named_images(
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
 
-    from nullspace_cli.engine.paths import absolute, is_folder
+    from nullspace_cli.engine.files.paths import absolute, is_folder
 
     found: dict[Path, Path] = {}
     seen: set[Path] = set()
@@ -73,7 +73,7 @@ def images_in(folder: Path, sources_of: SourcesOf, *known: str) -> tuple[list[Pa
     Raises:
         DataError: a folder cannot be listed.
     """
-    from nullspace_cli.engine.image_search import SUFFIXES, images_below, without_results
+    from nullspace_cli.engine.files.image_search import SUFFIXES, images_below, without_results
 
     images, results = without_results(list(images_below(folder)), sources_of, known)
     if not images:
@@ -131,8 +131,8 @@ def plan_outputs(
         refuse_stream(out, "a watermark is read back and measured; name a file")
     refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
-    from nullspace_cli.engine.artifacts import check_output
-    from nullspace_cli.engine.paths import exists
+    from nullspace_cli.engine.documents.artefacts import check_output
+    from nullspace_cli.engine.files.paths import exists
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
@@ -145,7 +145,7 @@ def plan_outputs(
 
 def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> None:
     """Make the folders below `out_dir` that results go into."""
-    from nullspace_cli.engine.artifacts import make_folder
+    from nullspace_cli.engine.documents.artefacts import make_folder
 
     if out_dir:
         for folder in sorted({target.parent for _, target in _readable(files)}):
@@ -154,14 +154,14 @@ def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> No
 
 def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """Those whose source can be read: for the others, each a failure of that image alone, nothing is written."""
-    from nullspace_cli.engine.paths import why_unreadable
+    from nullspace_cli.engine.files.paths import why_unreadable
 
     return [(source, target) for source, target in files if why_unreadable(source) is None]
 
 
 def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:
     """How many images there are, and a hash of their names and sizes in bytes, for processes to compare."""
-    from nullspace_cli.engine.paths import exists
+    from nullspace_cli.engine.files.paths import exists
 
     digest = hashlib.sha256()
     for source, place in images:

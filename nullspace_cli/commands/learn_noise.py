@@ -91,16 +91,16 @@ def learn_noise(
 
     refuse_stream(outputs[0], "what --resume needs is kept beside it; name a file")
 
-    from nullspace_cli.engine.artifacts import check_output, make_folder
-    from nullspace_cli.engine.data import open_data
-    from nullspace_cli.engine.distributed import joined_ranks
-    from nullspace_cli.engine.entry import entry_of
+    from nullspace_cli.engine.data.datasets import open_data
+    from nullspace_cli.engine.data.loader import Store
+    from nullspace_cli.engine.documents.artefacts import check_output, make_folder
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.learned_noise import NoiseRun, check_state
-    from nullspace_cli.engine.learning import Plan
-    from nullspace_cli.engine.loading import Store
-    from nullspace_cli.engine.models import load_model
-    from nullspace_cli.engine.protocols import PROTOCOLS, chosen_images
+    from nullspace_cli.engine.models.loading import load_model
+    from nullspace_cli.engine.noise.injection_sites import entry_of
+    from nullspace_cli.engine.noise.presets import PROTOCOLS, chosen_images
+    from nullspace_cli.engine.noise.trainer import Plan
+    from nullspace_cli.engine.runtime.distributed import joined_ranks
+    from nullspace_cli.engine.workflows.learn_noise import NoiseRun, check_state
 
     chosen = PROTOCOLS[protocol]
     fraction = chosen.fraction if fraction is None else fraction

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models import ModelRequest
+    from nullspace_cli.engine.models.loading import ModelRequest
 
 MODEL_PANEL, OUTPUT_PANEL = "Model and run", "Output"
 
@@ -215,7 +215,7 @@ class ModelOptions:
 
     def request(self, name: str, device: str | None = None) -> "ModelRequest":
         """The request for a model, on another device than was asked for if one is given."""
-        from nullspace_cli.engine.models import ModelRequest
+        from nullspace_cli.engine.models.loading import ModelRequest
 
         return ModelRequest(
             name=name,
@@ -262,7 +262,7 @@ def _parse_keyword(text: str) -> tuple[str, Any]:
 def artifact_stem(model: str) -> str:
     """A file name for a model's name: hf-hub:org/name becomes org_name, local-dir:path/to/name becomes name."""
     if model.startswith("local-dir:"):
-        from nullspace_cli.engine.paths import real
+        from nullspace_cli.engine.files.paths import real
 
         return Path(real(Path(model.removeprefix("local-dir:")))).name
     return model.removeprefix("hf-hub:").strip("/").replace("/", "_").replace("\\", "_")

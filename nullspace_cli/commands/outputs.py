@@ -17,7 +17,7 @@ def claim(written: Sequence[Path], read: Iterable[Path | None], *, force: bool) 
         typer.BadParameter: see `refuse_clashes`.
         ArtifactError: a file exists and `force` is not given, or could not be written.
     """
-    from nullspace_cli.engine.artifacts import check_output
+    from nullspace_cli.engine.documents.artefacts import check_output
 
     refuse_clashes(written, read)
     for path in written:
@@ -30,7 +30,7 @@ def refuse_stream(path: Path, reason: str) -> None:
     Raises:
         typer.BadParameter: it is one.
     """
-    from nullspace_cli.engine.paths import is_stream
+    from nullspace_cli.engine.files.paths import is_stream
 
     if is_stream(path):
         raise typer.BadParameter(f"{path} is not a file: {reason}", param_hint="--out")
@@ -38,7 +38,7 @@ def refuse_stream(path: Path, reason: str) -> None:
 
 def refuse_clashes(written: Sequence[Path], read: Iterable[Path | None]) -> None:
     """Refuse to write two results to one file, or a result over an input, `--force` or not."""
-    from nullspace_cli.engine.paths import exists, identity, ignores_case, is_stream, real
+    from nullspace_cli.engine.files.paths import exists, identity, ignores_case, is_stream, real
 
     files = [path for path in written if not is_stream(path)]
     names: set[str] = set()

@@ -31,8 +31,8 @@ from nullspace_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.distributed import Ranks
-    from nullspace_cli.engine.stamping import Stamp
+    from nullspace_cli.engine.runtime.distributed import Ranks
+    from nullspace_cli.engine.workflows.watermark import Stamp
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
@@ -156,11 +156,11 @@ def watermark(
             skip_existing=skip_existing,
         )
 
-    from nullspace_cli.engine.distributed import joined_ranks
-    from nullspace_cli.engine.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
-    from nullspace_cli.engine.network import Network
-    from nullspace_cli.engine.stamping import Job, Stamp, refused
-    from nullspace_cli.engine.watermarking import Design
+    from nullspace_cli.engine.nullspace.lazy_model import Network
+    from nullspace_cli.engine.runtime.distributed import joined_ranks
+    from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
+    from nullspace_cli.engine.watermark.watermark import Design
+    from nullspace_cli.engine.workflows.watermark import Job, Stamp, refused
 
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
@@ -204,7 +204,7 @@ def _run(
     jsonl: bool,
 ) -> int:
     """Stamp this process's images, and report those of all processes."""
-    from nullspace_cli.engine.stamping import Failed, summarise
+    from nullspace_cli.engine.workflows.watermark import Failed, summarise
 
     if jobs:
         stamp.prepare()

@@ -35,6 +35,6 @@ def demo_cnn() -> "Reference":
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test whose watermark reads weights."""
-    from nullspace_cli.engine import network
+    from nullspace_cli.engine.nullspace import lazy_model as network
 
     monkeypatch.setattr(network, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))

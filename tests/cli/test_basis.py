@@ -263,7 +263,7 @@ def test_two_processes_write_one_file(tmp_path: Path, tiny_basis: tuple[str, ...
     # Each has written its temporary file, and waits for the other before it moves that into place.
     code = """
 import sys
-from nullspace_cli.engine import artifacts
+from nullspace_cli.engine.documents import artefacts as artifacts
 link = artifacts.os.link
 def wait_and_link(*arguments):
     print("ready", file=sys.stderr, flush=True)

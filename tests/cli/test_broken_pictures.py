@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from nullspace_cli.engine.errors import ImageError
-from nullspace_cli.engine.marks import read_mark
-from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.watermark.marks import read_mark
 from tests.conftest import Outcome
-from tests.engine.broken_pictures import broken, sound
+from tests.engine.files.broken_pictures import broken, sound
 from tests.made import write_noise
 
 pytestmark = pytest.mark.slow

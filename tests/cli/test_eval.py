@@ -20,7 +20,7 @@ from tests.conftest import Outcome, Vitnull, contents
 from tests.made import write_noise, write_unchecked
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.entry import Level
+    from nullspace_cli.engine.noise.injection_sites import Level
     from tests.cli.reference import Reference
 
 SIDE = 240  # of the pictures; the demo models resize them to 224 and 64
@@ -43,9 +43,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the demo's tokens and on its pixels, large enough to change some predictions, and its basis."""
-    from nullspace_cli.engine.basis import find_basis, save_basis
-    from nullspace_cli.engine.entry import entry_of
-    from nullspace_cli.engine.models import ModelRequest, load_model
+    from nullspace_cli.engine.models.loading import ModelRequest, load_model
+    from nullspace_cli.engine.noise.injection_sites import entry_of
+    from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 
     folder = tmp_path_factory.mktemp("noises")
     model = load_model(ModelRequest("demo", device="cpu"))

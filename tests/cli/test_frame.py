@@ -19,9 +19,9 @@ from safetensors import safe_open
 
 from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
-from nullspace_cli.engine import basis as bases
-from nullspace_cli.engine import models
-from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.models import loading as models
+from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.nullspace import basis as bases
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
@@ -234,7 +234,7 @@ def test_a_bug_shows_its_traceback(tmp_path: Path) -> None:
     # An engine that is broken, and quick to import.
     code = """
 import sys, types
-engine = types.ModuleType("nullspace_cli.engine.artifacts")
+engine = types.ModuleType("nullspace_cli.engine.documents.artefacts")
 engine.check_output = lambda path, force: 1 / 0
 sys.modules[engine.__name__] = engine
 from nullspace_cli.__main__ import main
@@ -279,7 +279,7 @@ def test_out_of_memory_says_what_to_try(
 
 PAUSED = """
 import sys, time
-from nullspace_cli.engine import artifacts
+from nullspace_cli.engine.documents import artefacts as artifacts
 def pause(*arguments):
     print("paused", file=sys.stderr, flush=True)
     time.sleep(600)
@@ -389,7 +389,7 @@ def test_ctrl_c_while_loading(vitnull: Vitnull, tiny_vit: tuple[str, ...], monke
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nullspace_cli.engine.models.load_model", interrupt)
+    monkeypatch.setattr("nullspace_cli.engine.models.loading.load_model", interrupt)
     assert vitnull("basis", *tiny_vit, expect=130).stderr.startswith("vitnull: error: Interrupted")
 
 

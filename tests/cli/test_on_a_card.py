@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import CLASSES, draw
-from nullspace_cli.engine.learning import Learning
+from nullspace_cli.engine.noise.trainer import Learning
 from tests.conftest import Outcome, Vitnull
 from tests.made import write_noise
 
@@ -148,9 +148,9 @@ def test_learning_goes_on(
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the tokens and on the pixels of `tiny_vit`, and its basis."""
-    from nullspace_cli.engine.basis import find_basis, save_basis
-    from nullspace_cli.engine.entry import Level, entry_of
-    from nullspace_cli.engine.models import ModelRequest, load_model
+    from nullspace_cli.engine.models.loading import ModelRequest, load_model
+    from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+    from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 
     folder = tmp_path_factory.mktemp("noises")
     arguments = {"depth": 1, "img_size": 64}

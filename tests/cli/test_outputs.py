@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from nullspace_cli.commands import outputs
-from nullspace_cli.engine import paths
-from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.files import paths
+from nullspace_cli.engine.models.loading import ModelRequest, load_model
 from tests.conftest import Vitnull
 from tests.made import write_noise
 

@@ -17,10 +17,11 @@ import pytest
 from PIL import Image
 
 from nullspace_cli.commands.image_files import Planned
-from nullspace_cli.engine import distributed, stamping
-from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.model_size import ModelSize
-from nullspace_cli.engine.native_size import NativeSize
+from nullspace_cli.engine.runtime import distributed
+from nullspace_cli.engine.runtime.distributed import Ranks
+from nullspace_cli.engine.watermark.model_size import ModelSize
+from nullspace_cli.engine.watermark.native_size import NativeSize
+from nullspace_cli.engine.workflows import watermark as stamping
 from tests.cli.contract import WATERMARK, WATERMARKED, check_keys
 from tests.cli.reference import pixels_of
 from tests.conftest import Outcome, Vitnull, contents
@@ -210,7 +211,7 @@ def test_a_bug_in_a_worker_is_not_mistaken_for_a_failure(
 WAITING = """
 import sys
 import threading
-from nullspace_cli.engine import stamping
+from nullspace_cli.engine.workflows import watermark as stamping
 read_picture = stamping.read_picture
 def read_or_wait(path):
     if path.name in ("b.png", "c.png", "d.png"):

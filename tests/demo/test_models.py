@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
-from nullspace_cli.engine.basis import patch_map_of
-from nullspace_cli.engine.data import open_data
-from nullspace_cli.engine.models import ModelRequest, load_model
+from nullspace_cli.engine.data.datasets import open_data
+from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.nullspace.basis import patch_map_of
 
 
 def accuracy(name: str, images: torch.Tensor, labels: torch.Tensor) -> float:

@@ -16,18 +16,18 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from nullspace_cli.engine import basis as bases
-from nullspace_cli.engine.artifacts import read_provenance
-from nullspace_cli.engine.data import ImageSet
-from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.entry import entry_of
+from nullspace_cli.engine.data.datasets import ImageSet
+from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.learning import STATE_KIND, Learning, Plan
-from nullspace_cli.engine.loading import Store
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model, load_view
-from nullspace_cli.engine.noise import exact_noise, read_noise
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model, load_view
+from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.noise import exact_noise, read_noise
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import STATE_KIND, Learning, Plan
+from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.plots.curves import draw_curves, read_documents
-from nullspace_cli.engine.readings import Readings
+from nullspace_cli.engine.runtime.distributed import Ranks
 from tests import corpus
 from tests.corpus import Case
 from tests.made import contents_of, training_images, write_noise, write_unchecked
@@ -202,7 +202,7 @@ def _untrue(good: Path) -> Iterator[Case]:
 
 
 def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: LoadedModel) -> None:
-    from nullspace_cli.engine.learned_noise import check_state
+    from nullspace_cli.engine.workflows.learn_noise import check_state
 
     hold_all(
         [case for case in [*corpus.irregular(), *corpus.rubbish()] if case.name not in ("missing", "dangling", "loop")],

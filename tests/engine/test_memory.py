@@ -15,21 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nullspace_cli.engine.data import ImageSet
-from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.entry import entry_of
+from nullspace_cli.engine.data.datasets import ImageSet
+from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
-from nullspace_cli.engine.evaluation import evaluate
-from nullspace_cli.engine.explaining import Explained, Explainer, Failed, Job
-from nullspace_cli.engine.learning import Learning, Plan
-from nullspace_cli.engine.loading import Store
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise import Noise
-from nullspace_cli.engine.readings import Readings
+from nullspace_cli.engine.evaluation.noises_under_test import Subject, cases_of
+from nullspace_cli.engine.evaluation.stability import evaluate
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.noise import Noise
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.faithfulness import faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain
-from nullspace_cli.engine.subjects import Subject, cases_of
-from tests.engine.test_batching import SAID
+from nullspace_cli.engine.workflows.explain import Explained, Explainer, Failed, Job
+from tests.engine.runtime.test_memory import SAID
 from tests.made import training_images
 
 COUNT = 6

@@ -16,17 +16,17 @@ import torch
 from huggingface_hub import constants
 from PIL import Image, ImageFile
 
-from nullspace_cli.engine import hub
-from nullspace_cli.engine.artifacts import hash_state
+from nullspace_cli.engine.documents.artefacts import hash_state
 from nullspace_cli.engine.errors import ImageError, ModelError, VitnullError
-from nullspace_cli.engine.hub import hub_access
-from nullspace_cli.engine.images import read_picture
-from nullspace_cli.engine.marks import Placement, text_mark
-from nullspace_cli.engine.models import ModelRequest, load_model, load_view
-from nullspace_cli.engine.network import Network
-from nullspace_cli.engine.shared import WITHOUT_WARNINGS, InTurns
-from nullspace_cli.engine.stamping import Failed, Job, Stamp
-from nullspace_cli.engine.watermarking import Design
+from nullspace_cli.engine.files import hub
+from nullspace_cli.engine.files.hub import hub_access
+from nullspace_cli.engine.files.pictures import read_picture
+from nullspace_cli.engine.models.loading import ModelRequest, load_model, load_view
+from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
+from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.watermark import Design
+from nullspace_cli.engine.workflows.watermark import Failed, Job, Stamp
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullspace_cli.engine.entry import EncoderEntry
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.stem import find_stem
+from nullspace_cli.engine.noise.injection_sites import EncoderEntry
 from nullspace_cli.engine.saliency.cnn import gradcam
 from nullspace_cli.engine.saliency.gradients import pixel_gradients
 from nullspace_cli.engine.saliency.methods import METHODS, explain, supported
-from nullspace_cli.engine.stem import find_stem
 
 VIT = {"img_size": 32, "depth": 1}
 SMALL = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 32}

@@ -14,27 +14,27 @@ from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.data import open_data
-from nullspace_cli.engine.distributed import Ranks
-from nullspace_cli.engine.entry import Level, entry_of
-from nullspace_cli.engine.evaluation import evaluate
-from nullspace_cli.engine.images import read_picture
-from nullspace_cli.engine.learning import Learning, Plan
-from nullspace_cli.engine.loading import Store
-from nullspace_cli.engine.marks import Placement, text_mark
-from nullspace_cli.engine.model_size import ModelSize
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.native_size import NativeSize
-from nullspace_cli.engine.noise import Noise
-from nullspace_cli.engine.readings import Readings
+from nullspace_cli.engine.data.datasets import open_data
+from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.evaluation.noises_under_test import Subject, cases_of
+from nullspace_cli.engine.evaluation.stability import evaluate
+from nullspace_cli.engine.files.pictures import read_picture
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.noise import Noise
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
-from nullspace_cli.engine.subjects import Subject, cases_of
-from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import Design
-from tests.engine.patches import smooth_space
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.model_size import ModelSize
+from nullspace_cli.engine.watermark.native_size import NativeSize
+from nullspace_cli.engine.watermark.watermark import Design
+from tests.engine.watermark.patches import smooth_space
 from tests.simulated_card import Counts, Traffic
 
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 64}

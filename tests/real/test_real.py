@@ -47,8 +47,8 @@ def test_real_cnn_reads_real_photos(real: Path) -> None:
     """18 of the 20 ImageNet photos are classified correctly: weights, labels, decoding and transform all fit."""
     import torch
 
-    from nullspace_cli.engine.data import open_data
-    from nullspace_cli.engine.models import ModelRequest, load_model
+    from nullspace_cli.engine.data.datasets import open_data
+    from nullspace_cli.engine.models.loading import ModelRequest, load_model
 
     model = load_model(
         ModelRequest("tf_efficientnet_lite0", checkpoint=real / "tf_efficientnet_lite0.safetensors", device="cpu")

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nullspace_cli.engine.documents.files import MIB, read_bounded
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
+from nullspace_cli.engine.files.reading import MIB, read_bounded
 
 MAX_DEPTH = 64
 """Levels of lists and objects in what is read; ours have a dozen at most."""

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nullspace_cli.engine.basis import PatchBasis
-from nullspace_cli.engine.basis_preview import FILTERS, Preview
+from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.preview import FILTERS, Preview
 from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
 
 

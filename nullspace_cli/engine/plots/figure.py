@@ -11,8 +11,8 @@ from matplotlib.axis import Tick
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nullspace_cli.engine.artifacts import write_bytes
-from nullspace_cli.engine.shared import Shared
+from nullspace_cli.engine.documents.artefacts import write_bytes
+from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.text import shortened, visible
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#888888"

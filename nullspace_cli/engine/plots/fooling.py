@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
-from nullspace_cli.engine.classes import name_of
-from nullspace_cli.engine.fooling_report import Report
+from nullspace_cli.engine.adversarial.report import Report
+from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.saliency.overlay import overlay
-from nullspace_cli.engine.watermarking import Pixels
+from nullspace_cli.engine.saliency.heat_maps import overlay
+from nullspace_cli.engine.watermark.watermark import Pixels
 
 CELL, CAPTION = 2.7, 0.3
 """Inches."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullspace_cli.engine.learning import Learned
+from nullspace_cli.engine.noise.trainer import Learned
 from nullspace_cli.engine.plots.figure import save_figure, shades
 from nullspace_cli.engine.text import shortest
 

@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.transform import EvalTransform
-from nullspace_cli.engine.watermarking import Stamped, noise_picture
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.watermark.watermark import Stamped, noise_picture
 
 
 def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = False) -> Path:

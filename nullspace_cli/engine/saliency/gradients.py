@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.autograd import differentiating, ordinary_tensors
-from nullspace_cli.engine.batching import in_chunks
-from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.transform import per_channel
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
+from nullspace_cli.engine.runtime.memory import in_chunks
+from nullspace_cli.engine.transforms.evaluation import per_channel
 
 IG_STEPS = 50
 SMOOTHGRAD_SAMPLES = 25

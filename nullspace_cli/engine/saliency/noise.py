@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.basis import control_noises, find_basis, null_noise
-from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.random_streams import stream
-from nullspace_cli.engine.saliency.compare import Similarity, similarity
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.nullspace.basis import control_noises, find_basis, null_noise
+from nullspace_cli.engine.runtime.generators import stream
 from nullspace_cli.engine.saliency.methods import Method, explain
+from nullspace_cli.engine.saliency.similarity import Similarity, similarity
 
 Kind = Literal["null", "random", "row_space"]
 KINDS: tuple[Kind, ...] = ("null", "random", "row_space")

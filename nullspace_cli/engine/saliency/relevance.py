@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.autograd import differentiating
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models import LoadedModel
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.saliency.gradients import explained
 from nullspace_cli.engine.saliency.rules import RelevanceRules
 from nullspace_cli.engine.saliency.transformer import Trace, WatchedTransformer, explain_by_passes

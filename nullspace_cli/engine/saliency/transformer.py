@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from nullspace_cli.engine.autograd import differentiating, ordinary
-from nullspace_cli.engine.batching import in_chunks
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models import LoadedModel
-from nullspace_cli.engine.twins import copied
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
+from nullspace_cli.engine.runtime.memory import in_chunks
+from nullspace_cli.engine.runtime.module_copies import copied
 
 SUPPORTED = (
     "vision transformers with self-attention over all tokens that are read by their class token or the mean of their "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.saliency import transformer
 from nullspace_cli.engine.saliency.attention import attention_gradcam, raw_attention, rollout, token_gradcam
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp

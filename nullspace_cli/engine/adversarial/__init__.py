@@ -1,0 +1,1 @@
+"""Images that look like one thing to people and are another to the network."""

@@ -1,0 +1,268 @@
+"""Images that look like a target to a person and are the source to the network (paper, section 7 and A.3).
+
+Unbounded, the float image at the size of the model's input is the result, and a PNG of it a clipped preview. Bounded,
+it is a valid 8-bit image, made by the solvers of watermarks: at model size, or at the source's own, where the network's
+8-bit input stays the source's to the last bit.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.adversarial.target_image import Imitation, Likeness, detail_scale, exaggerated, fit, likeness
+from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
+from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.models.loading import resolve_device
+from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace, count_rank
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.solvers.affine import nearest_affine
+from nullspace_cli.engine.transforms.evaluation import EvalTransform, from_8_bits, to_8_bits
+from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.watermark.model_size import ModelSize
+from nullspace_cli.engine.watermark.native_size import NativeSize
+from nullspace_cli.engine.watermark.watermark import Pixels, Rounding
+
+Channels = Literal["red", "all"]
+
+STRENGTHS = (1.0, 1.5, 2.0, 3.0)
+"""What "auto" tries at model size."""
+
+NATIVE_STRENGTH = 2.0
+"""What "auto" is at native size, where a try takes half a minute and makes little difference."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fooled:
+    """A result, and the source and the target at its size.
+
+    Attributes:
+        image, source, target: [3, H, W] in pixel space; `image` is the solution before any rounding.
+        pixels: the 8-bit result; unbounded, the preview: the image clipped to [0, 1].
+        bounded: whether `pixels` is the result.
+        strength: of the target's detail.
+        view: what the network sees of pictures of this size; None where it reads them as they are.
+        solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
+    """
+
+    image: Float[Tensor, "3 H W"]
+    source: Float[Tensor, "3 H W"]
+    target: Float[Tensor, "3 H W"]
+    pixels: Pixels
+    bounded: bool
+    strength: float
+    nullspace: Literal["patch", "resize"]
+    view: LinearView | None
+    solver: dict[str, Any]
+    likeness: Likeness
+
+    def seen(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+        """The network's input for an image, in [0, 1] pixel units and without rounding, float64."""
+        return image.double() if self.view is None else self.view.apply(image.double())
+
+
+@dataclass(frozen=True)
+class Fool:
+    """Makes images that are `source` to the network and look like `target`.
+
+    Attributes:
+        size: "model", or "native" for the source's own size, which is bounded and has p = 2 and all channels only.
+        channels: "red" takes green and blue from the target as in A.3, unbounded; "all" asks for the nearest image.
+        strength: multiplies the target's detail; None takes the best of STRENGTHS by `Likeness.score`.
+
+    Raises:
+        UsageError: the settings exclude each other.
+    """
+
+    network: Network
+    size: Literal["model", "native"] = "model"
+    channels: Channels = "all"
+    bounded: bool = True
+    norm: Literal[1, 2] = 2
+    strength: float | None = None
+    rounding: Rounding = "aware"
+
+    def __post_init__(self) -> None:
+        if self.channels == "red" and self.bounded:
+            raise UsageError(
+                "With green and blue taken from the target, red would have to leave [0, 1] to make up for them: as a "
+                "rule no valid image has the source's embeddings. Use --unbounded, or --channels all."
+            )
+        if self.channels == "red" and self.strength not in (None, 1):
+            raise UsageError("With --channels red, green and blue are the target's as they are: leave --strength out.")
+        if self.size == "native" and not self.bounded:
+            raise UsageError("At native size the result is an 8-bit file by nature; use --bounded, or --size model.")
+        if self.size == "native" and self.norm == 1:
+            raise UsageError("p = 1 is solved at the model's size; add --size model.")
+
+    def prepare(self) -> None:
+        """Load what is needed, so that what is missing shows early.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            NoNullspaceError: it has no nullspace of the kind that was asked for.
+        """
+        if self.size == "native":
+            _ = self.network.model
+            return
+        try:
+            space = self.network.patches
+        except NoNullspaceError as error:
+            raise NoNullspaceError(f"{error} Or use --size native, which fools any model.", error.report) from error
+        if self.channels == "red":
+            require_full_red(space, self.network.model.name)
+
+    def __call__(self, source: Picture, target: Pixels) -> Fooled:
+        """Make the image; the strength that suits the pair is looked for if none was given.
+
+        Raises:
+            ImageError: the source is too elongated, or at native size too small.
+            NoNullspaceError: the model has no nullspace, or not enough red for A.3.
+        """
+        settled = self._settled_strength()
+        if settled is not None:
+            return self.at(source, target, settled)
+        rough = replace(self, rounding="nearest")
+        tried = [rough.at(source, target, strength) for strength in STRENGTHS]
+        best = max(tried, key=lambda result: result.likeness.score)
+        return self.at(source, target, best.strength) if self.bounded and self.rounding == "aware" else best
+
+    def rough(self, source: Picture, target: Pixels) -> Fooled:
+        """One try, rounded to the nearest level: by it sources are compared, all with one strength.
+
+        Raises:
+            ImageError, NoNullspaceError: as of the call.
+        """
+        settled = self._settled_strength()
+        return replace(self, rounding="nearest").at(source, target, 1.0 if settled is None else settled)
+
+    def _settled_strength(self) -> float | None:
+        """The strength, where it need not be looked for."""
+        if self.strength is None and self.size == "native":
+            return NATIVE_STRENGTH
+        return 1.0 if self.strength is None and self.channels == "red" else self.strength
+
+    @full_precision
+    def at(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        """Make the image with one strength."""
+        return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
+
+    @full_precision
+    def estimate(self, source: Picture, target: Pixels) -> float:
+        """How well a source suits a target, to rank many by: the score without bounds, from one projection.
+
+        At native size what stays is the source as the resize leaves it, where the crop reads it: the correlation of
+        this, with the target around it, to the target.
+        """
+        transform = self.network.transform
+        if self.size == "native":
+            resized = transform.resize(source.pixels)
+            height, width, _ = resized.shape
+            wanted = fit(target, width, height)
+            inside = transform.seen_part(source.width, source.height, native=False)
+            result = wanted.copy()
+            result[inside] = resized[inside]
+            return metrics.correlation(from_8_bits(result), from_8_bits(wanted)) or 0.0
+        return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
+
+    def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        network, native = self.network, self.size == "native"
+        device = resolve_device(network.request.device)
+        aim = Imitation(target, strength, network.transform, native, detail_only=native or self.norm == 1)
+        if native:
+            _require_detail(network.transform, source)
+            made = NativeSize(
+                network.transform, aim, lambda: network.patches, "resize", self.rounding, device, least=0.0
+            )(source)
+        else:
+            (made,) = ModelSize(network.transform, network.patches, aim, self.norm, self.rounding, device=device)(
+                [source]
+            )
+        height, width, _ = made.pixels.shape
+        wanted = fit(target, width, height)
+        sigma = detail_scale(network.transform, width, height, native=native)
+        exact = made.exact()
+        return Fooled(
+            image=exact.image,
+            source=exact.source,
+            target=from_8_bits(wanted).to(exact.source),
+            pixels=made.pixels,
+            bounded=True,
+            strength=strength,
+            nullspace=made.nullspace,
+            view=LinearView(network.transform, width, height),
+            solver=dict(made.solver),
+            likeness=likeness(made.pixels, made.source, wanted, sigma),
+        )
+
+    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+        transform, space = self.network.transform, self.network.patches
+        shown = transform.input_pixels(source.pixels)
+        wanted = transform.input_pixels(fit(target, source.width, source.height))
+        x, t = from_8_bits(shown), from_8_bits(wanted)
+        _, height, width = x.shape
+        sigma = detail_scale(transform, width, height, native=False)
+        asked = torch.from_numpy(np.stack([exaggerated(plane, strength, sigma) for plane in t.numpy()]))
+        cut, free = space.patch_map.patchify, free_entries(space, self.channels)
+        solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
+        image = space.patch_map.unpatchify(solution.value, asked)
+        preview = to_8_bits(image)
+        return Fooled(
+            image=image,
+            source=x,
+            target=t,
+            pixels=preview,
+            bounded=False,
+            strength=strength,
+            nullspace="patch",
+            view=None,
+            solver=solution.certificate(self.norm),
+            likeness=likeness(preview, shown, wanted, sigma),
+        )
+
+
+def free_entries(space: PatchSpace, channels: Channels) -> Tensor:
+    """Which of a patch's n numbers may differ from the target's, bool [n]."""
+    free = torch.ones(space.patch_map.in_chans, space.patch_map.patch_dim // space.patch_map.in_chans, dtype=torch.bool)
+    if channels == "red":
+        free[1:] = False
+    return free.flatten()
+
+
+def require_full_red(space: PatchSpace, name: str) -> None:
+    """See that red alone reaches every embedding, so that A_r z_r = b has a solution for every b (A.3).
+
+    Raises:
+        NoNullspaceError: the rank of A_r is smaller than that of A.
+    """
+    red = space.patch_map.weight[:, 0].flatten(1)
+    rank = count_rank(torch.linalg.svdvals(red), max(space.patch_map.stored_eps, 1e-12))
+    if rank < len(space.row_space):
+        d, size = red.shape
+        small = d > size
+        others = ", or a model with larger patches such as vit_small_patch32_224" if small else ""
+        raise NoNullspaceError(
+            f"{name}: red alone cannot make up for the target's green and blue, because the red block of the patch "
+            f"embedding has rank {rank} of d = {d}, with r^2 = {size} pixels a patch; A.3 needs full rank"
+            f"{', and so d <= r^2' if small else ''}. Use --channels all{others}.",
+            {"rank": rank, "embed_dim": d, "patch_pixels": size},
+        )
+
+
+def _require_detail(transform: EvalTransform, source: Picture) -> None:
+    """See that the transform scales the source down: what it discards is all that can change.
+
+    Raises:
+        ImageError: it does not.
+    """
+    width, height = transform.geometry(source.width, source.height).resized
+    if width >= source.width or height >= source.height:
+        raise ImageError(
+            f"{source.path} has {source.width} x {source.height} pixels, and the model enlarges it to {width} x "
+            f"{height}: nothing that it reads could change. Use a larger source, or --size model."
+        )

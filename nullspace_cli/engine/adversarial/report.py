@@ -1,0 +1,236 @@
+"""What came of fooling a network: files, what the network says of them, and whether its saliency maps can tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.adversarial.attack import Fool, Fooled
+from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of_each, write_bytes, write_tensors
+from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.nullspace.basis import control_noises
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.saliency.methods import Method, explain
+from nullspace_cli.engine.saliency.similarity import similarity
+from nullspace_cli.engine.transforms.evaluation import from_8_bits, to_8_bits
+from nullspace_cli.engine.watermark.watermark import Pixels, Verification, shown_noise, verify, verify_inputs
+
+KIND = "fooled"
+
+
+class Files(NamedTuple):
+    """Where the artefacts of one pair go; `exact`, the float image, only if it is wanted."""
+
+    image: Path
+    exact: Path | None
+    noise: Path
+    sheet: Path
+
+    @classmethod
+    def of(cls, folder: Path, source: str, target: str, *, exact: bool = True) -> "Files":
+        stem = f"{source}.{target}"
+        endings = ("fooled.png", "fooled.safetensors", "noise.png", "sheet.png")
+        image, tensors, noise, sheet = (folder / f"{stem}.{ending}" for ending in endings)
+        return cls(image, tensors if exact else None, noise, sheet)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """One pair done.
+
+    Attributes:
+        record: its part of the JSON document.
+        pictures: source, target and transformed image as a person sees them, 8 bits, all of one size.
+        read: the rows and columns of the pictures that the network reads.
+        views: what the network is shown of them, in [0, 1]; bounded, of the files.
+        maps: of each method the maps of these three views.
+    """
+
+    record: dict[str, Any]
+    pictures: tuple[Pixels, Pixels, Pixels]
+    read: tuple[slice, slice]
+    views: Float[Tensor, "3 c h w"]
+    maps: Mapping[str, Float[Tensor, "3 gh gw"]]
+
+
+@full_precision
+def report(
+    fool: Fool,
+    result: Fooled,
+    source: Picture,
+    target: Path,
+    files: Files,
+    methods: Sequence[Method],
+    *,
+    tolerance: float = 0.01,
+    force: bool = False,
+) -> Report:
+    """Write the image, the exact solution and the noise, and measure what was written.
+
+    Args:
+        tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
+            image.
+    """
+    network, model = fool.network, fool.network.model
+    like_source = fool.size == "native"
+    data = encode_like(source, result.pixels) if like_source else encode_png(result.pixels)
+    write_bytes(files.image, data, force=force)
+    noise = (result.image - result.source).permute(1, 2, 0).numpy()
+    write_bytes(files.noise, encode_png(shown_noise(noise)), force=force)
+    if files.exact:
+        _save(files.exact, fool, result, source.path, target, force=force)
+    saved = read_picture(files.image)
+    views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
+    space = network.patches if result.nullspace == "patch" else None
+    height, width, _ = result.pixels.shape
+    read = model.transform.seen_part(width, height, native=like_source) if result.bounded else (slice(None),) * 2
+    noises = controls(result, space, read, network.request.seed)
+    maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
+    if result.bounded:
+        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_8_bits(result.target), saved.pixels)]
+    else:
+        pictures = [to_8_bits(view) for view in views]
+    read_back = torch.stack([from_8_bits(pixels) for pixels in pictures])
+    maps_png = {method.name: _maps(model, method, read_back) for method in methods}
+    shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
+    verdict, answers = _verified(fool, result, source, saved, views, read_back)
+    named = ("source", "target", "transformed", "preview")
+    record = {
+        "source": str(source.path),
+        "target": str(target),
+        "size": [result.pixels.shape[1], result.pixels.shape[0]],
+        "channels": fool.channels,
+        "bounded": result.bounded,
+        "strength": result.strength,
+        "nullspace": result.nullspace,
+        "prediction": dict(zip(named, answers, strict=True)) if answers else dict.fromkeys(named),
+        **{key: value for key, value in asdict(verdict).items() if key not in ("before", "after")},
+        "range": _range(result),
+        "likeness": result.likeness._asdict(),
+        "saliency": _all_similarities(maps),
+        "saliency_png": _all_similarities(maps_png),
+        "solver": result.solver,
+        "verified": verdict.holds(tolerance),
+        "artifacts": {name: str(path) if path else None for name, path in files._asdict().items()},
+    }
+    return Report(
+        record,
+        (to_8_bits(result.source), to_8_bits(result.target), result.pixels),
+        read,
+        shown,
+        {name: found[:3] for name, found in drawn.items()},
+    )
+
+
+def _verified(
+    fool: Fool,
+    result: Fooled,
+    source: Picture,
+    saved: Picture,
+    views: Float[Tensor, "3 c h w"],
+    read_back: Float[Tensor, "3 c h w"],
+) -> tuple[Verification, list[dict[str, Any] | None] | None]:
+    """What the model says of source and result; of bounded ones, of the files.
+
+    With its answers for source, target and result, and for the preview of an unbounded one; None without a head.
+    """
+    model, patch_map = fool.network.model, fool.network.patch_map
+    if result.bounded:
+        verdict = verify(model, patch_map, source, saved)
+    else:
+        verdict = verify_inputs(model, patch_map, model.transform.to_normalized(views[[0, 2]].float()))
+    if verdict.before is None or verdict.after is None:
+        return verdict, None
+    logits = model.exact()(model.transform.to_normalized(read_back[1:].float())).logits
+    assert logits is not None  # the model has answered
+    target, preview = (model.answer(*metrics.top1(row)) for row in logits)
+    return verdict, [verdict.before, target, verdict.after, None if result.bounded else preview]
+
+
+def controls(
+    result: Fooled, space: PatchSpace | None, read: tuple[slice, slice], seed: int
+) -> Float[Tensor, "2 c h w"]:
+    """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
+
+    Both as they reach the network. Where the patch embedding's nullspace was used, the norm is that of the change of
+    the network's input, and what it reads is the row space. Where it was the resize's, the norm is that of the change
+    of the picture, where it is read, and the noises too are added there; what the network reads are the rows of the
+    resize.
+
+    Args:
+        space: of the patch embedding; None for the resize.
+        read: the rows and columns of the picture that the network reads.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if space is not None:
+        change = result.seen(result.image) - result.seen(result.source)
+        return torch.stack(control_noises(space.patch_map, space.row_space, change, generator))
+    seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
+    view = result.view
+    assert view is not None  # results at native size have one
+    norm = (result.image - result.source)[:, *read].double().norm()
+    gaussian = torch.zeros(result.image.shape, dtype=torch.float64)
+    gaussian[:, *read] = torch.randn(gaussian[:, *read].shape, generator=generator, dtype=torch.float64)
+    noises = (noise * (norm / noise.norm()) for noise in (gaussian, view.adjoint(seen)))
+    return torch.stack([view.apply(noise) - view.fill for noise in noises])
+
+
+def _range(result: Fooled) -> list[float]:
+    """The least and the largest pixel of the result, in [0, 1] pixel units."""
+    values = result.pixels / np.float64(255) if result.bounded else result.image
+    return [float(values.min()), float(values.max())]
+
+
+def _maps(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+    """The maps of what the model sees in each image: each is asked about its own top-1 class."""
+    return explain(model, model.transform.to_normalized(views).float(), method)
+
+
+def _all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """`_similarities` of each method; None where none was asked for."""
+    return {name: _similarities(found) for name, found in maps.items()} or None
+
+
+def _similarities(maps: Float[Tensor, "b gh gw"]) -> dict[str, dict[str, float | None]]:
+    """Of the transformed image's map to the source's and the target's; then of the controls', if any, to the source's.
+
+    Args:
+        maps: of the source, the target, the transformed image, and of the source with either noise.
+    """
+    names = ("source_transformed", "target_transformed", "control", "control_row_space")
+    pairs = ((0, 2), (1, 2), (0, 3), (0, 4))
+    return {
+        name: asdict(similarity(maps[a], maps[b])) for name, (a, b) in zip(names, pairs, strict=True) if b < len(maps)
+    }
+
+
+def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *, force: bool) -> None:
+    """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
+    model = fool.network.model
+    parameters = {
+        "size": fool.size,
+        "channels": fool.channels,
+        "bounded": fool.bounded,
+        "norm": fool.norm,
+        "strength": result.strength,
+        "nullspace": result.nullspace,
+        "rounding": fool.rounding if fool.bounded else None,
+    }
+    parents = sha256_of_each({"source": source, "target": target, "basis": fool.network.basis})
+    seed = fool.network.request.seed
+    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
+    tensors = {
+        "image": result.image,
+        "noise": result.image - result.source,
+        "source": result.source,
+        "target": result.target,
+    }
+    write_tensors(path, tensors, provenance, force=force)

@@ -1,0 +1,1 @@
+"""Labelled images: where they are found, and how they reach the model."""

@@ -1,0 +1,1 @@
+"""How stable a model's predictions are under noise."""

@@ -1,0 +1,156 @@
+"""What an evaluation compares: noises as the model under test meets them, and the draws of their controls."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.documents.artefacts import read_provenance
+from nullspace_cli.engine.errors import ModelError
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.noise import noise
+from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.noise import Noise
+from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.nullspace import embedding_inverse as token_pixels
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.runtime.generators import stream
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+
+Control = Literal["none", "shuffle", "uniform"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A noise as the model under test meets it.
+
+    Attributes:
+        transfer: whether it was made for other weights.
+        residual: of encoder-level noise realised in pixels, what of it the pixels do not bring about, relative to it,
+            as the model's own patch embedding shows; None for noise that was not realised.
+        solver: how the realisation was found.
+    """
+
+    noise: Noise
+    transfer: bool
+    residual: float | None = None
+    solver: dict[str, Any] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "noise": str(self.noise.source),
+            "noise_model": self.noise.model,
+            "kind": "learned" if self.noise.sigma is None else "exact",
+            "level": self.noise.level,
+            "limit": self.noise.limit,
+            "sigma": self.noise.sigma,
+            "transfer": self.transfer,
+            "realised": self.solver is not None,
+            "residual": self.residual,
+            "solver": self.solver,
+        }
+
+
+def read_subjects(
+    paths: Sequence[Path], model: LoadedModel, *, sigmas: Sequence[float] = (0.1,), seed: int = 0
+) -> list[Subject]:
+    """The noises of files as `model` meets them: learned noise, and a sample for each sigma from each basis.
+
+    Args:
+        sigmas: root mean square of exact noise, in [0, 1] pixels.
+
+    Raises:
+        ArtifactError: a file is neither a noise nor a basis, or its noise means nothing to this model.
+        ModelError: encoder level, and the model has no patch tokens.
+    """
+    return [subject for path in paths for subject in _read(path, model, sigmas, seed)]
+
+
+def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) -> Iterator[Subject]:
+    header = read_provenance(path, noise.KIND, bases.KIND)
+    transfer = header.weights_sha256 != model.weights_sha256
+    if header.kind == bases.KIND:
+        yield from (Subject(noise.exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
+        return
+    yield Subject(noise.read_noise(path).on(model), transfer)
+
+
+def with_realised(subjects: Sequence[Subject], model: LoadedModel, bound: float) -> list[Subject]:
+    """All noises, and after each at encoder level the pixels, within a bound, that come closest to bringing it about.
+
+    Args:
+        bound: largest absolute value of such pixels, in normalised units.
+
+    Raises:
+        ModelError: the model does not start with one linear map of disjoint patches.
+    """
+    if all(subject.noise.level != "encoder" for subject in subjects):
+        return list(subjects)
+    patch_map = bases.patch_map_of(model)
+    if patch_map is None:
+        raise ModelError(
+            f"{model.name} does not embed patches by one linear map: its noise has no pixels. Leave out --realise."
+        )
+    found = []
+    for subject in subjects:
+        found.append(subject)
+        if subject.noise.level == "encoder":
+            found.append(_realised(subject, model, patch_map, bound))
+    return found
+
+
+@full_precision
+def _realised(subject: Subject, model: LoadedModel, patch_map: PatchMap, bound: float) -> Subject:
+    wanted = subject.noise.delta
+    made = token_pixels.realise(patch_map, wanted, model.transform.input_size[1:], bound)
+    entry = entry_of(model.exact(), "encoder")
+    probe = model.transform.to_normalized(bases.probe_images(model, 1, 0)).to(model.device)
+    with torch.no_grad():
+        brought = entry.read(probe + made.noise.to(probe)) - entry.read(probe)
+    solver = {**made.solver, "bound": bound, "share_at_bound": made.share_at_bound}
+    pixels = replace(subject.noise, delta=made.noise.float(), level="input")
+    return Subject(pixels, subject.transfer, metrics.relative_change(wanted, brought.cpu()), solver)
+
+
+def read_otherwise(subjects: Sequence[Subject], transform: EvalTransform) -> list[str]:
+    """A sentence for each file whose noise was learned on images that were resized or cropped in another way."""
+    found = {}
+    for subject in subjects:
+        learned = subject.noise.transform
+        if learned and _way(learned) != _way(transform):
+            found[subject.noise.source] = (
+                f"{subject.noise.source} was learned on images that were read another way ({_way(learned)}) than they "
+                f"are here ({_way(transform)}): what it does here it was not learned to do."
+            )
+    return list(found.values())
+
+
+def _way(transform: EvalTransform) -> str:
+    """How images are resized and cropped; mean and std are the model's own business."""
+    return f"{transform.interpolation}, crop_pct {transform.crop_pct:g}, {transform.crop_mode}"
+
+
+class Case(NamedTuple):
+    """One forward pass for each image: a noise itself, or one draw of a control of it."""
+
+    subject: Subject
+    control: Control
+    trial: int
+    noise: Noise
+
+
+def cases_of(subjects: Sequence[Subject], controls: Sequence[Control], trials: int, seed: int) -> list[Case]:
+    """Each noise, then the draws of its controls, which do not depend on the other noises."""
+    cases = []
+    for subject in subjects:
+        cases.append(Case(subject, "none", 0, subject.noise))
+        for control in controls:
+            for trial in range(trials):
+                draw = stream(seed, trial)
+                made = subject.noise.shuffled(draw) if control == "shuffle" else subject.noise.uniform(draw)
+                cases.append(Case(subject, control, trial, made))
+    return cases

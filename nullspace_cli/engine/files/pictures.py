@@ -1,0 +1,500 @@
+"""Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
+
+import errno
+import logging
+import math
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from nullspace_cli.engine.errors import ImageError, VitnullError, first_line
+from nullspace_cli.engine.files import png
+from nullspace_cli.engine.files.paths import NO_FILE, why_unreadable
+from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, Shared
+
+MAX_PIXELS = 89_478_485
+"""Images with more pixels are refused before they are decoded: a few bytes of file can claim any size. As RGB this many
+are 256 MiB, Pillow's own threshold for a decompression bomb."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded image, upright, with what a writer at native size needs to put back.
+
+    Attributes:
+        pixels: RGB composited on white: what a model is shown.
+        samples: what `pixels` was made of, as a PNG can hold it: grey or RGB, alpha last, hidden colours and all.
+        icc_profile: one that such samples can carry, else None.
+        exif: it no longer asks for a rotation.
+        dpi: (x, y).
+        reduced: what `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None.
+
+    The arrays may share memory: write to none of them.
+    """
+
+    pixels: UInt8[NDArray[np.uint8], "H W 3"]
+    samples: png.Samples
+    path: Path
+    source_mode: str
+    format: str
+    icc_profile: bytes | None
+    exif: bytes | None
+    dpi: tuple[float, float] | None
+    reduced: str | None
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def grey(self) -> bool:
+        """Whether `encode_like` takes only pixels whose three channels are equal."""
+        return self.samples.shape[2] <= 2
+
+    @property
+    def alpha(self) -> UInt8[NDArray[np.uint8], "H W"] | None:
+        """255 is opaque; None if the file has no transparency."""
+        return None if self.samples.shape[2] in (1, 3) else _levels(self.samples[..., -1])
+
+    def range(self) -> tuple[UInt8[NDArray[np.uint8], "H W"], UInt8[NDArray[np.uint8], "H W"]]:
+        """The darkest and the lightest level that `encode_like` can write, for all channels of a pixel; read-only.
+
+        A colour c at alpha a is seen as 255 - round(a (255 - c) / 255), by which c reaches every level from 255 - a on.
+        """
+        white = np.broadcast_to(np.uint8(255), self.pixels.shape[:2])
+        if self.alpha is None:
+            return np.broadcast_to(np.uint8(0), white.shape), white
+        return 255 - self.alpha, white
+
+
+def read_picture(path: Path) -> Picture:
+    """Decode the first frame of an image file, upright, as 8-bit RGB on white.
+
+    16-bit grey is scaled by 255 / 65535 and rounded; of 16-bit colour the high bytes count, as in Pillow, within one
+    level of that. Float images are taken as [0, 1]. Colour profiles are kept, never applied: models are trained
+    without them.
+
+    Raises:
+        ImageError: the file is missing, damaged, too large, of another format, or its values have no known white.
+    """
+    try:
+        with _opened(path) as image:
+            decoded = _decode(image, path)
+        samples = _samples(decoded, path)
+        return Picture(
+            pixels=_seen(samples),
+            samples=samples,
+            path=path,
+            source_mode=decoded.source_mode,
+            format=decoded.format,
+            icc_profile=_profile(decoded.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
+            exif=_bytes_or_none(decoded.info.get("exif")),
+            dpi=_dpi(decoded.info),
+            reduced=_reduced(decoded.source_mode, decoded.raw_mode, samples),
+        )
+    except MemoryError as error:
+        raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
+
+
+def check_picture(path: Path) -> None:
+    """Read little more than the header of an image file, so that slow work does not start on one that will be refused.
+
+    Raises:
+        ImageError: the file is missing, empty, too large, of another format, or a PNG or JPEG that ends too early.
+    """
+    with _opened(path) as image:
+        kind = str(image.format)
+    is_cut = {"PNG": _png_is_cut, "JPEG": _jpeg_is_cut, "MPO": _jpeg_is_cut}.get(kind)
+    if is_cut is None:
+        return
+    with path.open("rb") as file:
+        if is_cut(file, path.stat().st_size):
+            raise _damaged(path, "it ends too early")
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """The bytes of a PNG file with exactly the given pixels, uint8 [H, W, 3] or with alpha [H, W, 4], nothing else.
+
+    Raises:
+        ValueError: the array is not of that type and shape.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise ValueError(f"expected uint8 [H, W, 3 or 4], got {pixels.dtype} {list(pixels.shape)}")
+    return png.encode(pixels)
+
+
+def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
+    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+
+    Where they are the picture's own, so are the samples, bit for bit. Elsewhere a sample of 16 bits follows by 257 for
+    each level that its colour moves, as nearly as that level allows.
+
+    Raises:
+        ValueError: the array is not of that type and shape, leaves `picture.range()`, or has colours in a grey picture.
+    """
+    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
+        expected = list(picture.pixels.shape)
+        raise ValueError(f"expected uint8 {expected}, got {pixels.dtype} {list(pixels.shape)}")
+    colours = 1 if picture.grey else 3
+    alpha, (lower, _) = picture.alpha, picture.range()
+    samples = picture.samples.copy()
+    for rows in _bands(picture.height):
+        if (pixels[rows] < lower[rows, :, None]).any():
+            raise ValueError("some pixels are darker than picture.range(): they are too transparent")
+        if picture.grey and (pixels[rows] != pixels[rows, :, :1]).any():
+            raise ValueError("the picture is grey: expected pixels with three equal channels")
+        new, old, colour = (array[rows, :, :colours] for array in (pixels, picture.pixels, samples))
+        levels = new if alpha is None else _off_white(new, alpha[rows])
+        written = levels if samples.dtype == np.uint8 else _moved(colour, levels, rounded=_is_rounded(samples))
+        np.copyto(colour, written, where=new != old)
+    return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
+
+
+_PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
+_BITS = 258  # TIFF's BitsPerSample
+_PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
+
+_DEEP = 65535
+"""White in 16 bits."""
+
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+"""Of 16-bit colour Pillow keeps the high bytes. Told the other byte order, it takes the low ones for them."""
+
+_WHITE = {"I": _DEEP, "I;12": 4095, "F": 1}
+"""The value of white in greyscale images that are deeper than 8 bits."""
+
+_SPREAD = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies the samples of shallow greyscale by, to fill 8 bits. (It does so with 1 bit itself.)"""
+
+
+@contextmanager
+def _strict_pillow() -> Iterator[None]:
+    """Pillow without its log, and without its global permission to fill what is missing of a file with grey."""
+    filling, log = ImageFile.LOAD_TRUNCATED_IMAGES, logging.getLogger("PIL")
+    level = log.level
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    log.setLevel(logging.CRITICAL)  # what it logs it raises as well, and we report
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = filling
+        log.setLevel(level)
+
+
+_STRICTLY = Shared(_strict_pillow)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """An image whose header is acceptable.
+
+    Whatever is raised then or in the block becomes an ImageError: the block is for Pillow's own decoding, which lets
+    anything escape where a file's bytes are damaged. What is made of the pixels comes after it.
+    """
+    why = why_unreadable(path)
+    if why == NO_FILE:
+        raise ImageError(f"Cannot read {path}: {why}. Check the name.")
+    if why:
+        raise ImageError(f"Cannot read {path}: {why}. Give the name of an image file.")
+    try:
+        # Warnings are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
+        with WITHOUT_WARNINGS, _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if min(image.size) < 1:
+                raise ValueError(f"it claims to be {image.width} x {image.height}")
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height}")
+            yield image
+    except (MemoryError, VitnullError):
+        raise
+    except PermissionError as error:
+        raise ImageError(f"Cannot read {path}: permission denied. Make it readable, or give another file.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"Cannot read {path}: it claims to have more than {MAX_PIXELS} pixels. Scale it down first."
+        ) from error
+    except UnidentifiedImageError as error:
+        if path.stat().st_size == 0:
+            raise ImageError(f"Cannot read {path}: the file is empty. Download or export it again.") from error
+        raise ImageError(
+            f"Cannot read {path}: it is not a PNG, JPEG, WebP, BMP, TIFF or GIF image. Convert it to PNG first."
+        ) from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # Pillow's own, or a place before the file's start
+            raise _damaged(path, first_line(error)) from error
+        raise ImageError(f"Cannot read {path}: {error.strerror}. Check the disk, or give another file.") from error
+    except Exception as error:
+        raise _damaged(path, first_line(error)) from error
+
+
+def _damaged(path: Path, reason: str) -> ImageError:
+    return ImageError(f"Cannot read {path}: the image is damaged or truncated ({reason}). Download or export it again.")
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """What Pillow makes of a file's first frame, upright: nothing here is our own arithmetic.
+
+    Attributes:
+        values: grey [H, W], or with c channels [H, W, c]; 8 bits, but for `deep` grey.
+        low: the low bytes of 16-bit colour, of which `values` are the high ones.
+        source_mode, raw_mode: Pillow's names for the pixels, and for the samples as they lie in the file.
+        deep: whether it is grey with more than 8 bits.
+        mixed_up: whether Pillow has mixed up the bytes of samples.
+        white_is_zero: whether deep grey is inverted.
+        info: the metadata, as Pillow found it.
+    """
+
+    values: NDArray[Any]
+    low: NDArray[np.uint8] | None
+    source_mode: str
+    raw_mode: str
+    format: str
+    deep: bool
+    mixed_up: bool
+    white_is_zero: bool
+    info: Mapping[Any, Any]
+
+
+def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
+    source_mode, raw_mode = image.mode, _raw_mode(image)
+    _upright(image)
+    tags = getattr(image, "tag_v2", {})
+    planar = tags.get(_PLANAR) == 2
+    deep = image.mode.startswith(("I", "F"))
+    name, _, depth = raw_mode.partition(";")
+    low = None
+    if deep:
+        values = np.asarray(image)
+    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
+        values, low = np.asarray(image), _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
+    elif raw_mode == "LA;16B":
+        values = _decoded_as(path, "RGBA")  # four bytes a pixel, whatever they are called
+    else:
+        if raw_mode in _SPREAD and "transparency" in image.info:
+            image.info["transparency"] *= _SPREAD[raw_mode]  # from the file's depth to that of the decoded samples
+        mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        if image.has_transparency_data:
+            mode += "A"
+        values = np.array(image if image.mode == mode else image.convert(mode))
+    return _Decoded(
+        values=values,
+        low=low,
+        source_mode=source_mode,
+        raw_mode=raw_mode,
+        format="JPEG" if image.format == "MPO" else str(image.format),  # a phone's JPEG with more views behind it
+        deep=deep,
+        mixed_up=planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8,
+        white_is_zero=tags.get(_PHOTOMETRIC) == 0,
+        info=dict(image.info),
+    )
+
+
+def _raw_mode(image: ImageFile.ImageFile) -> str:
+    """Pillow's name for the samples as they lie in the file: their depth, which `mode` no longer tells."""
+    if not image.tile:  # WebP
+        return image.mode
+    arguments = image.tile[0].args
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _upright(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+    """Decode the image and turn it as its EXIF orientation says; metadata that cannot be parsed is dropped."""
+    image.load()
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - Pillow's, of metadata that may hold anything
+        image.info.pop("exif", None)
+    return image
+
+
+def _samples(decoded: _Decoded, path: Path) -> png.Samples:
+    """An upright image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
+    if decoded.mixed_up:
+        raise ImageError(f"Cannot read {path}: its channels of 16 bits lie one after the other. Save it as PNG first.")
+    if decoded.deep:
+        # Pillow inverts such files itself, except those that it cannot convert either: 16-bit integers and floats.
+        return _deep_grey(decoded, path)
+    if decoded.low is not None:
+        samples = decoded.values.astype(np.uint16)
+        samples <<= 8
+        samples |= decoded.low
+        return _with_transparent_colour(samples, decoded.info.get("transparency"))
+    if decoded.raw_mode == "LA;16B":
+        return decoded.values.view(">u2").astype(np.uint16)
+    return decoded.values[..., None] if decoded.values.ndim == 2 else decoded.values
+
+
+def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
+    """The file decoded once more, its bytes taken for those of another raw mode of the same width."""
+    with Image.open(path, formats=FORMATS) as image:
+        image.tile = [
+            tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
+            for tile in image.tile
+        ]
+        return np.asarray(_upright(image))
+
+
+def _with_transparent_colour(samples: png.Samples, colour: tuple[int, int, int] | None) -> png.Samples:
+    """16-bit RGB, or RGBA if one colour is transparent."""
+    if colour is None:
+        return samples
+    alpha = np.where((samples == np.array(colour, np.uint16)).all(axis=2), 0, _DEEP)
+    return np.dstack([samples, alpha.astype(np.uint16)])
+
+
+def _deep_grey(decoded: _Decoded, path: Path) -> png.Samples:
+    """Greyscale of [0, white] as 16 bits, floats as 8; with 8 bits and alpha where one value is transparent."""
+    grey, mode = decoded.values, decoded.source_mode
+    white = _WHITE.get(decoded.raw_mode, _WHITE[mode[0]])
+    # Not finite is also not in the range: comparisons with NaN are false.
+    if not bool(((grey >= 0) & (grey <= white)).all()):
+        raise ImageError(
+            f"Cannot read {path}: its values ({mode}) go from {grey.min():g} to {grey.max():g}, and which of "
+            f"them is white is unknown; expected 0 to {white}. Scale it and save it with 8 or 16 bits."
+        )
+    kind, top = (np.uint8, 255) if mode == "F" else (np.uint16, _DEEP)
+    scaled = grey if white == top else np.rint(grey * np.float32(top / white))
+    samples = scaled.astype(kind)[..., None]
+    if decoded.white_is_zero:
+        samples = top - samples
+    transparent = decoded.info.get("transparency")
+    if transparent is None:
+        return samples
+    alpha = np.where(grey == transparent, 0, 255).astype(np.uint8)  # 16-bit grey with alpha would not be rounded
+    return np.dstack([_levels(samples, rounded=True), alpha])
+
+
+def _is_rounded(samples: png.Samples) -> bool:
+    """Whether their 8-bit levels are the nearest, as of 16-bit grey alone, or the high bytes, as Pillow has them."""
+    return samples.dtype == np.uint16 and samples.shape[2] == 1
+
+
+def _levels(samples: NDArray[Any], *, rounded: bool = False) -> NDArray[np.uint8]:
+    """The 8-bit levels of samples: those of 16 bits by their high bytes, or rounded, v 255 / 65535."""
+    if samples.dtype == np.uint8:
+        return samples
+    if not rounded:
+        return (samples >> 8).astype(np.uint8)
+    # 257 is odd, so there are no ties and adding 128 rounds; the minimum keeps the sum in 16 bits and the level at 255.
+    return ((np.minimum(samples, _DEEP - 128) + 128) // 257).astype(np.uint8)
+
+
+def _moved(samples: NDArray[Any], levels: NDArray[np.uint8], *, rounded: bool) -> NDArray[np.uint16]:
+    """The samples of the given levels that lie nearest to v + 257 times the change of level."""
+    new = levels.astype(np.int32)
+    target = samples + 257 * (new - _levels(samples, rounded=rounded))
+    first, last = (0, _DEEP) if rounded else (256 * new, 256 * new + 255)
+    return np.clip(target, first, last).astype(np.uint16)
+
+
+def _seen(samples: png.Samples) -> UInt8[NDArray[np.uint8], "H W 3"]:
+    """What is shown of samples: their 8-bit levels, RGB on white."""
+    levels = _levels(samples, rounded=_is_rounded(samples))
+    channels = levels.shape[2]
+    if channels in (2, 4):
+        levels = _on_white(levels[..., :-1], levels[..., -1])
+    return np.repeat(levels, 3, axis=2) if channels <= 2 else levels
+
+
+def _on_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """round((a c + (255 - a) 255) / 255), exactly; opaque pixels stay as they are."""
+    seen = np.empty_like(colour, order="C")
+    for rows in _bands(len(colour)):
+        a = alpha[rows, :, None].astype(np.uint16)
+        # 255 is odd, so there are no ties and adding 127 rounds; the largest sum, 65152, still fits 16 bits.
+        seen[rows] = (a * colour[rows] + (255 - a) * 255 + 127) // 255
+    return seen
+
+
+def _off_white(seen: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A colour that `_on_white` turns into what is seen, for 255 - a <= seen: 255 - round(255 (255 - seen) / a).
+
+    Rounding puts a (255 - c) / 255 less than half a level off 255 - seen, so that the next rounding restores it.
+    """
+    a = np.maximum(alpha, 1)[..., None].astype(np.uint16)  # below it only white is seen, of any colour
+    return (255 - (255 * (255 - seen.astype(np.uint16)) + a // 2) // a).astype(np.uint8)
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """All rows, some at a time, so that wider numbers are needed of a part of an image only."""
+    return (slice(top, top + 256) for top in range(0, height, 256))
+
+
+def _reduced(source_mode: str, raw_mode: str, samples: png.Samples) -> str | None:
+    """What a PNG of these samples is, and what it is not."""
+    lost = ""
+    if samples.dtype == np.uint8 and (source_mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE))):
+        lost = "floating-point" if source_mode == "F" else "16-bit"
+    if source_mode in ("CMYK", "LAB", "YCbCr"):
+        lost = f"{lost} {source_mode}".lstrip()
+    return f"8-bit {'grey' if samples.shape[2] <= 2 else 'RGB'}, not {lost}" if lost else None
+
+
+def _png_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a PNG's file ends within the data of a chunk; a missing end mark alone is no loss."""
+    kind, end = b"", 8
+    while kind != b"IEND" and end + 8 <= size:
+        file.seek(end)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        end += 8 + length
+        if end > size:
+            return True
+        end += 4  # the checksum
+    return False
+
+
+def _jpeg_is_cut(file: BinaryIO, size: int) -> bool:
+    """Whether a JPEG has no end mark behind its first scan, where only a mark can hold these bytes.
+
+    Phones put a film or further pictures behind it; a thumbnail, with an end mark of its own, lies before the scan.
+    """
+    scan = 2
+    while True:
+        file.seek(scan)
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return False  # bytes between the segments, which decoders skip: not worth following
+        if head[1] == 0xDA:
+            break
+        scan += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+    for start in (max(scan, size - 65536), scan):  # mostly it is at the end
+        file.seek(start)
+        if b"\xff\xd9" in file.read():
+            return False
+    return True
+
+
+def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:
+    """The ICC profile, unless it describes another colour space (CMYK, Lab) than the samples are in."""
+    profile = _bytes_or_none(info.get("icc_profile"))
+    return profile if profile and profile[16:20] == space else None
+
+
+def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:
+    """The resolution, if the file says it in two numbers: metadata may be of any type and length."""
+    try:
+        x, y = (float(value) for value in info.get("dpi", (0, 0)))
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None
+
+
+def _bytes_or_none(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None

@@ -1,0 +1,1 @@
+"""Noise that a network does not notice: where it is added, how it is learned, and its file."""

@@ -1,0 +1,143 @@
+"""Noise that a network is meant not to notice: learned or exact, its file, its controls, and another model's noise."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors
+from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+
+KIND = "noise"
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """One noise for all images.
+
+    Attributes:
+        delta: [1, m, d] on the patch embeddings (encoder level), or [1, c, h, w] on the normalised image (input level).
+        model, weights_sha256: whose noise it is.
+        std: that model's per-channel standard deviation: `delta * std` is input-level noise in [0, 1] pixels.
+        limit: the sampling limit that learned noise started from; None for exact noise.
+        sigma: root mean square of exact noise in [0, 1] pixels; None for learned noise.
+        source: the file it comes from.
+        transform: how the images were read that learned noise was learned on; None for exact noise.
+    """
+
+    delta: Float[Tensor, "1 *shape"]
+    level: Level
+    model: str
+    weights_sha256: str | None
+    std: tuple[float, ...]
+    limit: float | None
+    sigma: float | None
+    source: Path
+    transform: EvalTransform | None = None
+
+    @property
+    def norm(self) -> float:
+        """Euclidean norm of all elements, in the units of `delta`."""
+        return float(self.delta.double().norm())
+
+    def shuffled(self, generator: torch.Generator) -> "Noise":
+        """The same elements in a random order."""
+        order = torch.randperm(self.delta.numel(), generator=generator)
+        return replace(self, delta=self.delta.flatten()[order].reshape(self.delta.shape))
+
+    def uniform(self, generator: torch.Generator) -> "Noise":
+        """Noise from U(-a, a) in every element, with the same norm."""
+        draw = 2 * torch.rand(self.delta.shape, generator=generator, dtype=torch.float64) - 1
+        return replace(self, delta=(draw * (self.norm / draw.norm())).to(self.delta.dtype))
+
+    def on(self, model: LoadedModel) -> "Noise":
+        """This noise as `model` meets it: its own as it is, another model's input-level noise converted.
+
+        Pixels are what two models share: v std_source / std_target. The mean plays no part in a difference. Where the
+        input sizes differ the noise is resized as an image would be, bilinearly.
+
+        Raises:
+            ArtifactError: the noise means nothing to this model.
+        """
+        own = self.weights_sha256 == model.weights_sha256
+        if self.level == "encoder" and not own:
+            sha256 = str(self.weights_sha256)[:12]
+            raise ArtifactError(
+                f"{self.source} is encoder-level noise of {self.model}, sha256 {sha256}: it lives on that model's "
+                f"patch embeddings and means nothing to {model.name}, sha256 {model.weights_sha256[:12]}. Noise that "
+                f"was learned at input level can be transferred."
+            )
+        delta, shape = self.delta, entry_of(model, self.level).shape
+        if self.level == "input" and not (own and tuple(delta.shape[1:]) == shape):
+            c, *size = shape
+            if delta.shape[1] != c:
+                raise ArtifactError(f"{self.source} is noise on {delta.shape[1]} channels; {model.name} reads {c}.")
+            pixels = delta.double() * torch.tensor(self.std, dtype=torch.float64)[:, None, None]
+            resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+            delta = model.transform.delta_to_normalized(resized).to(delta.dtype)
+        if tuple(delta.shape[1:]) != shape:
+            raise ArtifactError(
+                f"{self.source} has noise of shape {list(delta.shape[1:])}; {model.name} takes {list(shape)} at "
+                f"{self.level} level. Was the model built with other --model-kwargs?"
+            )
+        return replace(self, delta=delta)
+
+
+def read_noise(path: Path) -> Noise:
+    """The noise that `vitnull learn-noise` wrote.
+
+    Raises:
+        ArtifactError: the file is not such noise, or is damaged.
+    """
+    tensors, provenance = read_tensors(path, KIND, ("noise",))
+    about = provenance.parameters
+    return Noise(
+        tensors["noise"],
+        about["level"],
+        provenance.model,
+        provenance.weights_sha256,
+        tuple(about["std"]),
+        about["limit"],
+        None,
+        path,
+        EvalTransform.from_data_config(about["plan"]["data_config"]),
+    )
+
+
+def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Noise:
+    """A sample from the nullspace that `vitnull basis` wrote, for images as `model` reads them.
+
+    Raises:
+        ArtifactError: the file is not a basis, or one for another number of channels.
+    """
+    basis, provenance = bases.read_basis(path, model)
+    channels = model.transform.input_size[0]
+    if basis.shape[1] != channels:
+        raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")
+    pixels = bases.null_noise(basis, model.transform.input_size[1:], sigma, seed)
+    delta = model.transform.delta_to_normalized(pixels)[None]
+    return Noise(
+        delta.float(),
+        "input",
+        provenance.model,
+        provenance.weights_sha256,
+        model.transform.std,
+        None,
+        sigma,
+        path,
+    )
+
+
+def provenance_of(model: LoadedModel, level: Level, parameters: dict[str, Any]) -> Provenance:
+    """Provenance of noise that was learned for a model."""
+    shared = {"level": level, "std": list(model.transform.std), "input_size": list(model.transform.input_size)}
+    space = "normalized" if level == "input" else "tokens"
+    return Provenance(KIND, space, model.name, model.weights_sha256, model.seed, {**shared, **parameters})

@@ -1,0 +1,1 @@
+"""Pictures whose resize, with all its rounding, is a given input of the model."""

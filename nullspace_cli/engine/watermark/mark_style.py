@@ -1,0 +1,263 @@
+"""The target: what a mark is drawn as, so that people see it where only fine detail is free.
+
+What a network reads of an image is mostly its coarse part: the resize keeps nothing else, and the row spaces of trained
+patch embeddings hold the low spatial frequencies. Of a mark laid over the picture ("plain") therefore little but its
+contours is left. An "outline" is those contours alone, as a light line beside a dark one. A "hatch" fills the mark with
+a carrier: lines so fine that the network reads their local mean only, and that mean is the picture's own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.watermark.marks import Mark, Placed, Placement, place
+
+Treatment = Literal["plain", "outline", "hatch"]
+Period = tuple[float, float]
+"""Of a carrier, in pixels down and across; `inf` along an axis on which it does not vary."""
+Tint = tuple[float, float, float]
+"""How far each channel follows a carrier or an outline, in [-1, 1]."""
+
+GREY: Tint = (1.0, 1.0, 1.0)
+GREEN_MAGENTA: Tint = (-0.6, 1.0, -0.6)
+"""The opponent colours that differ most in luminance: an embedding that reads all of the grey often misses these."""
+
+MODEL_PERIOD: Period = (4, 4)
+"""At model size, where no resize sets it: the finest diagonal lines that are not a mere grain."""
+
+DEFAULT_STRENGTH: Mapping[Treatment, float] = {"plain": 3.0, "outline": 2.0, "hatch": 1.0}
+"""The `Placement.strength` that suits each treatment. A hatch survives whole and need not be exaggerated; twice as
+strong suits it at model size, where it does not."""
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Rec. 601, of gamma-coded values."""
+
+CONTRAST = 0.35
+"""Root mean square of the carrier: below 0.25 it is lost on busy pictures, above 0.4 it hides what is below."""
+REACH = 2.5
+"""How many times CONTRAST one kind of line may differ from the picture where the other has no head-room."""
+COLOUR = 1.0
+"""How far the mark's colour takes part in the carrier's; the rest is luminance, which is what letters are read by."""
+FLATTEN = 0.6
+"""Share of the picture's own fine detail that gives way to the carrier, which would drown in it on a busy picture."""
+FAINT = 0.2
+"""Weight of a mark's ground (the disc behind white letters) against its figure."""
+EDGE = 0.8
+"""Height of an outline's light and of its dark line."""
+
+BAND = 1 << 21
+"""Pixels treated at a time: of a whole canvas of 50 megapixels, the intermediate planes would take gigabytes."""
+
+
+def line_period(ratios: tuple[float, float]) -> Period:
+    """The coarsest carrier that a resize discards: horizontal or vertical lines, or a checkerboard of single pixels.
+
+    Coarse, because a viewer too scales pictures down. At 1.5 times the ratio, Pillow's kernels pass 1 to 6 % of the
+    carrier's energy; at 1.75 times, 12 to 24 %. Whole periods have an exact mean.
+
+    Args:
+        ratios: source pixels per resized pixel, down and across.
+    """
+    down, across = (math.floor(1.5 * ratio + 1e-6) for ratio in ratios)
+    if max(down, across) < 2:
+        return (2, 2)
+    return (down, math.inf) if down >= across else (math.inf, across)
+
+
+def visible_tint(row_space: Float[Tensor, "rank n"], patch_size: tuple[int, int], period: Period) -> Tint:
+    """The tint whose carrier keeps more luminance contrast when a patch embedding's row space is projected out.
+
+    contrast(v) = |luminance(tint)| ||v - A^T A v|| / ||v||, v the carrier's two phases on a patch of n = 3 rh rw.
+
+    Args:
+        row_space: orthonormal rows A in pixel space.
+    """
+    down, across = (torch.arange(side, dtype=row_space.dtype) for side in patch_size)
+    angle = 2 * math.pi * (down[:, None] / period[0] + across / period[1] + 1 / 8)
+
+    def contrast(tint: Tint) -> float:
+        channels = torch.tensor(tint, dtype=row_space.dtype, device=row_space.device)
+        waves = torch.stack([angle.sin(), angle.cos()]).to(row_space)
+        v = (waves[:, None] * channels[:, None, None]).flatten(1)
+        kept = 1 - float((v @ row_space.mT).square().sum() / v.square().sum())
+        return abs(float(_luminance(channels[:, None, None]))) * math.sqrt(max(kept, 0))
+
+    return max((GREY, GREEN_MAGENTA), key=contrast)
+
+
+def target_image(
+    image: Float[Tensor, "c h w"],
+    mark: Mark,
+    placement: Placement,
+    treatment: Treatment = "plain",
+    period: Period = MODEL_PERIOD,
+    tint: Tint = GREY,
+) -> Float[Tensor, "c h w"]:
+    """What the watermarked image should look like: t = x + strength * opacity * change; may leave [0, 1].
+
+    Args:
+        image: x in [0, 1], RGB or, with one channel, greyscale: then the mark is one of luminance.
+        period: of the hatch's lines, and the width of an outline's; see `line_period`.
+        tint: of hatch and outline; see `visible_tint`.
+    """
+    placed = _with_margin(place(mark, image.shape[2], image.shape[1], placement), _width(period), image)
+    ink = _Ink.of(placed)
+    target = image.clone()
+    weight = placement.strength * placement.opacity
+    for rows, seen in _bands(placed, _width(period)):
+        down, across = slice(placed.top + seen.start, placed.top + seen.stop), placed.box[1]
+        x = image[:, down, across]
+        colour = placed.colour[:, seen].to(x)
+        layer = _Layer(
+            x=x,
+            colour=colour if len(x) == 3 else _luminance(colour),
+            coverage=placed.coverage[seen].to(x),
+            ink=ink.plane(colour, placed.coverage[seen].to(x)),
+            polarity=ink.polarity,
+            corner=(down.start, across.start),
+            period=period,
+            tint=torch.tensor(tint if len(x) == 3 else (1.0,), dtype=x.dtype, device=x.device)[:, None, None],
+        )
+        change = TREATMENTS[treatment](layer)[:, rows.start - seen.start : rows.stop - seen.start]
+        target[:, placed.top + rows.start : placed.top + rows.stop, across] += weight * change
+    return target
+
+
+def _with_margin(placed: Placed, margin: int, image: Float[Tensor, "c h w"]) -> Placed:
+    """The same mark with more of the canvas around it, as far as there is: contours have an outer side."""
+    (height, width), (h, w) = image.shape[1:], placed.coverage.shape
+    above, left = min(margin, placed.top), min(margin, placed.left)
+    below, right = min(margin, height - placed.top - h), min(margin, width - placed.left - w)
+    sides = (left, right, above, below)
+    if not any(sides):
+        return placed  # a whole canvas is not copied
+    return Placed(placed.top - above, placed.left - left, F.pad(placed.colour, sides), F.pad(placed.coverage, sides))
+
+
+def _bands(placed: Placed, margin: int) -> Iterator[tuple[slice, slice]]:
+    """Rows of the mark that are treated together, and the same with the neighbours that smoothing needs."""
+    height, width = placed.coverage.shape
+    step = max(1, BAND // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        yield slice(start, stop), slice(max(0, start - margin), min(height, stop + margin))
+
+
+@dataclass(frozen=True)
+class _Ink:
+    """Which of a mark's tones is its figure, as luminance, and how far from it its ground is; polarity 1 is light."""
+
+    tone: float
+    spread: float
+    polarity: float
+
+    @classmethod
+    def of(cls, placed: Placed) -> "_Ink":
+        """The figure is the tone of the smaller area: letters on a disc, not the disc."""
+        step = math.ceil(math.sqrt(placed.coverage.numel() / BAND))
+        colour, coverage = placed.colour[:, ::step, ::step], placed.coverage[::step, ::step]
+        seen = _luminance(colour)[0][coverage >= 0.5 * coverage.max()]
+        low, high, mean = float(seen.min()), float(seen.max()), float(seen.mean())
+        if high - low < 0.2:
+            return cls(mean, math.inf, 1.0 if mean >= 0.5 else -1.0)
+        light = mean < (low + high) / 2
+        return cls(high if light else low, high - low, 1.0 if light else -1.0)
+
+    def plane(self, colour: Float[Tensor, "3 h w"], coverage: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+        """Coverage, less where the mark's tone is that of its ground."""
+        distance = (_luminance(colour)[0] - self.tone).abs() / self.spread
+        return coverage * (1 - (1 - FAINT) * distance.clamp(0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What a treatment reads: a piece of the picture and of the mark over it, at `corner` on the canvas."""
+
+    x: Float[Tensor, "c h w"]
+    colour: Float[Tensor, "c h w"]
+    coverage: Float[Tensor, "h w"]
+    ink: Float[Tensor, "h w"]
+    polarity: float
+    corner: tuple[int, int]
+    period: Period
+    tint: Float[Tensor, "c 1 1"]
+
+
+def _plain(layer: _Layer) -> Float[Tensor, "c h w"]:
+    """coverage * (colour - x)."""
+    return layer.coverage * (layer.colour - layer.x)
+
+
+def _outline(layer: _Layer) -> Float[Tensor, "c h w"]:
+    """The ink less its own local mean: light within the contour and dark without, or for a dark mark the reverse."""
+    relief = layer.ink - _smoothed(layer.ink[None], layer.period)[0]
+    return layer.polarity * 2 * EDGE * relief * layer.tint
+
+
+def _hatch(layer: _Layer) -> Float[Tensor, "c h w"]:
+    """The carrier in place of the picture's own detail, and an outline; x + change stays in [0, 1]."""
+    base = _smoothed(layer.x, layer.period).clamp(0, 1)
+    chroma = layer.colour - _luminance(layer.colour) if len(layer.x) == 3 else torch.zeros_like(layer.x)
+    contrast = CONTRAST * layer.tint.abs() * (1 + layer.polarity * COLOUR * chroma)
+    change = layer.ink * _carrier(base, contrast, layer) + FLATTEN * layer.coverage * (base - layer.x)
+    room = 2 * (base * (1 - base)).sqrt()  # as much as the carrier has; a line that must be clipped would not survive
+    return (layer.x + change + room * _outline(layer)).clamp(0, 1) - layer.x
+
+
+def _carrier(base: Float[Tensor, "c h w"], contrast: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w"]:
+    """Two-tone lines of local mean zero, of rms `contrast` where the head-room above and below `base` allows it.
+
+    The light lines rise by r and the dark ones fall by f; with light ones on a share f / (r + f) of the area the mean
+    is 0 and the mean square r f. Near white, where r is short, few deep dark lines do what many shallow ones cannot.
+    """
+    up, down = 1 - base, base
+    rise, fall = (
+        torch.minimum(own, (contrast**2 / torch.minimum(contrast, other).clamp_min(1e-6)).clamp_max(REACH * contrast))
+        for own, other in ((up, down), (down, up))
+    )
+    share = fall / (rise + fall).clamp_min(1e-6)
+    lit = torch.where(layer.tint < 0, 1 - _lines(1 - share, layer), _lines(share, layer))
+    return lit * (rise + fall) - fall
+
+
+def _lines(share: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w"]:
+    """How much of each pixel lies on lines that cover `share` of each period, centred on whole pixels."""
+    height, width = share.shape[1:]
+    down = torch.arange(layer.corner[0], layer.corner[0] + height, dtype=torch.float64) / layer.period[0]
+    across = torch.arange(layer.corner[1], layer.corner[1] + width, dtype=torch.float64) / layer.period[1]
+    phase = (down[:, None] + across) % 1
+    distance = torch.minimum(phase, 1 - phase).to(share)
+    pixel = 1 / _width(layer.period)
+    # The line of this period and, where lines are so wide that they nearly meet, that of the next.
+    nearer, farther = (((share + pixel) / 2 - d).clamp_min(0) for d in (distance, 1 - distance))
+    return (nearer.minimum(share.clamp_max(pixel)) + farther) / pixel
+
+
+TREATMENTS: Mapping[Treatment, Callable[[_Layer], Float[Tensor, "c h w"]]] = {
+    "plain": _plain,
+    "outline": _outline,
+    "hatch": _hatch,
+}
+
+
+def _width(period: Period) -> int:
+    return math.ceil(min(period))
+
+
+def _smoothed(planes: Float[Tensor, "c h w"], period: Period) -> Float[Tensor, "c h w"]:
+    """The mean over a square of one period."""
+    return torch.from_numpy(uniform_filter(planes.cpu().numpy(), _width(period), axes=(1, 2), mode="nearest")).to(
+        planes
+    )
+
+
+def _luminance(colour: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+    red, green, blue = LUMINANCE
+    return (red * colour[0] + green * colour[1] + blue * colour[2])[None]

@@ -1,0 +1,342 @@
+"""Watermarks at the image's own size, through the resize of the model's evaluation transform.
+
+Two nullspaces add up there. The resize's own holds all fine detail that scaling down discards: it belongs to every
+model with that transform, and a picture whose *rounded* view is the source's is one that no such model can tell from
+it. The patch embedding's, composed with the resize, is needed where the image is hardly larger than the model's input.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
+from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.preimage.preimage import Goal, Levels, Realiser, View
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
+from nullspace_cli.engine.solvers.rounding import MetricRounding
+from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, overlap
+from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.watermark.mark_style import (
+    GREY,
+    MODEL_PERIOD,
+    Period,
+    Tint,
+    Treatment,
+    line_period,
+    visible_tint,
+)
+from nullspace_cli.engine.watermark.watermark import Aim, Exact, Pixels, Rounding, Watermarked, attained
+
+Choice = Literal["auto", "resize", "patch"]
+
+ENOUGH = 0.3
+"""Share of the wanted change that the resize's nullspace must allow for "auto" to be content with it."""
+
+VISIBLE = 0.1
+"""Share of the wanted change below which nothing would be seen."""
+
+CELL = 0.5
+"""Levels: a residual within it is lost when the model's input is rounded."""
+
+GIVING_WAY = 5
+"""How often the target may give way to the source in patches that hold no solution near it."""
+
+SIZES_KEPT = 4
+"""Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
+
+
+class PatchConstraint:
+    """C: the patch embedding of the view, by an orthonormal basis of its row space.
+
+    Args:
+        geometry: where the view lies on the model's input; padding does not change.
+        transposed: as `Passes.transposed`.
+    """
+
+    def __init__(self, space: PatchSpace, geometry: Geometry, transposed: bool, device: torch.device) -> None:
+        self._cut, self._glue = space.patch_map.patchify, space.patch_map.unpatchify
+        self._rows = space.row_space.to(device, torch.float32)
+        (width, height), (crop_height, crop_width) = geometry.resized, geometry.crop
+        self._kept = overlap(geometry.top, crop_height, height)[1], overlap(geometry.left, crop_width, width)[1]
+        self._to_image, self._to_view = ((1, 2, 0), (2, 0, 1)) if transposed else ((1, 0, 2), (1, 0, 2))
+        self._blank = torch.zeros(space.patch_map.in_chans, *geometry.crop, device=device)
+
+    def reduce(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "m rank"]:
+        return self.patches(view) @ self._rows.mT
+
+    def spread(self, values: Float[Tensor, "m rank"]) -> Float[Tensor, "h c w"]:
+        return self.view(values @ self._rows)
+
+    def patches(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "m n"]:
+        """The view's values patch by patch, 0 for padding."""
+        image = self._blank.to(view, copy=True)
+        image[:, *self._kept] = view.permute(self._to_image)
+        return self._cut(image)
+
+    def view(self, patches: Float[Tensor, "m n"]) -> Float[Tensor, "h c w"]:
+        """The inverse of `patches`."""
+        return self._glue(patches, self._blank.to(patches))[:, *self._kept].permute(self._to_view).contiguous()
+
+    def within(self, marked: Bool[Tensor, " m"]) -> Bool[Tensor, "h c w"]:
+        """The values of the view that lie in marked patches."""
+        return self.view(marked[:, None].float().expand(-1, self._rows.shape[1])) > 0
+
+
+@dataclass(eq=False)
+class NativeSize:
+    """Makes watermarks at native size.
+
+    Attributes:
+        patches: the model's patch embedding; called only where it is needed. May raise NoNullspaceError.
+        nullspace: "auto" takes the resize's where it allows ENOUGH of the mark, else the patch embedding's.
+        least: share of the wanted change below which the result is refused.
+    """
+
+    transform: EvalTransform
+    design: Aim
+    patches: Callable[[], PatchSpace]
+    nullspace: Choice = "auto"
+    rounding: Rounding = "aware"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    least: float = VISIBLE
+
+    def __post_init__(self) -> None:
+        self._realisers: OrderedDict[tuple[int, int, int], Realiser] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @full_precision
+    def __call__(self, picture: Picture) -> Watermarked:
+        """Watermark a picture.
+
+        Raises:
+            ImageError: it is too small for the mark to be seen, or too elongated to be resized.
+            NoNullspaceError: the patch embedding's nullspace was asked for and the model has none.
+        """
+        task = _Task.of(self, picture)
+        if self.nullspace == "patch":
+            return task.by_patches(self.patches())
+        result = task.by_resize()
+        reached = attained(result)
+        if self.nullspace == "auto" and reached < ENOUGH:
+            try:
+                return task.by_patches(self.patches())
+            except (NoNullspaceError, ModelError) as error:
+                if reached < self.least and not isinstance(error, NoNullspaceError):
+                    raise
+        if reached < self.least:
+            width, height = task.view.geometry.resized
+            raise ImageError(
+                f"{picture.path} is too small for a watermark through the resize alone: {picture.width} x "
+                f"{picture.height} becomes {width} x {height}, so that only {reached:.0%} of the mark would be left. "
+                f"Use a larger image, or a model whose patch embedding has a nullspace."
+            )
+        return result
+
+    def realiser(self, view: LinearView, channels: int) -> Realiser:
+        """What depends on an image's size alone, made once for each of the last few sizes."""
+        key = (*view.geometry.source, channels)
+        with self._lock:
+            if key not in self._realisers:
+                self._realisers[key] = Realiser(view, channels, self.device)
+            self._realisers.move_to_end(key)
+            while len(self._realisers) > SIZES_KEPT:
+                self._realisers.popitem(last=False)
+            return self._realisers[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """One picture: `source` and the bounds as the realiser has them, by rows of channels, transposed if need be."""
+
+    maker: NativeSize
+    picture: Picture
+    view: LinearView
+    realiser: Realiser
+    source: Levels
+    lower: Levels | int
+    upper: Levels | int
+
+    @classmethod
+    def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
+        channels = 1 if picture.grey else 3
+        view = LinearView(maker.transform, picture.width, picture.height)
+        realiser = maker.realiser(view, channels)
+        transposed = realiser.passes.transposed
+        bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
+        if picture.alpha is not None:
+            shape = (*picture.alpha.shape, channels)
+            low, high = (np.broadcast_to(bound[..., None], shape) for bound in picture.range())
+            bounds = (_by_rows(low, transposed), _by_rows(high, transposed))
+        source = _by_rows(picture.pixels[..., :channels], transposed)
+        return cls(maker, picture, view, realiser, source, *bounds)
+
+    @property
+    def ratios(self) -> tuple[float, float]:
+        """Source pixels per resized pixel, down and across."""
+        geometry = self.view.geometry
+        return self.picture.height / geometry.resized[1], self.picture.width / geometry.resized[0]
+
+    def by_resize(self) -> Watermarked:
+        """Keep the model's whole input, to the last bit where it can be had."""
+        target = self._target("hatch", line_period(self.ratios))
+        goal = self._goal(target, self.realiser.passes(self.source))
+        if np.array_equal(target, self.source):
+            return self._unchanged("resize", goal)
+        found = self.realiser(goal)
+        pixels = found.pixels
+        if self.maker.rounding == "nearest":
+            pixels = self.realiser.nearest(found.problem, found.solution.y)
+        solver = {
+            **_certificate(found.problem, found.solution),
+            "gave_way": float((found.target != target).any(1).mean()),
+        }
+        return self._result("resize", target, pixels, found.problem, found.solution, solver)
+
+    def by_patches(self, space: PatchSpace) -> Watermarked:
+        """Keep the patch embeddings of the model's input, which itself may change within their nullspace."""
+        space = space.of_grey() if self.picture.grey else space
+        if len(space.row_space) == space.patch_map.patch_dim:
+            raise NoNullspaceError(
+                f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
+            )
+        patch_map, ratios = space.patch_map, self.ratios
+        period = (MODEL_PERIOD[0] * ratios[0], MODEL_PERIOD[1] * ratios[1])
+        tint = GREY if self.picture.grey else visible_tint(space.row_space, patch_map.patch_size, MODEL_PERIOD)
+        target = self._target("outline", period, tint)
+        own = self.realiser.passes(self.source)
+        constraint = PatchConstraint(space, self.view.geometry, self.realiser.passes.transposed, self.maker.device)
+        goal = self._goal(target, own)
+        if np.array_equal(target, self.source):
+            return self._unchanged("patch", goal)
+        problem = self.realiser.problem(goal, constraint)
+        solution = project_onto_view(problem, self._view(own), max_iterations=20, max_inner=15)
+        for _ in range(GIVING_WAY):
+            tight = (solution.residual.abs() > CELL).any(1)
+            if not bool(tight.any()):
+                break
+            goal = replace(goal, target=self.realiser.nearer(goal.target, self.source, constraint.within(tight)))
+            problem, start = self.realiser.problem(goal, constraint), solution.y * ~tight[:, None]
+            solution = project_onto_view(problem, self._view(own), start, max_iterations=10, max_inner=15)
+        certificate = {**_certificate(problem, solution), "gave_way": float((goal.target != target).any(1).mean())}
+        if certificate["status"] != "solved":
+            raise ImageError(
+                f"{self.picture.path} is too small for a watermark at its own size, {self.picture.width} x "
+                f"{self.picture.height}: no picture was found that the model reads alike. Use --size model, or a "
+                f"larger image."
+            )
+        pixels = self.realiser.nearest(problem, solution.y)
+        if self.maker.rounding == "aware" and min(ratios) >= 1:
+            # The model's input that is wanted now is the watermarked one, rounded where it counts: in the patches.
+            wanted = self._rounded(space, constraint, problem, solution)
+            pixels = self.realiser(Goal(pixels, wanted, None, self.lower, self.upper)).pixels
+        return self._result("patch", target, pixels, problem, solution, certificate)
+
+    def _unchanged(self, nullspace: Literal["resize", "patch"], goal: Goal) -> Watermarked:
+        """No mark is wanted: the source solves the problem whose view is its own, before rounding."""
+        problem, resize = self.realiser.problem(goal), self.realiser.resize
+        own = resize.gather(
+            (strip, problem.target[strip.start : strip.stop].float().flatten(1)) for strip in resize.strips
+        )
+        solution = project_onto_view(problem, own)
+        return self._result(nullspace, goal.target, self.source, problem, solution, _certificate(problem, solution))
+
+    def _rounded(
+        self, space: PatchSpace, constraint: PatchConstraint, problem: ResizeProblem, solution: ResizeSolution
+    ) -> View:
+        """The solution's view, rounded in the metric of the patch embedding."""
+        seen = problem.resize.gather((strip, z) for strip, _, z in problem.images(solution.y))
+        z, upper = (
+            constraint.patches(seen.double() / 255),
+            constraint.patches(torch.ones_like(seen).double()),
+        )
+        rounding = MetricRounding.of(space.patch_map.matrix("pixel").to(self.maker.device))
+        return constraint.view(rounding.round(z, upper=upper) * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+
+    def _view(self, view: View) -> Float[Tensor, "h c w"]:
+        return torch.from_numpy(view).to(self.maker.device, torch.float32)
+
+    def _target(self, default: Treatment, period: Period, tint: Tint = GREY) -> Levels:
+        """The target image within the bounds, in levels."""
+        colours = self.picture.pixels[..., : self.source.shape[1]]
+        image = torch.from_numpy(np.moveaxis(colours, 2, 0).astype(np.float32)).div_(255)
+        target = self.maker.design.target(image, default, period, tint)
+        levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
+        return np.clip(_by_rows(levels, self.realiser.passes.transposed), self.lower, self.upper)
+
+    def _goal(self, target: Levels, wanted: View) -> Goal:
+        return Goal(target, wanted, self.source, self.lower, self.upper)
+
+    def _result(
+        self,
+        nullspace: Literal["resize", "patch"],
+        target: Levels,
+        pixels: Levels,
+        problem: ResizeProblem,
+        solution: ResizeSolution,
+        solver: Mapping[str, Any],
+    ) -> Watermarked:
+        transposed = self.realiser.passes.transposed
+
+        @full_precision
+        def exact() -> Exact:
+            image = torch.empty(target.shape, dtype=torch.float32)
+            for strip, _, z in problem.images(solution.y):
+                image[strip.start : strip.stop] = z.view(len(z), *target.shape[1:])
+            axes = (1, 2, 0) if transposed else (1, 0, 2)
+            parts = (image, torch.from_numpy(self.source), torch.from_numpy(target))
+            return Exact(*(part.permute(axes).float().expand(3, -1, -1) / 255 for part in parts))
+
+        return Watermarked(
+            self.picture.pixels,
+            _colours(target, transposed),
+            _colours(pixels, transposed),
+            nullspace,
+            self.maker.rounding,
+            solver,
+            exact,
+        )
+
+
+def _certificate(problem: ResizeProblem, solution: ResizeSolution) -> dict[str, Any]:
+    """The figures of the exact projection, in [0, 1] pixel units; the gap is (primal - dual) / (1 + primal)."""
+    distance = excess = 0.0
+    for strip, _, z in problem.images(solution.y):
+        rows = slice(strip.start, strip.stop)
+        lower, upper = (
+            bound if isinstance(bound, int) else bound[rows].reshape(z.shape)
+            for bound in (problem.lower, problem.upper)
+        )
+        distance += float((z - problem.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
+        excess = max(excess, float((z - upper).max()), float((lower - z).max()))
+    primal = distance / 2 / 255**2
+    slack = float((solution.y * solution.residual).sum(dtype=torch.float64)) / 255**2
+    residual = float(solution.residual.abs().max()) / 255
+    return {
+        "norm": 2,
+        "status": "solved" if residual * 255 <= CELL else "iteration_limit",
+        "iterations": solution.iterations,
+        "gap": abs(slack) / (1 + primal),
+        "residual": residual,
+        "bound_violation": excess / 255,
+    }
+
+
+def _by_rows(colours: UInt8[NDArray[np.uint8], "H W c"], transposed: bool) -> Levels:
+    """[H, W, c] to [H, c, W], or transposed to [W, c, H]."""
+    return np.ascontiguousarray(colours.transpose(1, 2, 0) if transposed else colours.swapaxes(1, 2))
+
+
+def _colours(levels: Levels, transposed: bool) -> Pixels:
+    """The inverse of `_by_rows`, with three channels."""
+    colours = levels.transpose(2, 0, 1) if transposed else levels.swapaxes(1, 2)
+    return np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))

@@ -1,0 +1,232 @@
+"""Saliency maps of image files, as pictures and as files: what `vitnull explain` runs."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.errors import MemoryShortError, VitnullError
+from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
+from nullspace_cli.engine.metrics import is_constant
+from nullspace_cli.engine.models.classes import ground_truth, name_of
+from nullspace_cli.engine.models.loading import LoadedModel, finite
+from nullspace_cli.engine.plots.saliency import draw_saliency
+from nullspace_cli.engine.runtime.memory import in_chunks, within_memory
+from nullspace_cli.engine.saliency.heat_maps import overlay
+from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
+from nullspace_cli.engine.transforms.evaluation import from_8_bits, overlap
+
+KIND = "saliency"
+Pixels = UInt8[NDArray[np.uint8], "h w 3"]
+Maps = dict[str, Float[Tensor, "gh gw"]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The files of one image: what is read, and what is written, as far as it is wanted (`overlays` by method)."""
+
+    source: Path
+    overlays: Mapping[str, Path]
+    sheet: Path | None = None
+    exact: Path | None = None
+
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [*self.overlays.values(), *(path for path in (self.sheet, self.exact) if path)]
+
+    def only(self, methods: Sequence[Method]) -> "Job":
+        """The same without the pictures of other methods; one method needs no sheet."""
+        overlays = {method.name: self.overlays[method.name] for method in methods if self.overlays}
+        return replace(self, overlays=overlays, sheet=self.sheet if len(methods) > 1 else None)
+
+
+class Explained(NamedTuple):
+    """One image done.
+
+    Attributes:
+        source: its file.
+        image: normalised, as the network reads it.
+        explained: the class; None for a model without a head.
+        maps: of each method by its name, on its own grid, float64.
+        record: of the JSON document.
+    """
+
+    source: Path
+    image: Float[Tensor, "3 h w"]
+    explained: int | None
+    maps: Maps
+    record: dict[str, Any]
+
+
+class Failed(NamedTuple):
+    """One image that could not be done, and why."""
+
+    source: Path
+    error: VitnullError
+
+
+class Batch(NamedTuple):
+    """Images, the classes that were explained (None without a head), the maps of each method, true classes if known."""
+
+    images: Float[Tensor, "b 3 h w"]
+    classes: Int[Tensor, " b"] | None
+    maps: dict[str, Float[Tensor, "b gh gw"]]
+    labels: Int[Tensor, " b"] | None
+
+    @classmethod
+    def of(cls, done: Sequence[Explained], labels: Mapping[Path, int] | None = None) -> "Batch":
+        indices = [item.explained for item in done if item.explained is not None]
+        return cls(
+            torch.stack([item.image for item in done]),
+            torch.tensor(indices) if indices else None,
+            {name: torch.stack([item.maps[name] for item in done]) for name in done[0].maps},
+            torch.tensor([labels[item.source] for item in done]) if labels else None,
+        )
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """What all images of a run share.
+
+    Attributes:
+        index: the class to explain; None for each image's own top-1.
+        size: of the overlays: "model" for what the network sees, "native" for the whole image.
+        force: whether existing files may be overwritten.
+        group: images that are explained together, as far as memory allows.
+        notice: is told where it does not.
+    """
+
+    model: LoadedModel
+    methods: Sequence[Method]
+    index: int | None = None
+    size: Literal["model", "native"] = "model"
+    force: bool = False
+    group: int = 8
+    notice: Callable[[str], None] = lambda text: None
+
+    def each(self, jobs: Sequence[Job]) -> Iterator[list[Explained | Failed]]:
+        """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
+        for start in range(0, len(jobs), self.group):
+            yield self._together(jobs[start : start + self.group])
+
+    def _together(self, jobs: Sequence[Job]) -> list[Explained | Failed]:
+        started = time.monotonic()
+        done: dict[Path, Explained | Failed] = {}
+        read: list[tuple[Job, Picture, Pixels]] = []
+        for job in jobs:
+            try:
+                with within_memory(str(job.source)):
+                    picture = read_picture(job.source)
+                    read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
+            except VitnullError as error:
+                done[job.source] = Failed(job.source, error)
+        looked: dict[int, tuple[Tensor, Tensor | None, int | None, Maps]] = {}
+
+        def look(start: int, stop: int) -> None:
+            images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
+            logits = finite(self.model.exact()(images), self.model, "the images").logits
+            classes = self._classes(logits)
+            maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
+            for k, image in enumerate(images):
+                own = {name: values[k] for name, values in maps.items()}
+                index, answer = None if classes is None else int(classes[k]), None if logits is None else logits[k]
+                looked[start + k] = image, answer, index, own
+
+        def alone(index: int, reason: str) -> None:
+            source = read[index][0].source
+            done[source] = Failed(source, MemoryShortError(str(source), reason))
+
+        in_chunks(look, len(read), self.group, self.notice, alone)
+        for k, (image, logits, index, own) in looked.items():
+            job, picture, seen = read[k]
+            prediction = None if logits is None else self.model.answer(*metrics.top1(logits))
+            try:
+                with within_memory(str(job.source)):
+                    record = self._write(job, picture, seen, own, index, prediction)
+                done[job.source] = Explained(job.source, image, index, own, record)
+            except VitnullError as error:
+                done[job.source] = Failed(job.source, error)
+        for item in done.values():
+            if isinstance(item, Explained):
+                item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)
+        return [done[job.source] for job in jobs]
+
+    def _classes(self, logits: Float[Tensor, "b k"] | None) -> Int[Tensor, " b"] | None:
+        if logits is None:
+            return None
+        return logits.argmax(1) if self.index is None else torch.full((len(logits),), self.index)
+
+    def _write(
+        self,
+        job: Job,
+        picture: Picture,
+        seen: Pixels,
+        maps: Maps,
+        index: int | None,
+        prediction: dict[str, Any] | None,
+    ) -> dict[str, Any]:
+        """Write the files of one image; its record."""
+        shown = {name: overlay(from_8_bits(seen), values) for name, values in maps.items()}
+        for name, path in job.overlays.items():
+            pixels = shown[name] if self.size == "model" else self._over_all(picture, maps[name])
+            write_bytes(path, encode_png(pixels), force=self.force)
+        if job.sheet:
+            titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
+            titled = {titles[name]: picture for name, picture in shown.items()}
+            draw_saliency(job.sheet, self._title(index, prediction), seen, titled, force=self.force)
+        if job.exact:
+            parameters = {"source": job.source.name, "class": index, "methods": list(maps)}
+            parents = {"source": sha256_of(job.source)}
+            model = self.model
+            about = Provenance(KIND, "normalized", model.name, model.weights_sha256, model.seed, parameters, parents)
+            write_tensors(job.exact, maps, about, force=self.force)
+        return {
+            "source": str(job.source),
+            "prediction": prediction,
+            "explained": None if index is None else {"class": index, "label": self.model.label(index)},
+            "methods": {
+                name: {
+                    "overlay": str(job.overlays[name]) if name in job.overlays else None,
+                    "grid": list(values.shape),
+                    "range": [float(values.min()), float(values.max())],
+                }
+                for name, values in maps.items()
+            },
+            "sheet": str(job.sheet) if job.sheet else None,
+            "float": str(job.exact) if job.exact else None,
+            "seconds": None,
+        }
+
+    def _over_all(self, picture: Picture, values: Float[Tensor, "gh gw"]) -> Pixels:
+        """A map over the whole image, at its own size; what the model's crop leaves out is grey."""
+        transform = self.model.transform
+        geometry = transform.geometry(picture.width, picture.height)
+        on_crop = upsampled(values.abs()[None], geometry.crop)[0]
+        _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
+        _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
+        read = transform.seen_part(picture.width, picture.height, native=True)
+        return overlay(from_8_bits(picture.pixels), on_crop[rows, columns], read)
+
+    def _title(self, index: int | None, prediction: dict[str, Any] | None) -> str:
+        if prediction is None:
+            return f"{self.model.name}: features, no classes"
+        title = f"{self.model.name}: {name_of(prediction)} {prediction['probability']:.1%}"
+        if index == prediction["class"]:
+            return title
+        return f"{title}; explained: {name_of({'class': index, 'label': self.model.label(index or 0)})}"
+
+
+def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
+    """The class that each image's folder is named after; None where a folder's name is no class of the model."""
+    folders = sorted({source.parent.name for source in sources})
+    classes = ground_truth(model, folders, in_order=False).classes
+    return None if classes is None else {source: classes[folders.index(source.parent.name)] for source in sources}

@@ -1,0 +1,161 @@
+"""Learned noise from data to files: what `vitnull learn-noise` runs."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nullspace_cli.engine.data.datasets import ImageSet
+from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.documents.artefacts import read_provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
+from nullspace_cli.engine.files.paths import exists
+from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.noise.injection_sites import Entry
+from nullspace_cli.engine.noise.noise import KIND, provenance_of
+from nullspace_cli.engine.noise.presets import owner
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import STATE_KIND, Learned, Learning, Plan
+from nullspace_cli.engine.runtime.distributed import Ranks
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+
+SAVE_SECONDS = 30.0
+"""So much work at most is lost when a run is killed."""
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+"""Given what is counted and how many there are: whom to tell of each that is done."""
+
+
+@contextmanager
+def _unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+@dataclass(frozen=True)
+class NoiseRun:
+    """A run of `vitnull learn-noise`.
+
+    Attributes:
+        images: those that are learned from, `plan.images` of them; `transform` makes them the model's input.
+        outputs: the file of each of the plan's limits.
+        state: the file that a killed run goes on from; it is removed in the end. Of several processes the first alone
+            reads and writes files.
+        resume: whether to go on from it, and to keep noises that are finished.
+        every: optimiser steps between two states; by default one is written every 30 seconds.
+        skip: is told name and error of an image that cannot be read; without it such an image is an error.
+    """
+
+    model: LoadedModel
+    entry: Entry
+    images: ImageSet
+    transform: EvalTransform
+    plan: Plan
+    outputs: tuple[Path, ...]
+    state: Path
+    store: Store
+    ranks: Ranks
+    resume: bool = False
+    force: bool = False
+    every: int | None = None
+    workers: int | None = None
+    skip: Callable[[str, VitnullError], None] | None = None
+    notice: Callable[[str], None] = lambda text: None
+    progress: Progress = _unwatched
+
+    def __call__(self) -> list[Learned]:
+        """Learn what is not there yet, and write it; all noises, in the order of the limits.
+
+        Raises:
+            ArtifactError: a file is there that does not belong to this run.
+            DataError: no image could be read.
+        """
+        files = dict(zip(self.plan.limits, self.outputs, strict=True))
+        interrupted = self.ranks.lead(lambda: self.resume and self.state.exists())
+        done = self.ranks.lead(lambda: self._finished(files) if self.resume and not interrupted else {})
+        limits = tuple(limit for limit in files if limit not in done)
+        if limits:
+            learning = self._prepare(replace(self.plan, limits=limits))
+            if interrupted:
+                if self.ranks.first:
+                    learning.restore(self.state)
+                learning.follow()
+            started = time.monotonic()
+            self._run(learning)
+            rate = sum(self.ranks.gather(learning.images)) / max(time.monotonic() - started, 1e-9)
+            done |= self._finish(learning, files, rate)
+        return [done[limit] for limit in files]
+
+    def _finished(self, files: dict[float, Path]) -> dict[float, Learned]:
+        """Noises that an earlier run of the same plan has finished."""
+        done = {}
+        for limit, path in files.items():
+            if path.exists():
+                tensors, about = read_tensors(path, KIND)
+                require_weights(path, about, self.model.name, self.model.weights_sha256)
+                self.plan.require(path, about.parameters["plan"], but=("limits",))
+                done[limit] = Learned(self._record(about.parameters["record"], path, None), tensors["losses"].tolist())
+        return done
+
+    def _prepare(self, plan: Plan) -> Learning:
+        mine = [i for i in range(plan.images) if owner(i, plan.step_images, self.ranks.world) == self.ranks.rank]
+        with self.progress("images", len(mine)) as advance:
+            readings = Readings(
+                self.model, self.entry, self.images, mine, self.transform, self.store,
+                workers=self.workers, skip=self.skip, notice=self.notice, advance=advance,
+            )  # fmt: skip
+        learning = Learning(self.model, self.entry, readings, plan, self.ranks, self.notice)
+        if not any(learning.present):
+            raise DataError(f"None of the {plan.images} images of {self.images.name} can be read.")
+        return learning
+
+    def _run(self, learning: Learning) -> None:
+        saved = time.monotonic()
+        with self.progress("steps", learning.plan.steps - learning.done) as advance:
+            for done in learning.steps():
+                advance()
+                now = time.monotonic()
+                if now - saved >= SAVE_SECONDS if self.every is None else done % self.every == 0:
+                    if self.ranks.first:
+                        learning.save(self.state)
+                    saved = now
+
+    def _finish(self, learning: Learning, files: dict[float, Path], rate: float) -> dict[float, Learned]:
+        done = {}
+        for learner in learning.learners:
+            path, record = files[learner.limit], learner.record(learning.plan)
+            parameters = {"limit": learner.limit, "plan": learning.plan.to_json(), "record": record}
+            tensors = {
+                "noise": learner.noise.detach(),
+                "init": learner.init,
+                "losses": torch.tensor(learner.losses, dtype=torch.float64),
+            }
+            if self.ranks.first:
+                about = provenance_of(self.model, learning.plan.level, parameters)
+                write_tensors(path, tensors, about, force=self.force or self.resume)
+            done[learner.limit] = Learned(self._record(record, path, rate), learner.losses)
+        if self.ranks.first:
+            self.state.unlink(missing_ok=True)
+        return done
+
+    def _record(self, record: dict[str, Any], path: Path, rate: float | None) -> dict[str, Any]:
+        return {**record, "noise": str(path), "images_per_second": None if rate is None else round(rate, 2)}
+
+
+def check_state(state: Path, *, resume: bool, force: bool) -> None:
+    """Refuse to throw away an interrupted run's work by mistake.
+
+    Raises:
+        ArtifactError: there is such work, and it was not said what to do with it.
+    """
+    if not exists(state):
+        return
+    if resume:
+        read_provenance(state, STATE_KIND)  # before anything slow
+    elif not force:
+        raise ArtifactError(
+            f"{state} holds an interrupted run. Use --resume to go on with it, or --force to start anew."
+        )

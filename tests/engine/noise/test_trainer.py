@@ -1,0 +1,223 @@
+"""Learning noise: against the authors' loop written out, its losses, its end, and going on where it was killed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullspace_cli.engine.data.datasets import ImageSet
+from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.errors import ArtifactError, VitnullError
+from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, steps_of_round
+from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.runtime.distributed import Ranks
+from tests.made import training_images
+
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return training_images(tmp_path_factory.mktemp("images"), COUNT)
+
+
+@pytest.fixture(scope="module")
+def model() -> LoadedModel:
+    kwargs = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+    return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu", batch_size=3))
+
+
+def plan_of(**changes: Any) -> Plan:
+    settings: dict[str, Any] = {
+        "level": "encoder", "limits": (0.5,), "protocol": "adamw", "rounds": 3, "lr": 0.02, "fraction": 1.0,
+        "norm": 2.0, "stop_eps": None, "step_images": 4, "seed": 0, "data": "x", "images": COUNT,
+        "data_config": {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"},
+    }  # fmt: skip
+    return Plan(**{**settings, **changes})
+
+
+def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Learning:
+    entry = entry_of(model, plan.level)
+    readings = Readings(model, entry, images, range(len(images)), model.transform, Store(limit), workers=1)
+    return Learning(model, entry, readings, plan, Ranks(), **options)
+
+
+def learned(learning: Learning) -> list[Tensor]:
+    for _ in learning.steps():
+        pass
+    return [learner.noise.detach().clone() for learner in learning.learners]
+
+
+@pytest.mark.parametrize("level", ["encoder", "input"])
+@pytest.mark.parametrize("protocol", ["adamw", "sgd", "paper-accum"])
+def test_against_the_authors_loop(model: LoadedModel, images: ImageSet, level: Level, protocol: ProtocolName) -> None:
+    """Clean and noisy forward in every step, a mean over the step's images, and torch's optimisers as they come."""
+    lr = {"adamw": 0.02, "sgd": 0.5, "paper-accum": 0.1}[protocol]
+    plan = plan_of(level=level, protocol=protocol, rounds=10, lr=lr)
+    learning = learning_of(model, images, plan)
+    noise = nn.Parameter(learning.learners[0].init.clone())
+    optimizer: torch.optim.Optimizer = torch.optim.SGD([noise], lr)
+    if protocol == "adamw":
+        optimizer = torch.optim.AdamW([noise], lr, weight_decay=0)
+    x = torch.stack([model.transform(sample.pixels) for sample in images])
+    vit: Any = model.module
+    done, losses, noisy = 0, [], False
+    hook = vit.patch_embed.register_forward_hook(
+        lambda *parts: parts[2] + noise if noisy and level == "encoder" else None
+    )
+    for number in range(10):
+        for step in steps_of_round(COUNT, 4, 0, number):
+            if protocol != "paper-accum":
+                optimizer.zero_grad()
+            noisy = False
+            clean = vit(x[step])
+            noisy = True
+            loss = (vit(x[step] + (noise if level == "input" else 0)) - clean).norm(dim=1).mean()
+            loss.backward()
+            for group in optimizer.param_groups:
+                group["lr"] = lr * PROTOCOLS[protocol].decay(done, plan.steps)
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            done += 1
+    hook.remove()
+    (ours,) = learned(learning)
+    assert learning.learners[0].losses == pytest.approx(losses, rel=2e-4)
+    # Of an element whose gradient is next to nothing rounding decides the sign, and by its sign AdamW moves it.
+    alike = torch.isclose(ours, noise.detach(), rtol=1e-3, atol=2e-4)
+    assert float(alike.double().mean()) > (0.999 if protocol == "adamw" else 1 - 1e-9)
+    assert float((ours - noise.detach()).abs().max()) < 0.02 * 2
+    assert float((ours - learning.learners[0].init).norm()) > 0.1
+
+
+def test_several_limits_at_once_are_each_alone(model: LoadedModel, images: ImageSet) -> None:
+    limits = (0.1, 0.5, 2.0)
+    roomy = replace(model, batch_size=16)
+    together = learned(learning_of(roomy, images, plan_of(limits=limits)))
+    for limit, noise in zip(limits, together, strict=True):
+        (alone,) = learned(learning_of(model, images, plan_of(limits=(limit,))))
+        torch.testing.assert_close(noise, alone, rtol=1e-3, atol=1e-4)
+        assert noise.shape == (1, 4, 24)
+
+
+def test_pixels_on_disk_give_what_tokens_in_memory_give(model: LoadedModel, images: ImageSet) -> None:
+    (kept,) = learned(learning_of(model, images, plan_of()))
+    (read,) = learned(learning_of(model, images, plan_of(), limit=0))
+    torch.testing.assert_close(read, kept, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_falls(model: LoadedModel, images: ImageSet) -> None:
+    learning = learning_of(model, images, plan_of(rounds=40))
+    learned(learning)
+    record = learning.learners[0].record(learning.plan)
+    assert record["loss_last"] < 0.5 * record["loss_first"]
+    assert record["norm_final"] > 0.3 * record["norm_init"], "not by giving up"
+    assert (record["rounds"], record["steps"], record["stopped"]) == (40, 120, False)
+
+
+@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0, float("inf")])
+def test_no_noise_has_a_finite_gradient(model: LoadedModel, images: ImageSet, norm: float) -> None:
+    """Where f(x with v) = f(x), ||.||_p has no gradient; 0 is among its subgradients."""
+    learning = learning_of(model, images, plan_of(norm=norm, rounds=1))
+    with torch.no_grad():
+        learning.learners[0].noise.zero_()
+    (noise,) = learned(learning)
+    assert bool(noise.isfinite().all())
+    assert learning.learners[0].losses[0] < 1e-6
+
+
+@pytest.mark.parametrize("norm", [1.0, 3.0, float("inf")])
+def test_other_norms(model: LoadedModel, images: ImageSet, norm: float) -> None:
+    learning = learning_of(model, images, plan_of(norm=norm, rounds=1, step_images=COUNT))
+    entry = entry_of(model, "encoder")
+    with torch.no_grad():
+        x = entry.read(torch.stack([model.transform(sample.pixels) for sample in images]))
+        change = entry.answer(x + learning.learners[0].init).answer - entry.answer(x).answer
+    learned(learning)
+    expected = np.linalg.norm(change.double().numpy(), ord=norm, axis=1).mean()
+    assert learning.learners[0].losses[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_stops_on_the_mean_over_a_round(model: LoadedModel, images: ImageSet) -> None:
+    tiny, large = 1e-6, 1.0
+    learning = learning_of(model, images, plan_of(limits=(tiny, large), stop_eps=1e-8, rounds=2, lr=1e-9))
+    learned(learning)
+    first, second = (learner.record(learning.plan) for learner in learning.learners)
+    assert (first["stopped"], first["rounds"], first["steps"]) == (True, 1, 3)
+    assert (second["stopped"], second["rounds"], second["steps"]) == (False, 2, 6)
+
+
+@pytest.mark.parametrize("protocol", ["adamw", "sgd", "paper-accum"])
+@pytest.mark.parametrize("killed_after", [1, 3, 4, 8])
+def test_going_on_gives_the_same_bits(
+    model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: ProtocolName, killed_after: int
+) -> None:
+    plan = plan_of(limits=(0.5, 1.0), protocol=protocol, stop_eps=1e-9)
+    whole = learning_of(model, images, plan)
+    noises = learned(whole)
+    killed = learning_of(model, images, plan)
+    for done in killed.steps():
+        if done == killed_after:
+            killed.save(tmp_path / "state")
+        if done == killed_after + 1:
+            break
+    again = learning_of(model, images, plan)
+    again.restore(tmp_path / "state")
+    assert again.done == killed_after
+    for noise, other in zip(noises, learned(again), strict=True):
+        assert torch.equal(noise, other)
+    for learner, twin in zip(whole.learners, again.learners, strict=True):
+        assert learner.losses == twin.losses
+        assert learner.record(plan) == twin.record(plan)
+
+
+def test_going_on_needs_the_same_plan(model: LoadedModel, images: ImageSet, tmp_path: Path) -> None:
+    learning = learning_of(model, images, plan_of())
+    learning.save(tmp_path / "state")
+    with pytest.raises(ArtifactError, match=r"rounds 3 \(now 4\).*--force"):
+        learning_of(model, images, plan_of(rounds=4)).restore(tmp_path / "state")
+    kwargs = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+    other = load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu", seed=1))
+    with pytest.raises(ArtifactError, match="made from other weights"):
+        learning_of(other, images, plan_of()).restore(tmp_path / "state")
+
+
+def test_fewer_images_at_once_where_memory_is_short(
+    model: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = learned(learning_of(model, images, plan_of()))
+    said: list[str] = []
+    learning = learning_of(model, images, plan_of(), notice=said.append)
+    forward = LoadedModel.forward
+
+    def short(self: LoadedModel, batch: Tensor) -> Any:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return forward(self, batch)
+
+    monkeypatch.setattr(LoadedModel, "forward", short)
+    (noise,) = learned(learning)
+    torch.testing.assert_close(noise, expected, rtol=1e-3, atol=1e-5)
+    assert said == ["out of memory with 3 images at once; going on with 1"]
+
+
+def test_a_gradient_that_is_not_finite_is_an_error(model: LoadedModel, images: ImageSet) -> None:
+    learning = learning_of(model, images, plan_of())
+    with torch.no_grad():
+        learning.learners[0].noise.fill_(float("nan"))
+    with pytest.raises(VitnullError, match="not finite after 0 steps"):
+        learned(learning)
+
+
+def test_half_precision_comes_near(model: LoadedModel, images: ImageSet) -> None:
+    (full,) = learned(learning_of(model, images, plan_of(protocol="sgd")))
+    (half,) = learned(learning_of(replace(model, amp="bf16"), images, plan_of(protocol="sgd")))
+    init = learning_of(model, images, plan_of()).learners[0].init
+    moved, apart = float((full - init).norm()), float((half - full).norm())
+    assert 0 < apart < 0.2 * moved
