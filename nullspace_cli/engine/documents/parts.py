@@ -121,7 +121,7 @@ class Solver(Document):
     bound_violation: NonNegative | None
     patches: Count = may_lack("problems, one for each patch; where the patches were solved")
     unmarked_patches: Count = may_lack("patches that kept their source")
-    gave_way: Share = may_lack("share of the pixels whose target had to give way")
+    gave_way: Share = may_lack("share of the pixels whose target was blended to the source")
 
 
 class Fit(Document):

@@ -4,9 +4,9 @@ PIL resizes in two passes, first the rows and then the columns (or, for tall ima
 are looked at transposed), and rounds and clips to 8 bits after each. So a picture q is looked for in two steps behind
 the exact projection z of `solvers.resize_projection`. First whole numbers J are chosen near the rows' pass of z so that
 the columns' pass of J lies in the middle of each rounding cell; then q so that its rows' pass lies in the middle of J's
-cells. Both by `solvers.error_feedback`. What clipping foils is fed back: entries of J that q did not reach become facts
-that the other entries make up for; a last few wrong values are mended by a local search; where that is not enough the
-target gives way to the source, and at last the picture does.
+cells. Both by `solvers.error_feedback`. What clipping foils is fed back: entries of J that q did not reach are fixed,
+and the others make up for them; a last few wrong values are repaired by a local search; where that is not enough the
+target is blended to the source, and at last the picture is.
 """
 
 from collections.abc import Iterable, Iterator
@@ -41,12 +41,12 @@ BLOCK_ROWS = 512
 """Rows that are rounded together: enough for long vectors, few enough to be held as floats."""
 
 
-ROOM = 2
+MARGIN = 2
 """Levels that the exact projection stays off black and white, so that rounding can go either way."""
 
 
 FEW = 50
-"""Wrong values that are mended one by one; more are better left to another try as a whole."""
+"""Wrong values that are repaired one by one; more are better left to another try as a whole."""
 
 STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
@@ -106,29 +106,29 @@ class Passes:
         return resampled[:, None] if resampled.ndim == 2 else np.ascontiguousarray(resampled.swapaxes(1, 2))
 
 
-class Realised(NamedTuple):
+class Preimage(NamedTuple):
     """A picture found.
 
     Attributes:
         pixels: uint8 [H, c, W].
         wrong: which values of its view are not the wanted ones.
-        target: the target that was aimed at in the end, where it gave way to the source in places.
+        target: the target that was aimed at in the end, blended to the source in places.
         problem, solution: the exact projection that the picture was rounded from.
     """
 
     pixels: Levels
     wrong: Bool[NDArray[np.bool_], "h c w"]
     target: Levels
-    problem: ResizeProblem
+    projection: ResizeProblem
     solution: ResizeSolution
 
 
 @dataclass(frozen=True)
-class Goal:
+class PreimageProblem:
     """What is looked for: a picture near `target` whose view is `wanted`, between the bounds.
 
     Attributes:
-        source: a picture whose view is `wanted`, to give way to where the target cannot be had; None if there is none.
+        source: a picture whose view is `wanted`, blended to where the target cannot be had; None if there is none.
         lower, upper: both numbers, or both of the picture's shape.
     """
 
@@ -139,7 +139,7 @@ class Goal:
     upper: Levels | int = 255
 
 
-class Realiser:
+class PreimageSolver:
     """Finds pictures of one size by their views. What depends on the size alone is prepared once.
 
     Args:
@@ -158,52 +158,58 @@ class Realiser:
         self._spread = torch.as_tensor(np.linalg.pinv(gram) @ passes.cols, dtype=torch.float32, device=device)
         self._blocks = list(self.resize.cut(BLOCK_ROWS * 3 // channels))
 
-    def __call__(self, goal: Goal, *, rounds: int = 3) -> Realised:
-        """Look for the picture: project, round, compare with PIL's own resize, give way, and again.
+    def __call__(self, problem: PreimageProblem, *, rounds: int = 3) -> Preimage:
+        """Look for the picture: project, round, compare with PIL's own resize, blend, and again.
 
         Args:
             rounds: how often the whole picture is tried, before what is left is given back to the source.
         """
-        goal = self._confined(goal)
-        target, y = goal.target, None
-        J_real = self._first_real(self._strips_of(target if goal.source is None else goal.source))
-        aims = self._aims(goal, J_real)
-        if goal.source is not None:
-            target = self._spared(goal.source, target, J_real)
-        lower, upper = self._with_room(goal)
-        best: Realised | None = None
+        problem = self._confined(problem)
+        target, y = problem.target, None
+        J_real = self._first_real(self._strips_of(target if problem.source is None else problem.source))
+        aims = self._aims(problem, J_real)
+        if problem.source is not None:
+            target = self._masked(problem.source, target, J_real)
+        lower, upper = self._with_margin(problem)
+        best: Preimage | None = None
         for _ in range(rounds):
-            problem = self.problem(replace(goal, target=target, lower=lower, upper=upper))
+            projection = self.projection(replace(problem, target=target, lower=lower, upper=upper))
             beyond = self._second_real(J_real - J_real.clip(0, 255))  # what PIL cuts off between its passes
-            solution = project_onto_view(problem, self._tensor(aims + beyond), y, max_iterations=8 if y is None else 4)
-            J_real = self._first_real((strip, z) for strip, _, z in problem.images(solution.y))
-            pixels, wrong = self._round(problem, solution.y, J_real, goal)
-            found = self._mended(Realised(pixels, wrong, target, problem, solution), goal)
+            solution = project_onto_view(
+                projection, self._tensor(aims + beyond), y, max_iterations=8 if y is None else 4
+            )
+            J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
+            pixels, wrong = self._round(projection, solution.y, J_real, problem)
+            found = self._repaired(Preimage(pixels, wrong, target, projection, solution), problem)
             if best is None or found.wrong.sum() < best.wrong.sum():
                 best = found
-            if goal.source is None or not best.wrong.any():
+            if problem.source is None or not best.wrong.any():
                 break
-            target = self._give_way(target, goal.source, found.wrong)
+            target = self._blended(target, problem.source, found.wrong)
             y = solution.y * self._tensor(~_near(found.wrong))
         assert best is not None
-        return best if goal.source is None else self._restored(best, goal)
+        return best if problem.source is None else self._restored(best, problem)
 
-    def _with_room(self, goal: Goal) -> tuple[Levels, Levels]:
+    def _with_margin(self, problem: PreimageProblem) -> tuple[Levels, Levels]:
         """The bounds for the exact projection: ROOM inside those for whole numbers, where anything reads a pixel."""
-        shown = goal.target if goal.source is None else goal.source
+        shown = problem.target if problem.source is None else problem.source
         read = np.logical_and.outer(self.passes.rows.any(0), self.passes.cols.any(0))[:, None]
-        lower, upper = (np.broadcast_to(np.asarray(bound, np.uint8), shown.shape) for bound in (goal.lower, goal.upper))
-        lower = np.where(read, np.maximum(lower, np.minimum(shown, ROOM)), lower)
-        return lower, np.where(read, np.minimum(upper, np.maximum(shown, 255 - ROOM)), upper)
+        lower, upper = (
+            np.broadcast_to(np.asarray(bound, np.uint8), shown.shape) for bound in (problem.lower, problem.upper)
+        )
+        lower = np.where(read, np.maximum(lower, np.minimum(shown, MARGIN)), lower)
+        return lower, np.where(read, np.minimum(upper, np.maximum(shown, 255 - MARGIN)), upper)
 
-    def problem(self, goal: Goal, constraint: Constraint | None = None) -> ResizeProblem:
-        """The exact projection behind a goal, on the device."""
-        lower, upper = (bound if isinstance(bound, int) else self._levels(bound) for bound in (goal.lower, goal.upper))
-        return ResizeProblem(self.resize, constraint or WholeView(), self._levels(goal.target), lower, upper)
+    def projection(self, problem: PreimageProblem, constraint: Constraint | None = None) -> ResizeProblem:
+        """The exact projection behind a problem, on the device."""
+        lower, upper = (
+            bound if isinstance(bound, int) else self._levels(bound) for bound in (problem.lower, problem.upper)
+        )
+        return ResizeProblem(self.resize, constraint or WholeView(), self._levels(problem.target), lower, upper)
 
-    def nearest(self, problem: ResizeProblem, y: Tensor) -> Levels:
+    def nearest(self, projection: ResizeProblem, y: Tensor) -> Levels:
         """z(y), each value rounded for itself."""
-        levels = torch.cat([z.round().to(torch.uint8) for _, _, z in problem.images(y)])
+        levels = torch.cat([z.round().to(torch.uint8) for _, _, z in projection.images(y)])
         return _array(levels).reshape(self.resize.height, self.resize.channels, self.resize.width)
 
     # Pictures and views are numpy's, on the host, where they are rounded; what multiplies them is on the device. These
@@ -234,44 +240,46 @@ class Realiser:
         """The columns' pass, before it is rounded: [H, c, w] to [h, c, w]."""
         return (self.passes.rows.astype(np.float32) @ J.reshape(len(J), -1)).reshape(-1, *J.shape[1:])
 
-    def _aims(self, goal: Goal, J_source: Plane) -> Plane:
-        """Where in its rounding cell each view value shall lie: in the middle, where there is room.
+    def _aims(self, problem: PreimageProblem, J_source: Plane) -> Plane:
+        """Where in its rounding cell each view value shall lie: in the middle, where there is a margin.
 
         Among pixels at 0 or 255 the source may be the only picture with its view; there the source's own place in the
         cell is as good, up to 0.3 levels off. What PIL clips at the end keeps its excess.
         """
-        middle = goal.wanted.astype(np.float32)
-        if goal.source is None:
+        middle = problem.wanted.astype(np.float32)
+        if problem.source is None:
             return middle
         own = self._second_real(J_source.clip(0, 255))
-        edge = (goal.source < 2) | (goal.source > 253)
+        edge = (problem.source < 2) | (problem.source > 253)
         near = np.where(self._readers_of(edge), own.clip(middle - 0.3, middle + 0.3), middle)
-        return np.where((own > 255) | (own < 0) | self._readers_of(_held(goal)), own, near)
+        return np.where((own > 255) | (own < 0) | self._readers_of(_fixed(problem)), own, near)
 
-    def _confined(self, goal: Goal) -> Goal:
-        """The goal with pixels held at the source's that are further than a kernel from where the target differs."""
-        if goal.source is None:
-            return goal
-        differs = (goal.target != goal.source).any(1)
+    def _confined(self, problem: PreimageProblem) -> PreimageProblem:
+        """The problem with pixels fixed at the source's further than a kernel from where the target differs."""
+        if problem.source is None:
+            return problem
+        differs = (problem.target != problem.source).any(1)
         box = tuple(
             _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in windows))
             for axis, windows in enumerate((self.passes.row_windows, self.passes.col_windows))
         )
-        free = np.zeros(goal.target.shape, bool)
+        free = np.zeros(problem.target.shape, bool)
         free[box[0], :, box[1]] = True
-        lower, upper = (np.where(free, bound, goal.source).astype(np.uint8) for bound in (goal.lower, goal.upper))
-        return replace(goal, lower=lower, upper=upper)
+        lower, upper = (
+            np.where(free, bound, problem.source).astype(np.uint8) for bound in (problem.lower, problem.upper)
+        )
+        return replace(problem, lower=lower, upper=upper)
 
-    def _spared(self, source: Levels, target: Levels, J_source: Plane) -> Levels:
+    def _masked(self, source: Levels, target: Levels, J_source: Plane) -> Levels:
         """The target without what lies under values that PIL clips between its passes in the source already."""
         clipped = ((J_source < -0.4) | (J_source > 255.4)).any(1)
         columns = self.passes.col_windows
-        spared = target.copy()
+        masked = target.copy()
         for k, j in np.argwhere(clipped):
-            spared[k, :, columns[j]] = source[k, :, columns[j]]
-        return spared
+            masked[k, :, columns[j]] = source[k, :, columns[j]]
+        return masked
 
-    def _give_way(self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"]) -> Levels:
+    def _blended(self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"]) -> Levels:
         """The target half as far from the source under the wrong values, in all channels."""
         rows, columns = self.passes.row_windows, self.passes.col_windows
         target = target.copy()
@@ -280,29 +288,29 @@ class Realiser:
             target[part] = _halved(source[part], target[part])
         return target
 
-    def nearer(self, target: Levels, source: Levels, marked: Bool[Tensor, "h c w"]) -> Levels:
+    def blended(self, target: Levels, source: Levels, marked: Bool[Tensor, "h c w"]) -> Levels:
         """The target half as far from the source, wherever a marked value of the view reads it."""
-        nearer = target.copy()
+        blended = target.copy()
         for strip, hits in self._touching.shifts(marked.float()):
             rows = slice(strip.start, strip.stop)
-            under = _array(hits > 0).reshape(nearer[rows].shape)
-            nearer[rows] = np.where(under, _halved(source[rows], target[rows]), target[rows])
-        return nearer
+            under = _array(hits > 0).reshape(blended[rows].shape)
+            blended[rows] = np.where(under, _halved(source[rows], target[rows]), target[rows])
+        return blended
 
     def _round(
-        self, problem: ResizeProblem, y: Tensor, J_real: Plane, goal: Goal, tries: int = 3
+        self, projection: ResizeProblem, y: Tensor, J_real: Plane, problem: PreimageProblem, tries: int = 3
     ) -> tuple[Levels, Bool[NDArray[np.bool_], "h c w"]]:
-        """Round the projection: first the passes' middle, then the picture. What is not reached becomes a fact."""
-        J_aim, wanted = J_real.clip(0, 255), goal.wanted
+        """Round the projection: first the passes' middle, then the picture. What is not reached is fixed as it is."""
+        J_aim, wanted = J_real.clip(0, 255), problem.wanted
         lower, upper = np.zeros_like(J_aim, np.uint8), np.full_like(J_aim, 255, np.uint8)
-        pixels, J = np.empty(goal.target.shape, np.uint8), None
-        if goal.source is not None:  # values under which nothing can change are what they are
-            held = _held(goal)
-            free = _array(self._touching.narrow(self._tensor(~held).flatten(1)) > 0)
-            own = self.passes.first(goal.source)
+        pixels, J = np.empty(problem.target.shape, np.uint8), None
+        if problem.source is not None:  # values under which nothing can change are what they are
+            fixed = _fixed(problem)
+            free = _array(self._touching.narrow(self._tensor(~fixed).flatten(1)) > 0)
+            own = self.passes.first(problem.source)
             J_aim, lower, upper = (np.where(free, part, own) for part in (J_aim, lower, upper))
-            pixels[:] = goal.source
-            rows_free = np.asarray((~held).any((1, 2)))
+            pixels[:] = problem.source
+            rows_free = np.asarray((~fixed).any((1, 2)))
         else:
             rows_free = np.ones(len(pixels), bool)
         best: tuple[Levels, Bool[NDArray[np.bool_], "h c w"]] | None = None
@@ -320,7 +328,7 @@ class Realiser:
                 ).reshape(J_aim.shape),
             )
             changed = rows_free if before is None else rows_free & (before != J).any((1, 2))
-            self._round_rows(problem, y, J, J_real, goal, changed, pixels)
+            self._round_rows(projection, y, J, J_real, problem, changed, pixels)
             reached = self.passes.first(pixels)
             wrong = self.passes.second(reached) != wanted
             if best is None or wrong.sum() < best[1].sum():
@@ -334,74 +342,75 @@ class Realiser:
 
     def _round_rows(
         self,
-        problem: ResizeProblem,
+        projection: ResizeProblem,
         y: Tensor,
         J: Plane,
         J_real: Plane,
-        goal: Goal,
+        problem: PreimageProblem,
         changed: NDArray[np.bool_],
         pixels: Levels,
     ) -> None:
         """Fill the changed rows' blocks of `pixels` with whole numbers near z whose rows' pass is J."""
         blocks = [block for block in self._blocks if changed[block.start : block.stop].any()]
-        for block, _, z in problem.images(y, blocks):
+        for block, _, z in projection.images(y, blocks):
             part = slice(block.start, block.stop)
             step = _within_cell(J_real[part] - J[part], J[part])
             moved = z.view(len(z), J.shape[1], -1) - self._tensor(step) @ self._spread
             error = _within_cell(_array(self.resize.narrow(moved.flatten(1))) - J[part], J[part])
             lower, upper = (
-                bound if isinstance(bound, int) else _along_columns(bound[part]) for bound in (goal.lower, goal.upper)
+                bound if isinstance(bound, int) else _along_columns(bound[part])
+                for bound in (problem.lower, problem.upper)
             )
             q = round_along(self._col_taps, _along_columns(_array(moved)), _along_columns(error), lower, upper)
             pixels[part] = q.T.reshape(pixels[part].shape)
 
-    def _mended(self, found: Realised, goal: Goal) -> Realised:
+    def _repaired(self, found: Preimage, problem: PreimageProblem) -> Preimage:
         """Local search around each wrong value, while they are few; the second time nearer to the source there."""
-        for nearer in (False, True):
+        for blended in (False, True):
             if not 0 < found.wrong.sum() <= FEW:
                 break
             pixels, wrong = found.pixels.copy(), found.wrong
-            if nearer:
-                if goal.source is None:
+            if blended:
+                if problem.source is None:
                     break
-                pixels = self._give_way(pixels, goal.source, wrong)
-                wrong = self.passes(pixels) != goal.wanted
-            wrong = self._mend_each(pixels, wrong, goal)
+                pixels = self._blended(pixels, problem.source, wrong)
+                wrong = self.passes(pixels) != problem.wanted
+            wrong = self._repair_each(pixels, wrong, problem)
             if wrong.sum() < found.wrong.sum():
                 found = found._replace(pixels=pixels, wrong=wrong)
         return found
 
-    def _restored(self, found: Realised, goal: Goal, sweeps: int = 12) -> Realised:
+    def _restored(self, found: Preimage, problem: PreimageProblem, sweeps: int = 12) -> Preimage:
         """The source's own pixels under what is still wrong, and under what that makes wrong, as long as need be.
 
-        A value all of whose pixels are the source's is right; what else it touches is mended with the pixels around.
+        A value all of whose pixels are the source's is right; what else it touches is repaired with the pixels around.
         """
-        assert goal.source is not None
+        assert problem.source is not None
         pixels, wrong = found.pixels.copy(), found.wrong
         rows, columns = self.passes.row_windows, self.passes.col_windows
-        lower, upper = (np.array(bound, np.uint8) for bound in (goal.lower, goal.upper))
+        lower, upper = (np.array(bound, np.uint8) for bound in (problem.lower, problem.upper))
         for _ in range(sweeps):
             if not wrong.any():
                 break
             for i, j in np.argwhere(wrong.any(1)):
                 part = (rows[i], slice(None), columns[j])
-                pixels[part] = lower[part] = upper[part] = goal.source[part]
-            wrong = self.passes(pixels) != goal.wanted
+                pixels[part] = lower[part] = upper[part] = problem.source[part]
+            wrong = self.passes(pixels) != problem.wanted
             if wrong.sum() <= FEW:
-                wrong = self._mend_each(pixels, wrong, replace(goal, lower=lower, upper=upper))
+                wrong = self._repair_each(pixels, wrong, replace(problem, lower=lower, upper=upper))
             if wrong.sum() < found.wrong.sum():
                 found = found._replace(pixels=pixels.copy(), wrong=wrong)
         return found
 
-    def _mend_each(
-        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], goal: Goal
+    def _repair_each(
+        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem
     ) -> Bool[NDArray[np.bool_], "h c w"]:
-        """Mend wrong values one after another, in place; what is wrong then."""
+        """Repair wrong values one after another, in place; what is wrong then."""
         for i, channel, j in np.argwhere(wrong):
-            self._mend(pixels[:, channel], int(i), int(j), goal.wanted[:, channel], _channel(goal, channel))
-        return self.passes(pixels) != goal.wanted
+            self._repair(pixels[:, channel], int(i), int(j), problem.wanted[:, channel], _channel(problem, channel))
+        return self.passes(pixels) != problem.wanted
 
-    def _mend(
+    def _repair(
         self,
         plane: UInt8[NDArray[np.uint8], "H W"],
         i: int,
@@ -419,16 +428,16 @@ class Realiser:
         around = _reach(self.passes.rows[rows_hit])
         sums = plane[around] @ self.passes.cols[cols_hit].T
         V = self.passes.rows[rows_hit, around] @ _to_level(sums)
-        S, goals = sums[under[0].start - around.start : under[0].stop - around.start], wanted[rows_hit, cols_hit]
+        S, levels = sums[under[0].start - around.start : under[0].stop - around.start], wanted[rows_hit, cols_hit]
         for _ in range(steps):
-            cost, best = _excess(V, goals).sum(), None
+            cost, best = _excess(V, levels).sum(), None
             for change in STEPS:
                 step = _to_level(S[:, None] + change * B.T) - _to_level(S)[:, None]  # [K, L, p]: of J, by each pixel
                 there = plane[under].astype(int) + change
                 k, col = np.nonzero(step.any(2) & (there >= lower) & (there <= upper))
                 if not len(k):
                     continue
-                after = _excess(V + np.einsum("mn,np->nmp", A[:, k], step[k, col]), goals).sum((1, 2))
+                after = _excess(V + np.einsum("mn,np->nmp", A[:, k], step[k, col]), levels).sum((1, 2))
                 least = int(after.argmin())
                 if after[least] < cost - 1e-9:
                     cost, best = after[least], (change, k[least], col[least])
@@ -452,9 +461,9 @@ def _halved(source: Levels, target: Levels) -> Levels:
     return (source + np.sign(change) * (np.abs(change) // 2)).astype(np.uint8)
 
 
-def _held(goal: Goal) -> Bool[NDArray[np.bool_], "H c W"]:
+def _fixed(problem: PreimageProblem) -> Bool[NDArray[np.bool_], "H c W"]:
     """Which pixels cannot change."""
-    return np.broadcast_to(np.equal(goal.lower, goal.upper), goal.target.shape)
+    return np.broadcast_to(np.equal(problem.lower, problem.upper), problem.target.shape)
 
 
 def _widened(places: NDArray[np.intp], reach: int) -> slice:
@@ -491,8 +500,8 @@ def _touched(
     return outputs, matrix[outputs, window]
 
 
-def _channel(goal: Goal, channel: int) -> tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]:
-    lower, upper = (bound if isinstance(bound, int) else bound[:, channel] for bound in (goal.lower, goal.upper))
+def _channel(problem: PreimageProblem, channel: int) -> tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]:
+    lower, upper = (bound if isinstance(bound, int) else bound[:, channel] for bound in (problem.lower, problem.upper))
     return lower, upper
 
 

@@ -51,16 +51,18 @@ class Fit:
 
 
 class _Problem(NamedTuple):
-    """min ||A v - b|| over the box; `goal` is the excess that counts as solved."""
+    """min ||A v - b|| over the box; `enough` is the excess that counts as solved."""
 
     A: Float[Tensor, "d n"]
     b: Float[Tensor, "p d"]
     lower: Float[Tensor, "p n"]
     upper: Float[Tensor, "p n"]
-    goal: Float[Tensor, " p"]
+    enough: Float[Tensor, " p"]
 
     def select(self, which: Tensor) -> Self:
-        return self._replace(b=self.b[which], lower=self.lower[which], upper=self.upper[which], goal=self.goal[which])
+        return self._replace(
+            b=self.b[which], lower=self.lower[which], upper=self.upper[which], enough=self.enough[which]
+        )
 
     def examine(self, v: Float[Tensor, "p n"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, "p n"]]:
         """||r||, the bound on its excess, and g = A^T r."""
@@ -118,7 +120,7 @@ def bounded_least_squares(
         iterations[reached] += found.iterations
         shortest = found.status is Status.SOLVED
     residual, excess, _ = whole.examine(v)
-    solved = shortest and bool((excess <= whole.goal).all())
+    solved = shortest and bool((excess <= whole.enough).all())
     return Fit(v, residual, excess, iterations, Status.SOLVED if solved else Status.ITERATION_LIMIT)
 
 
@@ -131,7 +133,7 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
     # Prices that fit the gradient -g, all of at least its mean size.
     spare = g.abs().mean(1, keepdim=True).clamp_min(1e-300)
     price = torch.stack([(-g).clamp_min(0) + spare, g.clamp_min(0) + spare], 1)
-    least = torch.full_like(problem.goal, torch.inf)
+    least = torch.full_like(problem.enough, torch.inf)
     iterations = torch.zeros(len(best), dtype=torch.int64, device=best.device)
     unsolved = torch.arange(len(best), device=best.device)  # the problems that `problem`, `slack` and `price` hold
     for iteration in range(max_iterations + 1):
@@ -141,7 +143,7 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
         least[unsolved] = torch.where(better, excess, least[unsolved])
         best[unsolved] = torch.where(better[:, None], v, best[unsolved])
         iterations[unsolved] = iteration
-        rest = places((excess > problem.goal) & excess.isfinite())
+        rest = places((excess > problem.enough) & excess.isfinite())
         if iteration == max_iterations or not len(rest):
             break
         unsolved, problem, slack, price, g = unsolved[rest], problem.select(rest), slack[rest], price[rest], g[rest]

@@ -63,9 +63,9 @@ def _newton_step(
     residual = -gradient
     direction = residual.clone()
     rho = (residual * residual).sum(1)
-    goal = rho * forcing**2
+    enough = rho * forcing**2
     for k in range(steps):
-        active = rho > goal
+        active = rho > enough
         if finished(~active, k, ASKED_EVERY):
             break
         image = ((direction @ A) * mask) @ A.mT + damping[:, None] * direction
@@ -76,7 +76,7 @@ def _newton_step(
         beta = torch.where(active, fresh / rho.clamp_min(1e-300), 0.0)
         direction = residual + beta[:, None] * direction
         rho = torch.where(active, fresh, rho)
-    for i in [i for i, hard in enumerate((rho > goal).tolist()) if hard]:
+    for i in [i for i, hard in enumerate((rho > enough).tolist()) if hard]:
         used = A[:, free[i]]
         hessian = used @ used.mT
         hessian.diagonal().add_(damping[i])

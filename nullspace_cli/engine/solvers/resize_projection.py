@@ -187,7 +187,7 @@ class ResizeSolution(NamedTuple):
 
 def project_onto_view(
     problem: ResizeProblem,
-    goal: Float[Tensor, "h c w"],
+    view: Float[Tensor, "h c w"],
     start: Tensor | None = None,
     *,
     tolerance: float = 0.02,
@@ -197,13 +197,13 @@ def project_onto_view(
     """Minimise the dual by a semismooth Newton method, from `start` where there is one.
 
     Args:
-        goal: b.
+        view: b.
         tolerance: largest residual of one constraint, in levels, that counts as solved. A view is rounded to whole
             levels anyway; where bounds leave no room the residual stays larger.
         max_iterations: Newton steps.
         max_inner: conjugate gradient steps within each.
     """
-    resize, wanted = problem.resize, problem.constraint.reduce(goal)
+    resize, wanted = problem.resize, problem.constraint.reduce(view)
     free = torch.empty(resize.height, resize.width * resize.channels, dtype=torch.bool, device=resize.device)
     y = torch.zeros_like(wanted) if start is None else start.clone()
     g = problem.constraint.reduce(problem.view(y, free)) - wanted
@@ -237,7 +237,7 @@ def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, accuracy: floa
     step, residual = torch.zeros_like(g), -g
     preconditioned = problem.precondition(residual)
     direction, rho = preconditioned, (residual * preconditioned).sum()
-    goal = accuracy**2 * rho
+    enough = accuracy**2 * rho
     for _ in range(max_inner):
         image = problem.curvature(direction, free)
         alpha = rho / (direction * image).sum().clamp_min(1e-30)
@@ -245,7 +245,7 @@ def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, accuracy: floa
         residual = residual - alpha * image
         preconditioned = problem.precondition(residual)
         fresh = (residual * preconditioned).sum()
-        if bool(fresh < goal):
+        if bool(fresh < enough):
             break
         direction, rho = preconditioned + fresh / rho * direction, fresh
     return step

@@ -20,7 +20,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
-from nullspace_cli.engine.preimage.preimage import Goal, Levels, Realiser, View
+from nullspace_cli.engine.preimage.preimage import Levels, PreimageProblem, PreimageSolver, View
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
 from nullspace_cli.engine.solvers.rounding import MetricRounding
@@ -48,8 +48,8 @@ VISIBLE = 0.1
 CELL = 0.5
 """Levels: a residual within it is lost when the model's input is rounded."""
 
-GIVING_WAY = 5
-"""How often the target may give way to the source in patches that hold no solution near it."""
+BLENDS = 5
+"""How often the target may be blended to the source in patches that hold no solution near it."""
 
 SIZES_KEPT = 4
 """Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
@@ -111,7 +111,7 @@ class NativeSize:
     least: float = VISIBLE
 
     def __post_init__(self) -> None:
-        self._realisers: OrderedDict[tuple[int, int, int], Realiser] = OrderedDict()
+        self._solvers: OrderedDict[tuple[int, int, int], PreimageSolver] = OrderedDict()
         self._lock = threading.Lock()
 
     @full_precision
@@ -142,26 +142,26 @@ class NativeSize:
             )
         return result
 
-    def realiser(self, view: LinearView, channels: int) -> Realiser:
+    def preimage_solver(self, view: LinearView, channels: int) -> PreimageSolver:
         """What depends on an image's size alone, made once for each of the last few sizes."""
         key = (*view.geometry.source, channels)
         with self._lock:
-            if key not in self._realisers:
-                self._realisers[key] = Realiser(view, channels, self.device)
-            self._realisers.move_to_end(key)
-            while len(self._realisers) > SIZES_KEPT:
-                self._realisers.popitem(last=False)
-            return self._realisers[key]
+            if key not in self._solvers:
+                self._solvers[key] = PreimageSolver(view, channels, self.device)
+            self._solvers.move_to_end(key)
+            while len(self._solvers) > SIZES_KEPT:
+                self._solvers.popitem(last=False)
+            return self._solvers[key]
 
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """One picture: `source` and the bounds as the realiser has them, by rows of channels, transposed if need be."""
+    """One picture: `source` and the bounds as the solver has them, by rows of channels, transposed if need be."""
 
     maker: NativeSize
     picture: Picture
     view: LinearView
-    realiser: Realiser
+    preimages: PreimageSolver
     source: Levels
     lower: Levels | int
     upper: Levels | int
@@ -170,15 +170,15 @@ class _Task:
     def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
         channels = 1 if picture.grey else 3
         view = LinearView(maker.transform, picture.width, picture.height)
-        realiser = maker.realiser(view, channels)
-        transposed = realiser.passes.transposed
+        preimages = maker.preimage_solver(view, channels)
+        transposed = preimages.passes.transposed
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
         if picture.alpha is not None:
             shape = (*picture.alpha.shape, channels)
             low, high = (np.broadcast_to(bound[..., None], shape) for bound in picture.range())
             bounds = (_by_rows(low, transposed), _by_rows(high, transposed))
         source = _by_rows(picture.pixels[..., :channels], transposed)
-        return cls(maker, picture, view, realiser, source, *bounds)
+        return cls(maker, picture, view, preimages, source, *bounds)
 
     @property
     def ratios(self) -> tuple[float, float]:
@@ -189,18 +189,18 @@ class _Task:
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""
         target = self._target("hatch", line_period(self.ratios))
-        goal = self._goal(target, self.realiser.passes(self.source))
+        problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
-            return self._unchanged("resize", goal)
-        found = self.realiser(goal)
+            return self._unchanged("resize", problem)
+        found = self.preimages(problem)
         pixels = found.pixels
         if self.maker.rounding == "nearest":
-            pixels = self.realiser.nearest(found.problem, found.solution.y)
+            pixels = self.preimages.nearest(found.projection, found.solution.y)
         solver = {
-            **_certificate(found.problem, found.solution),
+            **_certificate(found.projection, found.solution),
             "gave_way": float((found.target != target).any(1).mean()),
         }
-        return self._result("resize", target, pixels, found.problem, found.solution, solver)
+        return self._result("resize", target, pixels, found.projection, found.solution, solver)
 
     def by_patches(self, space: PatchSpace) -> Watermarked:
         """Keep the patch embeddings of the model's input, which itself may change within their nullspace."""
@@ -213,48 +213,55 @@ class _Task:
         period = (MODEL_PERIOD[0] * ratios[0], MODEL_PERIOD[1] * ratios[1])
         tint = GREY if self.picture.grey else visible_tint(space.row_space, patch_map.patch_size, MODEL_PERIOD)
         target = self._target("outline", period, tint)
-        own = self.realiser.passes(self.source)
-        constraint = PatchConstraint(space, self.view.geometry, self.realiser.passes.transposed, self.maker.device)
-        goal = self._goal(target, own)
+        own = self.preimages.passes(self.source)
+        constraint = PatchConstraint(space, self.view.geometry, self.preimages.passes.transposed, self.maker.device)
+        problem = self._problem(target, own)
         if np.array_equal(target, self.source):
-            return self._unchanged("patch", goal)
-        problem = self.realiser.problem(goal, constraint)
-        solution = project_onto_view(problem, self._view(own), max_iterations=20, max_inner=15)
-        for _ in range(GIVING_WAY):
+            return self._unchanged("patch", problem)
+        projection = self.preimages.projection(problem, constraint)
+        solution = project_onto_view(projection, self._view(own), max_iterations=20, max_inner=15)
+        for _ in range(BLENDS):
             tight = (solution.residual.abs() > CELL).any(1)
             if not bool(tight.any()):
                 break
-            goal = replace(goal, target=self.realiser.nearer(goal.target, self.source, constraint.within(tight)))
-            problem, start = self.realiser.problem(goal, constraint), solution.y * ~tight[:, None]
-            solution = project_onto_view(problem, self._view(own), start, max_iterations=10, max_inner=15)
-        certificate = {**_certificate(problem, solution), "gave_way": float((goal.target != target).any(1).mean())}
+            problem = replace(
+                problem, target=self.preimages.blended(problem.target, self.source, constraint.within(tight))
+            )
+            projection, start = self.preimages.projection(problem, constraint), solution.y * ~tight[:, None]
+            solution = project_onto_view(projection, self._view(own), start, max_iterations=10, max_inner=15)
+        certificate = {
+            **_certificate(projection, solution),
+            "gave_way": float((problem.target != target).any(1).mean()),
+        }
         if certificate["status"] != "solved":
             raise ImageError(
                 f"{self.picture.path} is too small for a watermark at its own size, {self.picture.width} x "
                 f"{self.picture.height}: no picture was found that the model reads alike. Use --size model, or a "
                 f"larger image."
             )
-        pixels = self.realiser.nearest(problem, solution.y)
+        pixels = self.preimages.nearest(projection, solution.y)
         if self.maker.rounding == "aware" and min(ratios) >= 1:
             # The model's input that is wanted now is the watermarked one, rounded where it counts: in the patches.
-            wanted = self._rounded(space, constraint, problem, solution)
-            pixels = self.realiser(Goal(pixels, wanted, None, self.lower, self.upper)).pixels
-        return self._result("patch", target, pixels, problem, solution, certificate)
+            wanted = self._rounded(space, constraint, projection, solution)
+            pixels = self.preimages(PreimageProblem(pixels, wanted, None, self.lower, self.upper)).pixels
+        return self._result("patch", target, pixels, projection, solution, certificate)
 
-    def _unchanged(self, nullspace: Literal["resize", "patch"], goal: Goal) -> Watermarked:
+    def _unchanged(self, nullspace: Literal["resize", "patch"], problem: PreimageProblem) -> Watermarked:
         """No mark is wanted: the source solves the problem whose view is its own, before rounding."""
-        problem, resize = self.realiser.problem(goal), self.realiser.resize
+        projection, resize = self.preimages.projection(problem), self.preimages.resize
         own = resize.gather(
-            (strip, problem.target[strip.start : strip.stop].float().flatten(1)) for strip in resize.strips
+            (strip, projection.target[strip.start : strip.stop].float().flatten(1)) for strip in resize.strips
         )
-        solution = project_onto_view(problem, own)
-        return self._result(nullspace, goal.target, self.source, problem, solution, _certificate(problem, solution))
+        solution = project_onto_view(projection, own)
+        return self._result(
+            nullspace, problem.target, self.source, projection, solution, _certificate(projection, solution)
+        )
 
     def _rounded(
-        self, space: PatchSpace, constraint: PatchConstraint, problem: ResizeProblem, solution: ResizeSolution
+        self, space: PatchSpace, constraint: PatchConstraint, projection: ResizeProblem, solution: ResizeSolution
     ) -> View:
         """The solution's view, rounded in the metric of the patch embedding."""
-        seen = problem.resize.gather((strip, z) for strip, _, z in problem.images(solution.y))
+        seen = projection.resize.gather((strip, z) for strip, _, z in projection.images(solution.y))
         z, upper = (
             constraint.patches(seen.double() / 255),
             constraint.patches(torch.ones_like(seen).double()),
@@ -271,26 +278,26 @@ class _Task:
         image = torch.from_numpy(np.moveaxis(colours, 2, 0).astype(np.float32)).div_(255)
         target = self.maker.design.target(image, default, period, tint)
         levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
-        return np.clip(_by_rows(levels, self.realiser.passes.transposed), self.lower, self.upper)
+        return np.clip(_by_rows(levels, self.preimages.passes.transposed), self.lower, self.upper)
 
-    def _goal(self, target: Levels, wanted: View) -> Goal:
-        return Goal(target, wanted, self.source, self.lower, self.upper)
+    def _problem(self, target: Levels, wanted: View) -> PreimageProblem:
+        return PreimageProblem(target, wanted, self.source, self.lower, self.upper)
 
     def _result(
         self,
         nullspace: Literal["resize", "patch"],
         target: Levels,
         pixels: Levels,
-        problem: ResizeProblem,
+        projection: ResizeProblem,
         solution: ResizeSolution,
         solver: Mapping[str, Any],
     ) -> Watermarked:
-        transposed = self.realiser.passes.transposed
+        transposed = self.preimages.passes.transposed
 
         @full_precision
         def exact() -> Exact:
             image = torch.empty(target.shape, dtype=torch.float32)
-            for strip, _, z in problem.images(solution.y):
+            for strip, _, z in projection.images(solution.y):
                 image[strip.start : strip.stop] = z.view(len(z), *target.shape[1:])
             axes = (1, 2, 0) if transposed else (1, 0, 2)
             parts = (image, torch.from_numpy(self.source), torch.from_numpy(target))
@@ -307,16 +314,16 @@ class _Task:
         )
 
 
-def _certificate(problem: ResizeProblem, solution: ResizeSolution) -> dict[str, Any]:
+def _certificate(projection: ResizeProblem, solution: ResizeSolution) -> dict[str, Any]:
     """The figures of the exact projection, in [0, 1] pixel units; the gap is (primal - dual) / (1 + primal)."""
     distance = excess = 0.0
-    for strip, _, z in problem.images(solution.y):
+    for strip, _, z in projection.images(solution.y):
         rows = slice(strip.start, strip.stop)
         lower, upper = (
             bound if isinstance(bound, int) else bound[rows].reshape(z.shape)
-            for bound in (problem.lower, problem.upper)
+            for bound in (projection.lower, projection.upper)
         )
-        distance += float((z - problem.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
+        distance += float((z - projection.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
         excess = max(excess, float((z - upper).max()), float((lower - z).max()))
     primal = distance / 2 / 255**2
     slack = float((solution.y * solution.residual).sum(dtype=torch.float64)) / 255**2

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.parts import CropMode, Interpolation
-from nullspace_cli.engine.preimage.preimage import Goal, Levels, Passes, Realised, Realiser
+from nullspace_cli.engine.preimage.preimage import Levels, Passes, Preimage, PreimageProblem, PreimageSolver
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import LinearView
 
@@ -55,17 +55,17 @@ def share_made(pixels: Levels, source: Levels, target: Levels) -> float:
     return float((made * wanted).sum() / (wanted**2).sum())
 
 
-def realise(realiser: Realiser, goal: Goal) -> Realised:
+def realise(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
     """Look for a picture, and see that the answer is what it says."""
-    found = realiser(goal)
-    np.testing.assert_array_equal(found.wrong, realiser.passes(found.pixels) != goal.wanted)
-    assert (found.pixels >= goal.lower).all()
-    assert (found.pixels <= goal.upper).all()
+    found = preimages(problem)
+    np.testing.assert_array_equal(found.wrong, preimages.passes(found.pixels) != problem.wanted)
+    assert (found.pixels >= problem.lower).all()
+    assert (found.pixels <= problem.upper).all()
     return found
 
 
-def largest_error(realiser: Realiser, pixels: Levels, wanted: NDArray[np.uint8]) -> int:
-    return int(np.abs(realiser.passes(pixels).astype(int) - wanted).max())
+def largest_error(preimages: PreimageSolver, pixels: Levels, wanted: NDArray[np.uint8]) -> int:
+    return int(np.abs(preimages.passes(pixels).astype(int) - wanted).max())
 
 
 # --- the two passes
@@ -117,55 +117,55 @@ def test_passes_of_tall_pictures_are_the_transform(crop_mode: CropMode, size: tu
 
 @pytest.mark.parametrize(("interpolation", "index"), [*product(INTERPOLATIONS, (1, 3)), ("bicubic", 4), ("bicubic", 6)])
 def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index: int) -> None:
-    realiser = Realiser(LinearView(transform_of(interpolation), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(interpolation), WIDTH, HEIGHT))
     source = drawing(index=index)
     target = striped(source)
-    found = realise(realiser, Goal(target, realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     assert not found.wrong.any()
     assert share_made(found.pixels, source, target) > 0.5
-    deviation = found.pixels - realiser.nearest(found.problem, found.solution.y).astype(float)
+    deviation = found.pixels - preimages.nearest(found.projection, found.solution.y).astype(float)
     assert np.square(deviation).mean() ** 0.5 < 3  # levels, of what rounding and mending cost
 
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 def test_one_channel(crop_mode: CropMode) -> None:
-    realiser = Realiser(LinearView(transform_of(crop_mode=crop_mode), WIDTH, HEIGHT), channels=1)
+    preimages = PreimageSolver(LinearView(transform_of(crop_mode=crop_mode), WIDTH, HEIGHT), channels=1)
     source = np.ascontiguousarray(drawing()[:, :1])
     target = striped(source)
-    found = realise(realiser, Goal(target, realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     assert found.pixels.shape == source.shape
     assert not found.wrong.any()
     assert share_made(found.pixels, source, target) > 0.5
 
 
 def test_bounds_hold() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     lower, upper = np.zeros_like(source), np.full_like(source, 255)
     lower[:, :, 100:150] = source[:, :, 100:150] // 2
     lower[50:100], upper[50:100] = source[50:100], source[50:100]  # fixed
     target = np.clip(striped(source), lower, upper)
-    found = realise(realiser, Goal(target, realiser.passes(source), source, lower, upper))
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source, lower, upper))
     assert found.wrong.mean() < 0.001  # beside the fixed rows there is hardly room
     np.testing.assert_array_equal(found.pixels[50:100], source[50:100])
     assert share_made(found.pixels, source, target) > 0.3
 
 
 def test_outside_of_the_crop_the_target_is_taken() -> None:
-    realiser = Realiser(LinearView(transform_of(), 300, 150))
+    preimages = PreimageSolver(LinearView(transform_of(), 300, 150))
     source = drawing(300, 150)
     target = striped(source)
-    found = realise(realiser, Goal(target, realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     assert not found.wrong.any()
-    unread = ~realiser.passes.cols.any(0)
+    unread = ~preimages.passes.cols.any(0)
     assert unread.sum() > 100
     np.testing.assert_array_equal(found.pixels[..., unread], target[..., unread])
 
 
 def test_the_source_itself_is_found_again() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = noise(0, 1, 127, 254, 255)
-    found = realise(realiser, Goal(source, realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(source, preimages.passes(source), source))
     assert not found.wrong.any()
 
 
@@ -177,8 +177,8 @@ def test_sizes_of_blocks_and_strips_do_not_matter(monkeypatch: pytest.MonkeyPatc
     for block, strip in ((512, 1_500_000), (17, 30_000)):
         monkeypatch.setattr(realisation, "BLOCK_ROWS", block)
         monkeypatch.setattr(resize_projection, "STRIP_BYTES", strip)
-        realiser = Realiser(view)
-        found.append(realise(realiser, Goal(striped(source), realiser.passes(source), source)))
+        preimages = PreimageSolver(view)
+        found.append(realise(preimages, PreimageProblem(striped(source), preimages.passes(source), source)))
     assert not any(realised.wrong.any() for realised in found)
     assert np.abs(found[0].pixels.astype(int) - found[1].pixels).mean() < 0.1
 
@@ -200,59 +200,59 @@ HARD: dict[str, Callable[[], Levels]] = {
 @pytest.mark.parametrize("name", HARD)
 def test_hard_pictures(name: str) -> None:
     """Among saturated pixels hardly another picture has the same view: a few values stay wrong, by a level or two."""
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = HARD[name]()
-    target, wanted = striped(source), realiser.passes(source)
-    found = realise(realiser, Goal(target, wanted, source))
+    target, wanted = striped(source), preimages.passes(source)
+    found = realise(preimages, PreimageProblem(target, wanted, source))
     assert found.wrong.mean() <= (0.01 if " on " in name else 0.001)
-    assert largest_error(realiser, found.pixels, wanted) <= 2
+    assert largest_error(preimages, found.pixels, wanted) <= 2
     assert share_made(found.pixels, source, target) > 0.2
 
 
 def test_what_cannot_be_had_gives_way_to_the_source() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = HARD["black on white"]()
     target = striped(source)
-    found = realise(realiser, Goal(target, realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     gave_way = found.target != target
     assert 0.001 < gave_way.mean() < 0.5
     assert (found.target >= np.minimum(source, target)).all()
     assert (found.target <= np.maximum(source, target)).all()
 
 
-def spoiled(realiser: Realiser, goal: Goal) -> Realised:
+def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
     """A picture with the wanted view, but for a few pixels that were knocked off it."""
-    found = realise(realiser, goal)
+    found = realise(preimages, problem)
     assert not found.wrong.any()
     pixels, generator = found.pixels.copy(), np.random.default_rng(0)
     for _ in range(12):
         at = generator.integers(20, 150), generator.integers(3), generator.integers(40, 200)
         pixels[at] = pixels[at] + 20 if pixels[at] < 128 else pixels[at] - 20
-    wrong = realiser.passes(pixels) != goal.wanted
+    wrong = preimages.passes(pixels) != problem.wanted
     assert wrong.sum() >= 12
     return found._replace(pixels=pixels, wrong=wrong)
 
 
 def test_mending_repairs_single_values() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
-    goal = Goal(striped(source), realiser.passes(source), source)
-    before = spoiled(realiser, goal)
-    after = realiser._mended(before, goal)
-    np.testing.assert_array_equal(after.wrong, realiser.passes(after.pixels) != goal.wanted)
+    problem = PreimageProblem(striped(source), preimages.passes(source), source)
+    before = spoiled(preimages, problem)
+    after = preimages._repaired(before, problem)
+    np.testing.assert_array_equal(after.wrong, preimages.passes(after.pixels) != problem.wanted)
     assert after.wrong.sum() <= 0.1 * before.wrong.sum()
     assert (after.pixels != before.pixels).mean() < 0.01
 
 
 def test_mending_keeps_to_the_bounds() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
-    goal = Goal(striped(source), realiser.passes(source), source)
-    before = spoiled(realiser, goal)
+    problem = PreimageProblem(striped(source), preimages.passes(source), source)
+    before = spoiled(preimages, problem)
     lower, upper = np.zeros_like(source), np.full_like(source, 255)
     lower[::2] = np.minimum(source, before.pixels)[::2]
     upper[::2] = np.maximum(source, before.pixels)[::2]
-    after = realiser._mended(before, replace(goal, lower=lower, upper=upper))
+    after = preimages._repaired(before, replace(problem, lower=lower, upper=upper))
     assert (after.pixels >= lower).all()
     assert (after.pixels <= upper).all()
     assert after.wrong.sum() < before.wrong.sum()
@@ -262,30 +262,30 @@ def test_mending_keeps_to_the_bounds() -> None:
 
 
 def test_a_view_of_no_known_picture() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     target = drawing() // 2 + 60
-    change = np.random.default_rng(0).integers(-6, 7, realiser.passes(target).shape)
-    wanted = (realiser.passes(target) + change).astype(np.uint8)
-    found = realise(realiser, Goal(target, wanted, None))
+    change = np.random.default_rng(0).integers(-6, 7, preimages.passes(target).shape)
+    wanted = (preimages.passes(target) + change).astype(np.uint8)
+    found = realise(preimages, PreimageProblem(target, wanted, None))
     assert found.wrong.mean() < 0.001
     np.testing.assert_array_equal(found.target, target)
     assert np.abs(found.pixels.astype(float) - target).mean() < 12
 
 
-def test_the_problem_behind_a_goal() -> None:
-    """`problem` and `nearest` alone: where nothing has been solved yet, the target within the bounds."""
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT))
+def test_the_projection_behind_a_problem() -> None:
+    """`projection` and `nearest` alone: where nothing has been solved yet, the target within the bounds."""
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     lower, upper = np.full_like(source, 90), np.full_like(source, 160)
-    problem = realiser.problem(Goal(striped(source), realiser.passes(source), source, lower, upper))
-    still = torch.zeros(realiser.passes(source).shape)
-    np.testing.assert_array_equal(realiser.nearest(problem, still), striped(source).clip(90, 160))
-    assert problem.constraint.reduce(still) is still
+    projection = preimages.projection(PreimageProblem(striped(source), preimages.passes(source), source, lower, upper))
+    still = torch.zeros(preimages.passes(source).shape)
+    np.testing.assert_array_equal(preimages.nearest(projection, still), striped(source).clip(90, 160))
+    assert projection.constraint.reduce(still) is still
 
 
 @pytest.mark.gpu
 def test_on_cuda() -> None:
-    realiser = Realiser(LinearView(transform_of(), WIDTH, HEIGHT), device="cuda")
+    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT), device="cuda")
     source = drawing()
-    found = realise(realiser, Goal(striped(source), realiser.passes(source), source))
+    found = realise(preimages, PreimageProblem(striped(source), preimages.passes(source), source))
     assert not found.wrong.any()

@@ -13,7 +13,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.nullspace.basis import check_basis, find_basis
-from nullspace_cli.engine.preimage.preimage import Realiser
+from nullspace_cli.engine.preimage.preimage import PreimageSolver
 from nullspace_cli.engine.runtime import precision
 from nullspace_cli.engine.runtime.precision import ABOVE, OPERATIONS, full_precision
 from nullspace_cli.engine.watermark.watermark import verify, verify_inputs
@@ -245,13 +245,13 @@ def test_what_is_claimed_does_not_depend_on_amp(
 
 def test_no_weights_no_difference(vitnull: Any, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A watermark by the resize alone loads no model; its products are full ones all the same."""
-    seen, solve = [], Realiser.__call__
+    seen, solve = [], PreimageSolver.__call__
 
     def watching(self: Any, *args: Any, **kwargs: Any) -> Any:
         seen.append(older())
         return solve(self, *args, **kwargs)
 
-    monkeypatch.setattr(Realiser, "__call__", watching)
+    monkeypatch.setattr(PreimageSolver, "__call__", watching)
     torch.set_float32_matmul_precision("high")
     vitnull("watermark", *pair, *SMALL, "--nullspace", "resize", "--out", "w.png")
     assert seen == [("highest", False, False)]

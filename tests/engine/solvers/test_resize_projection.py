@@ -100,8 +100,8 @@ def test_same_optimum_as_the_oracle(oracle: Any, constraint: Constraint, fixed: 
     if fixed:
         lower[3:6], upper[3:6] = x[3:6], x[3:6]
     problem = ResizeProblem(resize, constraint, t, lower, upper)
-    goal = view_of(resize, x)
-    solution = project_onto_view(problem, goal, tolerance=1e-3, max_iterations=50, max_inner=100)
+    view = view_of(resize, x)
+    solution = project_onto_view(problem, view, tolerance=1e-3, max_iterations=50, max_inner=100)
     z = image_of(problem, solution.y).flatten().double().numpy()
 
     whole = np.kron(axis(5, SIZE[0]), axis(4, SIZE[1]))
@@ -143,9 +143,9 @@ def test_a_picture_with_the_view_already_stays() -> None:
 def test_a_start_near_the_solution_saves_steps() -> None:
     resize = resizes(60, 45, 16, 13, 3)
     x, t = (levels(60, 45, 3, saturated=0.3, seed=seed) for seed in (0, 1))
-    problem, goal = ResizeProblem(resize, WholeView(), t), view_of(resize, x)
-    cold = project_onto_view(problem, goal, max_iterations=50)
-    warm = project_onto_view(problem, goal, cold.y, max_iterations=50)
+    problem, view = ResizeProblem(resize, WholeView(), t), view_of(resize, x)
+    cold = project_onto_view(problem, view, max_iterations=50)
+    warm = project_onto_view(problem, view, cold.y, max_iterations=50)
     assert warm.iterations == 0 < cold.iterations
     assert torch.equal(warm.y, cold.y)
 
@@ -153,10 +153,10 @@ def test_a_start_near_the_solution_saves_steps() -> None:
 def test_the_residual_is_what_is_left_of_the_constraint() -> None:
     resize = resizes(60, 45, 16, 13, 3)
     x, t = (levels(60, 45, 3, saturated=0.3, seed=seed) for seed in (0, 1))
-    problem, goal = ResizeProblem(resize, WholeView(), t), view_of(resize, x)
+    problem, view = ResizeProblem(resize, WholeView(), t), view_of(resize, x)
     for most in (0, 1, 50):
-        solution = project_onto_view(problem, goal, max_iterations=most, max_inner=30)
-        left = view_of(resize, image_of(problem, solution.y)) - goal
+        solution = project_onto_view(problem, view, max_iterations=most, max_inner=30)
+        left = view_of(resize, image_of(problem, solution.y)) - view
         torch.testing.assert_close(solution.residual, left, rtol=0, atol=2e-3)
         assert (solution.residual.abs().max() <= 0.02) == (most == 50)
 
@@ -223,6 +223,6 @@ def test_on_cuda() -> None:
     for device in ("cpu", "cuda"):
         resize = SeparableResize(axis(16, 60), axis(13, 45), 3, device)
         problem = ResizeProblem(resize, WholeView(), t.to(device))
-        goal = view_of(resize, x.to(device))
-        found.append(image_of(problem, project_onto_view(problem, goal, tolerance=1e-3, max_iterations=50).y).cpu())
+        view = view_of(resize, x.to(device))
+        found.append(image_of(problem, project_onto_view(problem, view, tolerance=1e-3, max_iterations=50).y).cpu())
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0.05)

@@ -246,12 +246,12 @@ def test_exact_solution_and_certificate(nullspace: str, maker: Maker, space: Pat
 def test_preparations_are_kept_for_a_few_sizes(maker: Maker) -> None:
     make = maker()
     views = [LinearView(TRANSFORM, 150 + i, 150) for i in range(SIZES_KEPT + 1)]
-    first = make.realiser(views[0], 3)
-    assert make.realiser(LinearView(TRANSFORM, 150, 150), 3) is first
-    assert make.realiser(views[0], 1) is not first
+    first = make.preimage_solver(views[0], 3)
+    assert make.preimage_solver(LinearView(TRANSFORM, 150, 150), 3) is first
+    assert make.preimage_solver(views[0], 1) is not first
     for view in views[1:]:
-        make.realiser(view, 3)
-    assert make.realiser(views[0], 3) is not first
+        make.preimage_solver(view, 3)
+    assert make.preimage_solver(views[0], 3) is not first
 
 
 # --- which nullspace
@@ -380,8 +380,8 @@ def test_projection_onto_the_tokens_is_the_oracles() -> None:
     x, t = (generator.integers(0, 256, (10, 3, 12)) for _ in range(2))
     resize = SeparableResize(passes.rows, passes.cols, 3)
     problem = ResizeProblem(resize, constraint, torch.from_numpy(t).byte())
-    goal = torch.from_numpy(np.einsum("hH,HcW,wW->hcw", passes.rows, x, passes.cols)).float()
-    solution = project_onto_view(problem, goal, tolerance=1e-3, max_iterations=60, max_inner=200)
+    view = torch.from_numpy(np.einsum("hH,HcW,wW->hcw", passes.rows, x, passes.cols)).float()
+    solution = project_onto_view(problem, view, tolerance=1e-3, max_iterations=60, max_inner=200)
     z = torch.cat([part for _, _, part in problem.images(solution.y)]).flatten().double().numpy()
 
     unit = torch.eye(x.size, dtype=torch.float64).unflatten(1, x.shape)
