@@ -21,9 +21,9 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import entry_of
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.noise.injection_sites import injection_site
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 
 IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
@@ -31,21 +31,21 @@ IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
 
 def rows() -> list[Row]:
     model = load_model(ModelRequest("vit_small_patch32_224", pretrained=False, device="cpu", batch_size=STEP))
-    entry = entry_of(model, "encoder")
+    site = injection_site(model, "encoder")
     transform = model.transform.squashed()
     with TemporaryDirectory() as folder:
         data = ImageFolder(save_photos(Path(folder)), their_transform(model))
         images = open_data(folder)
         plan = Plan("encoder", (LIMIT,), "paper-accum", ROUNDS, LR, 1.0, 2.0, None, STEP, 0, "", IMAGES, {})
 
-        def read() -> Readings:
-            return Readings(model, entry, images, range(IMAGES), transform, Store(2**30))
+        def read() -> ReferenceCache:
+            return ReferenceCache(model, site, images, range(IMAGES), transform, Store(2**30))
 
-        def ours(readings: Readings) -> Tensor:
-            learning = Learning(model, entry, readings, plan, Ranks())
-            for _ in learning.steps():
+        def ours(cache: ReferenceCache) -> Tensor:
+            trainer = Trainer(model, site, cache, plan, Ranks())
+            for _ in trainer.steps():
                 pass
-            return learning.learners[0].noise.detach()
+            return trainer.learners[0].noise.detach()
 
         loader = DataLoader(data, STEP, num_workers=2)
         whole = in_turns(lambda: ours(read()), lambda: theirs(model, loader), 2)

@@ -13,10 +13,10 @@ from PIL import Image
 from benchmarks.measure import Figure, vitnull
 from nullspace_cli.commands.options import DEFAULT_MODEL
 from nullspace_cli.engine.models.loading import ModelRequest
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.watermark import Design
-from nullspace_cli.engine.workflows.watermark import Job, Stamp
+from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 SQUARES = {512: 2, 1024: 4, 4096: 40}
 """Sides in pixels, and the seconds that they may take."""
@@ -29,15 +29,15 @@ def rows() -> list[Figure]:
 
 def squares(folder: Path) -> list[Figure]:
     """Read, watermark, write, read back and compare, once the model's data configuration is known."""
-    network = Network(ModelRequest(DEFAULT_MODEL, device="cpu"))
-    stamp = Stamp(network, Design(text_mark("vitnull"), Placement()), nullspace="resize", verify=False)
-    stamp.prepare()
-    stamp(Job(save_picture(folder, 480, 480), folder / "warm-up.png"))
+    network = LazyModel(ModelRequest(DEFAULT_MODEL, device="cpu"))
+    pipeline = WatermarkPipeline(network, Design(text_mark("vitnull"), Placement()), nullspace="resize", verify=False)
+    pipeline.prepare()
+    pipeline(WatermarkFiles(save_picture(folder, 480, 480), folder / "warm-up.png"))
     figures = []
     for side, bound in SQUARES.items():
         source, target = save_picture(folder, side, side), folder / f"{side}.png"
         start = time.perf_counter()
-        record = stamp(Job(source, target)).record
+        record = pipeline(WatermarkFiles(source, target)).record
         elapsed = time.perf_counter() - start
         figures.append(
             Figure(

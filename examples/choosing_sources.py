@@ -13,11 +13,11 @@ from pathlib import Path
 from scipy.stats import spearmanr
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.sources import FINALISTS, rank_sources
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.models.loading import ModelRequest
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 
 
 def main() -> None:
@@ -40,8 +40,8 @@ def main() -> None:
 def compare(options: argparse.Namespace, folder: Path) -> None:
     target = read_picture(options.target).pixels
     sources = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
-    network = Network(ModelRequest(options.model, options.checkpoint, not options.no_pretrained))
-    fool = Fool(network, options.size)
+    network = LazyModel(ModelRequest(options.model, options.checkpoint, not options.no_pretrained))
+    fool = Attack(network, options.size)
     ranked = rank_sources(fool, sources, target)
     found = [(fool.rough(read_picture(path), target).likeness, path) for _, path in ranked]
     correlation = spearmanr([estimate for estimate, _ in ranked], [like.score for like, _ in found]).statistic

@@ -13,13 +13,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.report import Files, Report, report
 from nullspace_cli.engine.adversarial.sources import rank_sources
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.models.loading import ModelRequest
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.plots.figure import save_figure
 
 
@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("figure5.png"))
     options = parser.parse_args()
 
-    network = Network(ModelRequest(options.model, pretrained=not options.no_pretrained))
-    fool = Fool(network) if options.bounded else Fool(network, bounded=False, norm=1, strength=1.0)
+    network = LazyModel(ModelRequest(options.model, pretrained=not options.no_pretrained))
+    fool = Attack(network) if options.bounded else Attack(network, bounded=False, norm=1, strength=1.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.images:

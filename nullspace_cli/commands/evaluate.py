@@ -129,12 +129,11 @@ def evaluate(
 
     from nullspace_cli.engine.data.datasets import open_data
     from nullspace_cli.engine.documents.artefacts import read_provenance, sha256_of, write_json
+    from nullspace_cli.engine.documents.kinds import BASIS, NOISE
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.evaluation import noises_under_test as noises
     from nullspace_cli.engine.evaluation import stability as engine
+    from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test, with_realised
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.noise.noise import KIND as NOISE
-    from nullspace_cli.engine.nullspace.basis import KIND as BASIS
     from nullspace_cli.engine.runtime.distributed import joined_ranks
 
     def check() -> None:
@@ -163,11 +162,11 @@ def evaluate(
         if min_match is not None and not loaded.has_head:
             raise UsageError(f"--min-match needs predictions, and {loaded.name} has no head. Leave it out.")
         console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
-        subjects = noises.read_subjects(paths, loaded, sigmas=sigma or (0.1,), seed=options.seed)
+        noises = read_noises_under_test(paths, loaded, sigmas=sigma or (0.1,), seed=options.seed)
         if realise:
-            if all(subject.noise.level != "encoder" for subject in subjects):
+            if all(tested.noise.level != "encoder" for tested in noises):
                 console.warn("--realise: there is no noise at encoder level.")
-            subjects = noises.with_realised(subjects, loaded, bound)
+            noises = with_realised(noises, loaded, bound)
         with console.progress("images", len(ranks.share(range(len(images))))) as advance:
 
             def done(count: int) -> None:
@@ -177,7 +176,7 @@ def evaluate(
             found = engine.evaluate(
                 loaded,
                 images,
-                noises.cases_of(subjects, chosen, trials, options.seed),
+                cases_of(noises, chosen, trials, options.seed),
                 workers=workers,
                 skip_bad=skip_bad,
                 ranks=ranks,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nullspace_cli.engine.models.loading import LoadedModel
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.noise import NoiseComparison
-    from nullspace_cli.engine.workflows.explain import Explainer, Job
+    from nullspace_cli.engine.workflows.explain import Explainer, ExplainFiles
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
 MEASURES = ("spearman", "pearson", "ssim", "top10")
@@ -167,7 +167,7 @@ def explain(
 def _run(
     console: Console,
     explainer: "Explainer",
-    jobs: list["Job"],
+    jobs: list["ExplainFiles"],
     failures: dict[Path, str],
     curves: "FaithfulnessOfMany | None",
     noise: "NoiseComparison | None",
@@ -176,7 +176,8 @@ def _run(
     jsonl: bool,
 ) -> list[dict[str, Any]]:
     """Explain the images and measure their maps; the records of those that could be done."""
-    from nullspace_cli.engine.workflows.explain import Batch, Failed, labels_of
+    from nullspace_cli.engine.workflows.explain import ExplainedBatch, labels_of
+    from nullspace_cli.engine.workflows.failed import Failed
 
     records = []
     labels = labels_of(explainer.model, [job.source for job in jobs]) if curves else None
@@ -193,7 +194,7 @@ def _run(
                 failures[item.source] = str(item.error)
                 console.error(str(item.error))
             if done:
-                batch = Batch.of(done, labels)
+                batch = ExplainedBatch.of(done, labels)
                 if curves:
                     curves.add(batch.images, batch.maps, batch.labels)
                 if noise:
@@ -212,21 +213,21 @@ def _jobs(
     *,
     pictures: bool,
     float_: bool,
-) -> list["Job"]:
+) -> list["ExplainFiles"]:
     """The files of each image."""
-    from nullspace_cli.engine.workflows.explain import Job
+    from nullspace_cli.engine.workflows.explain import ExplainFiles
 
     jobs = []
     for source, place in images:
         stem = (out_dir or Path()) / place.with_suffix("")
         overlays = {name: stem.with_name(f"{stem.name}.{name}.png") for name in methods} if pictures else {}
         sheet = stem.with_name(stem.name + SHEET) if pictures and len(methods) > 1 else None
-        jobs.append(Job(source, overlays, sheet, stem.with_name(stem.name + MAPS) if float_ else None))
+        jobs.append(ExplainFiles(source, overlays, sheet, stem.with_name(stem.name + MAPS) if float_ else None))
     return jobs
 
 
 def _check_outputs(
-    jobs: list["Job"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
+    jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""
     from nullspace_cli.engine.documents.artefacts import check_output, make_folder

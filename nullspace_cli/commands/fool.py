@@ -124,15 +124,15 @@ def fool(
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 
-    from nullspace_cli.engine.adversarial.attack import Fool
+    from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.report import report
     from nullspace_cli.engine.adversarial.sources import choose_source
     from nullspace_cli.engine.errors import VitnullError
-    from nullspace_cli.engine.nullspace.lazy_model import Network
+    from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
 
-    network = Network(options.request(model), basis)
-    maker = Fool(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]
+    network = LazyModel(options.request(model), basis)
+    maker = Attack(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]
     maker.prepare()
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)

@@ -96,7 +96,7 @@ def learn_noise(
     from nullspace_cli.engine.documents.artefacts import check_output, make_folder
     from nullspace_cli.engine.errors import UsageError
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.noise.injection_sites import entry_of
+    from nullspace_cli.engine.noise.injection_sites import injection_site
     from nullspace_cli.engine.noise.presets import PROTOCOLS, chosen_images
     from nullspace_cli.engine.noise.trainer import Plan
     from nullspace_cli.engine.runtime.distributed import joined_ranks
@@ -151,7 +151,7 @@ def learn_noise(
 
         learned = NoiseRun(
             loaded,
-            entry_of(loaded, level),
+            injection_site(loaded, level),
             selected,
             view,
             plan,

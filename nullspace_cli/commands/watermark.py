@@ -32,7 +32,7 @@ from nullspace_cli.commands.options import (
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
-    from nullspace_cli.engine.workflows.watermark import Stamp
+    from nullspace_cli.engine.workflows.watermark import WatermarkPipeline
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
@@ -156,11 +156,11 @@ def watermark(
             skip_existing=skip_existing,
         )
 
-    from nullspace_cli.engine.nullspace.lazy_model import Network
+    from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
     from nullspace_cli.engine.watermark.watermark import Design
-    from nullspace_cli.engine.workflows.watermark import Job, Stamp, refused
+    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused
 
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
@@ -171,10 +171,10 @@ def watermark(
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
         failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
-        network = Network(options.request(model, ranks.device(options.device)), basis)
+        network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
-        stamp = Stamp(
+        pipeline = WatermarkPipeline(
             network,
             design,
             size,
@@ -186,15 +186,15 @@ def watermark(
             output.force,
             notice=console.warn,
         )
-        jobs = [Job(source, target, diff, float_) for source, target in mine if source not in failures]
+        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in failures]
         for error in failures.values():
             console.error(error)
-        return _run(console, stamp, jobs, failures, planned, ranks, workers, jsonl=jsonl)
+        return _run(console, pipeline, jobs, failures, planned, ranks, workers, jsonl=jsonl)
 
 
 def _run(
     console: Console,
-    stamp: "Stamp",
+    pipeline: "WatermarkPipeline",
     jobs: list[Any],
     failures: dict[Path, str],
     planned: Planned,
@@ -204,23 +204,24 @@ def _run(
     jsonl: bool,
 ) -> int:
     """Stamp this process's images, and report those of all processes."""
-    from nullspace_cli.engine.workflows.watermark import Failed, summarise
+    from nullspace_cli.engine.workflows.failed import Failed
+    from nullspace_cli.engine.workflows.watermark import summarise
 
     if jobs:
-        stamp.prepare()
+        pipeline.prepare()
     started, records, code = time.monotonic(), [], 0
     with console.progress("images", len(jobs)) as advance:
-        for done in stamp.each(jobs, workers or stamp.default_workers):
+        for done in pipeline.each(jobs, workers or pipeline.default_workers):
             advance()
             if isinstance(done, Failed):
                 if len(planned.files) == 1 and ranks.world == 1:
                     raise done.error
-                failures[done.job.source] = str(done.error)
+                failures[done.source] = str(done.error)
                 console.error(str(done.error))
                 continue
             console.detail(f"{done.record['source']} -> {done.record['output']}")
             records.append(done.record)
-            code = max(code, _judge(console, done.record, stamp.tolerance))
+            code = max(code, _judge(console, done.record, pipeline.tolerance))
             if jsonl:
                 console.record("watermark", done.record)
     parts = ranks.gather((records, failures, code))
@@ -238,9 +239,9 @@ def _run(
         "failures": [{"source": str(source), "error": error} for source, error in failed.items()],
     }
     if console.options.json:
-        console.json(console.document("watermark", stamp.network, stamp.network.request.seed, body))
+        console.json(console.document("watermark", pipeline.network, pipeline.network.request.seed, body))
     elif not jsonl:
-        _render(console, records, summary, stamp.network.describe())
+        _render(console, records, summary, pipeline.network.describe())
     return 4 if failed else max(code for _, _, code in parts)
 
 

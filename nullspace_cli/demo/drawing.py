@@ -19,7 +19,7 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 """Each split is a stream of its own, so that no image of one is ever drawn in another."""
 
 
-class Dice:
+class Rng:
     """Uniform numbers from PCG64's raw words, seeded by a tuple of integers."""
 
     def __init__(self, *seed: int) -> None:
@@ -46,20 +46,20 @@ class Dice:
 # --- signed distances, negative inside, in object coordinates where the figure fits the unit circle
 
 
-def _disk(u: Plane, v: Plane, dice: Dice) -> Plane:
+def _disk(u: Plane, v: Plane, rng: Rng) -> Plane:
     return np.sqrt(u * u + v * v) - 0.85
 
 
-def _ring(u: Plane, v: Plane, dice: Dice) -> Plane:
-    width = dice.uniform(0.16, 0.22)
+def _ring(u: Plane, v: Plane, rng: Rng) -> Plane:
+    width = rng.uniform(0.16, 0.22)
     return np.abs(np.sqrt(u * u + v * v) - (0.9 - width)) - width
 
 
-def _square(u: Plane, v: Plane, dice: Dice) -> Plane:
+def _square(u: Plane, v: Plane, rng: Rng) -> Plane:
     return np.maximum(np.abs(u), np.abs(v)) - 0.68
 
 
-def _triangle(u: Plane, v: Plane, dice: Dice) -> Plane:
+def _triangle(u: Plane, v: Plane, rng: Rng) -> Plane:
     slope = sqrt(3.0) / 2
     return np.maximum(v, np.maximum(slope * u - 0.5 * v, -slope * u - 0.5 * v)) - 0.47
 
@@ -73,7 +73,7 @@ _PENTAGON = (
 )
 
 
-def _star(u: Plane, v: Plane, dice: Dice) -> Plane:
+def _star(u: Plane, v: Plane, rng: Rng) -> Plane:
     # A pentagram is the set inside at least four of its five edges: the second largest of the five distances.
     first = np.full_like(u, -np.inf)
     second = first
@@ -84,21 +84,21 @@ def _star(u: Plane, v: Plane, dice: Dice) -> Plane:
     return second
 
 
-def _cross(u: Plane, v: Plane, dice: Dice) -> Plane:
-    arm = dice.uniform(0.22, 0.28)
+def _cross(u: Plane, v: Plane, rng: Rng) -> Plane:
+    arm = rng.uniform(0.22, 0.28)
     x, y = np.abs(u), np.abs(v)
     return np.minimum(np.maximum(x - 0.92, y - arm), np.maximum(y - 0.92, x - arm))
 
 
-def _crescent(u: Plane, v: Plane, dice: Dice) -> Plane:
-    shift = dice.uniform(0.42, 0.52)
+def _crescent(u: Plane, v: Plane, rng: Rng) -> Plane:
+    shift = rng.uniform(0.42, 0.52)
     w = u - shift
     return np.maximum(np.sqrt(u * u + v * v) - 0.9, 0.74 - np.sqrt(w * w + v * v))
 
 
-def _cloth(u: Plane, v: Plane, dice: Dice) -> Plane:
+def _cloth(u: Plane, v: Plane, rng: Rng) -> Plane:
     """The outline of a textured patch: a rectangle with rounded corners, of any aspect."""
-    a, b = dice.uniform(0.6, 0.85), dice.uniform(0.6, 0.85)
+    a, b = rng.uniform(0.6, 0.85), rng.uniform(0.6, 0.85)
     corner = 0.2
     x, y = np.maximum(np.abs(u) - a + corner, 0), np.maximum(np.abs(v) - b + corner, 0)
     return np.sqrt(x * x + y * y) - corner
@@ -110,26 +110,26 @@ def _wave(u: Plane, period: float, phase: float) -> Plane:
     return (0.5 - np.abs(2 * (x - np.floor(x)) - 1)) * (period / 2)
 
 
-def _stripes(u: Plane, v: Plane, dice: Dice) -> Plane:
-    return np.maximum(_cloth(u, v, dice), _wave(u, dice.uniform(0.36, 0.5), dice.uniform()))
+def _stripes(u: Plane, v: Plane, rng: Rng) -> Plane:
+    return np.maximum(_cloth(u, v, rng), _wave(u, rng.uniform(0.36, 0.5), rng.uniform()))
 
 
-def _checks(u: Plane, v: Plane, dice: Dice) -> Plane:
-    period = dice.uniform(0.55, 0.75)
-    cloth = _cloth(u, v, dice)
-    a, b = _wave(u, period, dice.uniform()), _wave(v, period, dice.uniform())
+def _checks(u: Plane, v: Plane, rng: Rng) -> Plane:
+    period = rng.uniform(0.55, 0.75)
+    cloth = _cloth(u, v, rng)
+    a, b = _wave(u, period, rng.uniform()), _wave(v, period, rng.uniform())
     return np.maximum(cloth, np.minimum(np.maximum(a, b), np.maximum(-a, -b)))
 
 
-def _dots(u: Plane, v: Plane, dice: Dice) -> Plane:
-    period = dice.uniform(0.4, 0.5)
-    cloth = _cloth(u, v, dice)
-    x, y = u / period + dice.uniform(), v / period + dice.uniform()
+def _dots(u: Plane, v: Plane, rng: Rng) -> Plane:
+    period = rng.uniform(0.4, 0.5)
+    cloth = _cloth(u, v, rng)
+    x, y = u / period + rng.uniform(), v / period + rng.uniform()
     x, y = (x - np.floor(x) - 0.5) * period, (y - np.floor(y) - 0.5) * period
     return np.maximum(cloth, np.sqrt(x * x + y * y) - 0.33 * period)
 
 
-FIGURES: dict[str, Callable[[Plane, Plane, Dice], Plane]] = {
+FIGURES: dict[str, Callable[[Plane, Plane, Rng], Plane]] = {
     "disk": _disk,
     "ring": _ring,
     "square": _square,
@@ -144,16 +144,16 @@ FIGURES: dict[str, Callable[[Plane, Plane, Dice], Plane]] = {
 CLASSES = tuple(FIGURES)
 
 
-def _tinted(dice: Dice, luma: float, tint: float) -> tuple[float, float, float]:
+def _tinted(rng: Rng, luma: float, tint: float) -> tuple[float, float, float]:
     """A colour of about the given luma (0..1) whose channels differ by up to `tint` either way."""
-    r, g, b = (dice.uniform(-tint, tint) for _ in range(3))
+    r, g, b = (rng.uniform(-tint, tint) for _ in range(3))
     mean = (r + g + b) / 3
     return luma + r - mean, luma + g - mean, luma + b - mean
 
 
-def _smooth(dice: Dice, size: int, cells: int) -> Plane:
+def _smooth(rng: Rng, size: int, cells: int) -> Plane:
     """Low-frequency noise: a coarse grid of uniform numbers, interpolated bilinearly to [size, size]."""
-    grid = dice.plane(cells + 1, cells + 1)
+    grid = rng.plane(cells + 1, cells + 1)
     at = (np.arange(size) + 0.5) * (cells / size)
     i = np.minimum(np.floor(at).astype(np.int64), cells - 1)
     f = at - i
@@ -161,12 +161,12 @@ def _smooth(dice: Dice, size: int, cells: int) -> Plane:
     return rows[:, i] * (1 - f)[None, :] + rows[:, i + 1] * f[None, :]
 
 
-def _clutter(image: Plane, dice: Dice, colour: tuple[float, float, float], opacity: float) -> None:
+def _clutter(image: Plane, rng: Rng, colour: tuple[float, float, float], opacity: float) -> None:
     """One small bar or blob, drawn in place; too small to be taken for a figure."""
     size = image.shape[1]
-    x, y = dice.uniform(0, size), dice.uniform(0, size)
-    c, s = dice.direction()
-    long, thin = dice.uniform(0.02, 0.07) * size, dice.uniform(0.008, 0.025) * size
+    x, y = rng.uniform(0, size), rng.uniform(0, size)
+    c, s = rng.direction()
+    long, thin = rng.uniform(0.02, 0.07) * size, rng.uniform(0.008, 0.025) * size
     reach = int(long + thin) + 2
     top, left = max(0, int(y) - reach), max(0, int(x) - reach)
     bottom, right = min(size, int(y) + reach), min(size, int(x) + reach)
@@ -198,40 +198,40 @@ def draw(
         uint8 pixels [size, size, 3] (RGB) and the class index.
     """
     label = index % len(CLASSES)
-    dice = Dice(seed, SPLITS[split], index)
+    rng = Rng(seed, SPLITS[split], index)
 
-    contrast = dice.uniform(0.45 - 0.2 * hardness, 0.6)
-    dark = dice.uniform(0.08, 0.92 - contrast)
-    lighter = dice.uniform() >= 0.5 * hardness
+    contrast = rng.uniform(0.45 - 0.2 * hardness, 0.6)
+    dark = rng.uniform(0.08, 0.92 - contrast)
+    lighter = rng.uniform() >= 0.5 * hardness
     ground_luma, figure_luma = (dark, dark + contrast) if lighter else (dark + contrast, dark)
     tint = 0.05 + 0.25 * hardness
-    ground, figure = _tinted(dice, ground_luma, tint), _tinted(dice, figure_luma, tint)
+    ground, figure = _tinted(rng, ground_luma, tint), _tinted(rng, figure_luma, tint)
 
-    radius = size * dice.uniform(0.44 - 0.12 * hardness, 0.48)
+    radius = size * rng.uniform(0.44 - 0.12 * hardness, 0.48)
     free = max(size / 2 - 0.8 * radius, 0)
-    x0, y0 = (size / 2 + free * dice.uniform(-1, 1) * (0.3 + 0.5 * hardness) for _ in range(2))
-    c, s = dice.direction()
+    x0, y0 = (size / 2 + free * rng.uniform(-1, 1) * (0.3 + 0.5 * hardness) for _ in range(2))
+    c, s = rng.direction()
 
     image = np.empty((3, size, size))
-    mottle = _smooth(dice, size, 3 + dice.below(4)) * dice.uniform(0, 0.08 * hardness)
+    mottle = _smooth(rng, size, 3 + rng.below(4)) * rng.uniform(0, 0.08 * hardness)
     for channel in range(3):
         image[channel] = ground[channel] + mottle
-    for _ in range(dice.below(1 + int(8 * hardness))):
-        share = dice.uniform(0.2, 0.8)
+    for _ in range(rng.below(1 + int(8 * hardness))):
+        share = rng.uniform(0.2, 0.8)
         luma = ground_luma + share * (figure_luma - ground_luma)
-        _clutter(image, dice, _tinted(dice, luma, tint), dice.uniform(0.4, 0.9))
+        _clutter(image, rng, _tinted(rng, luma, tint), rng.uniform(0.4, 0.9))
 
     axis = np.arange(size) + 0.5
     u, v = (axis[None, :] - x0) / radius, (axis[:, None] - y0) / radius
-    distance = FIGURES[CLASSES[label]](c * u + s * v, c * v - s * u, dice)
+    distance = FIGURES[CLASSES[label]](c * u + s * v, c * v - s * u, rng)
     cover = np.clip(0.5 - distance * radius, 0, 1)
     for channel in range(3):
         image[channel] += cover * (figure[channel] - image[channel])
-    if dice.uniform() < hardness:
-        for _ in range(dice.below(3)):
-            _clutter(image, dice, _tinted(dice, (ground_luma + figure_luma) / 2, tint), dice.uniform(0.4, 0.9))
+    if rng.uniform() < hardness:
+        for _ in range(rng.below(3)):
+            _clutter(image, rng, _tinted(rng, (ground_luma + figure_luma) / 2, tint), rng.uniform(0.4, 0.9))
 
-    slant_x, slant_y = (dice.uniform(-0.25, 0.25) * hardness for _ in range(2))
+    slant_x, slant_y = (rng.uniform(-0.25, 0.25) * hardness for _ in range(2))
     image *= 1 + slant_x * (axis / size - 0.5)[None, None, :] + slant_y * (axis / size - 0.5)[None, :, None]
-    image += dice.plane(size, size)[None] * dice.uniform(0, 0.04 * hardness)
+    image += rng.plane(size, size)[None] * rng.uniform(0, 0.04 * hardness)
     return np.floor(np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0), label

@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the demo's tokens and on its pixels, large enough to change some predictions, and its basis."""
     from nullspace_cli.engine.models.loading import ModelRequest, load_model
-    from nullspace_cli.engine.noise.injection_sites import entry_of
+    from nullspace_cli.engine.noise.injection_sites import injection_site
     from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 
     folder = tmp_path_factory.mktemp("noises")
@@ -52,7 +52,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     def save(level: "Level", limit: float) -> Path:
         generator = torch.Generator().manual_seed(0)
-        delta = limit * (2 * torch.rand(1, *entry_of(model, level).shape, generator=generator) - 1)
+        delta = limit * (2 * torch.rand(1, *injection_site(model, level).shape, generator=generator) - 1)
         return write_noise(folder / f"{level}.safetensors", model, level, delta, limit)
 
     return {

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import CLASSES, draw
-from nullspace_cli.engine.noise.trainer import Learning
+from nullspace_cli.engine.noise.trainer import Trainer
 from tests.conftest import Outcome, Vitnull
 from tests.made import write_noise
 
@@ -129,17 +129,17 @@ def test_learning_goes_on(
     both(*command)
     whole = load_file("n.safetensors")
     Path("n.safetensors").unlink()
-    step = Learning._step
+    step = Trainer._step
 
-    def interrupted(self: Learning, images: Any) -> None:
+    def interrupted(self: Trainer, images: Any) -> None:
         if self.done == 1:
             raise KeyboardInterrupt
         step(self, images)
 
-    monkeypatch.setattr(Learning, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "_step", interrupted)
     arguments = (*command, "--no-preview", "--checkpoint-every", "1", "--device", "cuda")
     vitnull(*arguments, expect=130)
-    monkeypatch.setattr(Learning, "_step", step)
+    monkeypatch.setattr(Trainer, "_step", step)
     vitnull(*arguments, "--resume")
     for name, value in load_file("n.safetensors").items():
         torch.testing.assert_close(value, whole[name], rtol=1e-4, atol=1e-5)
@@ -149,7 +149,7 @@ def test_learning_goes_on(
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the tokens and on the pixels of `tiny_vit`, and its basis."""
     from nullspace_cli.engine.models.loading import ModelRequest, load_model
-    from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+    from nullspace_cli.engine.noise.injection_sites import Level, injection_site
     from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 
     folder = tmp_path_factory.mktemp("noises")
@@ -158,7 +158,7 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     limits: dict[Level, float] = {"encoder": 4.0, "input": 2.0}
     for level, limit in limits.items():
         generator = torch.Generator().manual_seed(0)
-        delta = limit * (2 * torch.rand(1, *entry_of(model, level).shape, generator=generator) - 1)
+        delta = limit * (2 * torch.rand(1, *injection_site(model, level).shape, generator=generator) - 1)
         write_noise(folder / f"{level}.safetensors", model, level, delta, limit)
     save_basis(folder / "basis.safetensors", model, find_basis(model), compact=True)
     return {name: folder / f"{name}.safetensors" for name in ("encoder", "input", "basis")}

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from nullspace_cli.demo.drawing import CLASSES, SPLITS, Dice, draw
+from nullspace_cli.demo.drawing import CLASSES, SPLITS, Rng, draw
 
 GOLDEN = {
     ("val", 20, 224, 1.0): "638f03feec2e617520b86bef7b4e19468d030e1d9668ff3777df7d4536591b9f",
@@ -50,7 +50,7 @@ def test_colour_does_not_tell_the_class() -> None:
 
 
 def test_dice_are_uniform() -> None:
-    dice = Dice(1, 2)
+    dice = Rng(1, 2)
     plane = dice.plane(200, 200)
     assert -1 <= plane.min() < -0.999
     assert 0.999 < plane.max() < 1

@@ -19,12 +19,13 @@ from safetensors.torch import save_file
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import read_provenance
+from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model, load_view
-from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import exact_noise, read_noise
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import STATE_KIND, Learning, Plan
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 from nullspace_cli.engine.runtime.distributed import Ranks
@@ -159,22 +160,22 @@ def test_states(model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: 
         level="encoder", limits=(0.5, 1.0), protocol=protocol, rounds=3, lr=0.02, fraction=1.0, norm=float("inf"),
         stop_eps=None, step_images=4, seed=0, data="x", images=6, data_config=asdict(model.transform),
     )  # fmt: skip
-    entry = entry_of(model, "encoder")
-    readings = Readings(model, entry, images, range(6), model.transform, Store(2**20), workers=1)
+    site = injection_site(model, "encoder")
+    cache = ReferenceCache(model, site, images, range(6), model.transform, Store(2**20), workers=1)
 
-    def learning() -> Learning:
-        return Learning(model, entry, readings, plan, Ranks())
+    def trainer() -> Trainer:
+        return Trainer(model, site, cache, plan, Ranks())
 
-    run, good = learning(), tmp_path / "good"
+    run, good = trainer(), tmp_path / "good"
     for done in run.steps():
         if done == 3:
             run.save(good)
             break
-    learning().restore(good)
+    trainer().restore(good)
     cases = [*corpus.irregular(), *corpus.rubbish(), *corpus.artefacts(good, contents_of(good)[0]), *_untrue(good)]
     assert len(cases) > 600
     (tmp_path / "cases").mkdir()
-    again = learning()
+    again = trainer()
     before = [learner.noise.detach().clone() for learner in again.learners]
 
     def restore(path: Path) -> None:
@@ -210,7 +211,7 @@ def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: Loaded
         lambda path: check_state(path, resume=True, force=False),
     )
     with pytest.raises(VitnullError):
-        read_provenance(tmp_path / "none", STATE_KIND)
+        read_provenance(tmp_path / "none", LEARNING)
 
 
 # Results

@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
-from nullspace_cli.engine.evaluation.noises_under_test import Subject, cases_of
+from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.faithfulness import faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain
-from nullspace_cli.engine.workflows.explain import Explained, Explainer, Failed, Job
+from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles
+from nullspace_cli.engine.workflows.failed import Failed
 from tests.engine.runtime.test_memory import SAID
 from tests.made import training_images
 
@@ -96,16 +97,16 @@ def plan_of(limits: tuple[float, ...], level: Any) -> Plan:
     return Plan(level, limits, "sgd", 2, 0.01, 1.0, 2.0, 0.0, 6, 0, "x", COUNT, {})
 
 
-def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, **options: Any) -> Learning:
-    entry = entry_of(model, plan.level)
-    readings = Readings(model, entry, images, range(COUNT), model.transform, Store(2**20), workers=1)
-    return Learning(model, entry, readings, plan, Ranks(), **options)
+def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, **options: Any) -> Trainer:
+    site = injection_site(model, plan.level)
+    cache = ReferenceCache(model, site, images, range(COUNT), model.transform, Store(2**20), workers=1)
+    return Trainer(model, site, cache, plan, Ranks(), **options)
 
 
-def learned(learning: Learning) -> Tensor:
-    for _ in learning.steps():
+def learned(trainer: Trainer) -> Tensor:
+    for _ in trainer.steps():
         pass
-    return torch.cat([learner.noise.detach() for learner in learning.learners])
+    return torch.cat([learner.noise.detach() for learner in trainer.learners])
 
 
 LIMITS = tuple(0.25 * (k + 1) for k in range(5))
@@ -119,7 +120,7 @@ def test_learning_many_noises(
 ) -> None:
     """What does not fit is images times noises: it is lowered to one image with one noise."""
     plan, said = plan_of(LIMITS, level), list[str]()
-    expected, learning = learned(learning_of(model, images, plan)), learning_of(model, images, plan, notice=said.append)
+    expected, trainer = learned(learning_of(model, images, plan)), learning_of(model, images, plan, notice=said.append)
     sizes: list[int] = []
     block = model.module.get_submodule("blocks.0")
 
@@ -129,31 +130,31 @@ def test_learning_many_noises(
         sizes.append(len(inputs[0]))
 
     with block.register_forward_pre_hook(allocate):
-        found = learned(learning)
+        found = learned(trainer)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert sum(sizes) == COUNT * len(LIMITS) * plan.rounds
     assert max(sizes) <= room
     assert said[0] == "out of memory with 4 images at once; going on with 2"
-    assert learning.images == COUNT * len(LIMITS) * plan.rounds
+    assert trainer.images == COUNT * len(LIMITS) * plan.rounds
 
 
 def test_the_unit_is_one_image_with_one_noise(model: LoadedModel, images: ImageSet) -> None:
     """With memory enough: four pairs at once, of the images first, and the last two images with two noises each."""
-    learning, sizes = learning_of(model, images, plan_of(LIMITS, "encoder")), list[int]()
+    trainer, sizes = learning_of(model, images, plan_of(LIMITS, "encoder")), list[int]()
     count = lambda _, inputs: sizes.append(len(inputs[0]))  # noqa: E731
     with model.module.get_submodule("blocks.0").register_forward_pre_hook(count):
-        next(learning.steps())
+        next(trainer.steps())
     assert sizes == [4, 4, 4, 4, 4, 4, 4, 2]
 
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 @pytest.mark.parametrize("error", NO_MEMORY)
 def test_readings(model: LoadedModel, images: ImageSet, level: Any, error: Callable[[], Exception]) -> None:
-    entry, said = entry_of(model, level), list[str]()
-    expected = Readings(model, entry, images, range(COUNT), model.transform, Store(2**20), workers=1)
+    site, said = injection_site(model, level), list[str]()
+    expected = ReferenceCache(model, site, images, range(COUNT), model.transform, Store(2**20), workers=1)
     with room_for(model, 1, error):
-        found = Readings(
-            model, entry, images, range(COUNT), model.transform, Store(2**20), workers=1, notice=said.append
+        found = ReferenceCache(
+            model, site, images, range(COUNT), model.transform, Store(2**20), workers=1, notice=said.append
         )
         for own, other in zip(found(range(1)), expected(range(1)), strict=True):
             torch.testing.assert_close(own, other)
@@ -174,18 +175,18 @@ def test_an_image_that_does_not_fit_is_left_out_of_a_data_set(images: ImageSet, 
     model = load("resnet10t", num_classes=5)
     place, least = brightest(model, images)
     name = images.name_of(place)
-    entry, skipped = entry_of(model, "input"), dict[str, str]()
-    arguments: Any = (model, entry, images, range(COUNT), model.transform, Store(2**20))
+    site, skipped = injection_site(model, "input"), dict[str, str]()
+    arguments: Any = (model, site, images, range(COUNT), model.transform, Store(2**20))
     with room_for(model, COUNT, error, least):
-        found = Readings(*arguments, workers=1, skip=lambda name, error: skipped.update({name: str(error)}))
+        found = ReferenceCache(*arguments, workers=1, skip=lambda name, error: skipped.update({name: str(error)}))
         with pytest.raises(MemoryShortError, match="does not fit into memory"):
-            Readings(*arguments, workers=1)
+            ReferenceCache(*arguments, workers=1)
     assert found.missing == [place]
     assert list(skipped) == [name]
     assert skipped[name].startswith(f"{name} does not fit into memory (")
 
-    noise = Noise(torch.zeros(1, *entry.shape), "input", "m", model.weights_sha256, (1.0,) * 3, 0.1, None, Path("n"))
-    cases, said = cases_of([Subject(noise, transfer=False)], (), 1, 0), list[str]()
+    noise = Noise(torch.zeros(1, *site.shape), "input", "m", model.weights_sha256, (1.0,) * 3, 0.1, None, Path("n"))
+    cases, said = cases_of([NoiseUnderTest(noise, transfer=False)], (), 1, 0), list[str]()
     with room_for(model, COUNT, error, least):
         whole = evaluate(model, images, cases, skip_bad=True, notice=said.append)
         with pytest.raises(MemoryShortError, match=f"^{name} does not fit"):
@@ -206,12 +207,12 @@ def test_an_image_too_large_to_decode_is_left_out(
         return read(self, index)
 
     monkeypatch.setattr(ImageSet, "__getitem__", starved)
-    entry, skipped = entry_of(model, "input"), list[str]()
-    arguments: Any = (model, entry, images, range(COUNT), model.transform, Store(2**20))
-    found = Readings(*arguments, workers=2, skip=lambda name, _: skipped.append(name))
+    site, skipped = injection_site(model, "input"), list[str]()
+    arguments: Any = (model, site, images, range(COUNT), model.transform, Store(2**20))
+    found = ReferenceCache(*arguments, workers=2, skip=lambda name, _: skipped.append(name))
     assert (found.missing, skipped) == ([2], [images.name_of(2)])
     with pytest.raises(VitnullError, match=r"2\.png does not fit into memory"):
-        Readings(*arguments, workers=2)
+        ReferenceCache(*arguments, workers=2)
 
 
 @pytest.mark.parametrize("error", NO_MEMORY[1:3])
@@ -244,7 +245,7 @@ def test_explaining_a_folder(tmp_path: Path, images: ImageSet, error: Callable[[
     model = load("resnet10t", num_classes=5)
     place, least = brightest(model, images)
     sources = [Path(images.name_of(k)) for k in range(COUNT)]
-    jobs = [Job(source, {"gradcam": tmp_path / f"{source.stem}.gradcam.png"}) for source in sources]
+    jobs = [ExplainFiles(source, {"gradcam": tmp_path / f"{source.stem}.gradcam.png"}) for source in sources]
     said: list[str] = []
     explainer = Explainer(model, choose(model, ["gradcam"]), group=4, force=True, notice=said.append)
     expected = [item for group in explainer.each(jobs) for item in group]

@@ -22,11 +22,12 @@ from nullspace_cli.engine.files import hub
 from nullspace_cli.engine.files.hub import hub_access
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import ModelRequest, load_model, load_view
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.watermark import Design
-from nullspace_cli.engine.workflows.watermark import Failed, Job, Stamp
+from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
 
@@ -242,12 +243,12 @@ def test_one_holds_the_filters_for_all(unchanged: None, tmp_path: Path) -> None:
 # Threads
 
 
-def stamp() -> Stamp:
-    return Stamp(Network(ModelRequest("demo", device="cpu")), Design(text_mark("copy"), Placement()))
+def pipeline() -> WatermarkPipeline:
+    return WatermarkPipeline(LazyModel(ModelRequest("demo", device="cpu")), Design(text_mark("copy"), Placement()))
 
 
-def jobs(count: int) -> list[Job]:
-    return [Job(Path(f"{i}.png"), Path(f"{i}.out.png")) for i in range(count)]
+def jobs(count: int) -> list[WatermarkFiles]:
+    return [WatermarkFiles(Path(f"{i}.png"), Path(f"{i}.out.png")) for i in range(count)]
 
 
 @pytest.fixture
@@ -265,14 +266,14 @@ def test_torchs_threads_are_shared_out_for_the_length_of_a_run(
 ) -> None:
     before, counts = state(), list[int]()
 
-    def together(self: Stamp, jobs: Any) -> Any:
+    def together(self: WatermarkPipeline, jobs: Any) -> Any:
         counts.append(torch.get_num_threads())
         if end == "failed":
             raise ZeroDivisionError
-        return [Failed(job, ImageError("no such file")) for job in jobs]
+        return [Failed(job.source, ImageError("no such file")) for job in jobs]
 
-    monkeypatch.setattr(Stamp, "together", together)
-    run = stamp().each(jobs(4), 2)
+    monkeypatch.setattr(WatermarkPipeline, "together", together)
+    run = pipeline().each(jobs(4), 2)
     if end == "failed":
         with pytest.raises(ZeroDivisionError):
             list(run)
@@ -290,15 +291,15 @@ def test_runs_that_overlap(four_threads: None, monkeypatch: pytest.MonkeyPatch) 
     """The one that began first ends first."""
     before, both = state(), threading.Barrier(4)
 
-    def together(self: Stamp, jobs: Any) -> Any:
+    def together(self: WatermarkPipeline, jobs: Any) -> Any:
         both.wait(30)
         if jobs[0].source.name < "2":
             time.sleep(0.1)
-        return [Failed(job, ImageError("no such file")) for job in jobs]
+        return [Failed(job.source, ImageError("no such file")) for job in jobs]
 
-    monkeypatch.setattr(Stamp, "together", together)
+    monkeypatch.setattr(WatermarkPipeline, "together", together)
     with ThreadPoolExecutor(2) as pool:
-        ends = pool.map(lambda part: len(list(stamp().each(part, 2))), (jobs(4)[:2], jobs(4)[2:]))
+        ends = pool.map(lambda part: len(list(pipeline().each(part, 2))), (jobs(4)[:2], jobs(4)[2:]))
         assert list(ends) == [2, 2]
     after = state()
     assert {name for name in before if before[name] != after[name]} == set()

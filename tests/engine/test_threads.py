@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.models.stem import find_stem
-from nullspace_cli.engine.noise.injection_sites import EncoderEntry
+from nullspace_cli.engine.noise.injection_sites import EncoderSite
 from nullspace_cli.engine.saliency.cnn import gradcam
 from nullspace_cli.engine.saliency.gradients import pixel_gradients
 from nullspace_cli.engine.saliency.methods import METHODS, explain, supported
@@ -158,9 +158,9 @@ def test_each_thread_has_its_own_noise_on_the_tokens(path: str) -> None:
     model, of = load(path), PATHS[path][2]
     module: Any = model.module
     layer = module.stem[0] if path == "convnext" else module.patch_embed
-    images, entry = two_images(path, model), EncoderEntry(model)
+    images, site = two_images(path, model), EncoderSite(model)
     generator = torch.Generator().manual_seed(2)
-    noises = [torch.randn(1, *entry.shape, generator=generator) for _ in images]
+    noises = [torch.randn(1, *site.shape, generator=generator) for _ in images]
     expected = []
     for x, noise in zip(images, noises, strict=True):
 
@@ -174,7 +174,7 @@ def test_each_thread_has_its_own_noise_on_the_tokens(path: str) -> None:
     with torch.no_grad(), meeting(module):
         found = at_once(
             *(
-                lambda x=x, noise=noise: entry.answer(entry.read(x) + noise)
+                lambda x=x, noise=noise: site.answer(site.read(x) + noise)
                 for x, noise in zip(images, noises, strict=True)
             )
         )
@@ -186,11 +186,11 @@ def test_each_thread_has_its_own_noise_on_the_tokens(path: str) -> None:
 
 def test_noise_in_one_thread_does_not_reach_another_without() -> None:
     model = load("token")
-    x, entry = two_images("token", model)[0], EncoderEntry(model)
+    x, site = two_images("token", model)[0], EncoderSite(model)
     with torch.no_grad():
-        clean, tokens = model.module(x), entry.read(x)
+        clean, tokens = model.module(x), site.read(x)
         with meeting(model.module):
-            noisy, plain = at_once(lambda: entry.answer(tokens + 1), lambda: model.forward(x))
+            noisy, plain = at_once(lambda: site.answer(tokens + 1), lambda: model.forward(x))
     torch.testing.assert_close(plain.answer, clean)
     assert not torch.allclose(noisy.answer, clean)
 

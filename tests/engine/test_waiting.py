@@ -16,14 +16,14 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.evaluation.noises_under_test import Subject, cases_of
+from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
 from nullspace_cli.engine.solvers.box_l2 import project_affine_box
@@ -69,13 +69,13 @@ def test_loading_brings_nothing_back(cost: Callable[..., Counts]) -> None:
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 def test_a_step_of_learning(model: LoadedModel, traffic: Traffic, level: Level) -> None:
-    entry, images = entry_of(model, level), open_data("demo").select(range(8))
-    readings = Readings(model, entry, images, range(8), model.transform, Store(2**20), workers=1)
+    site, images = injection_site(model, level), open_data("demo").select(range(8))
+    cache = ReferenceCache(model, site, images, range(8), model.transform, Store(2**20), workers=1)
     spent = []
     for limits in ((0.5,), (0.25, 0.5, 1.0)):
         plan = Plan(level, limits, "adamw", 3, 0.02, 1.0, 2.0, 1e-9, 4, 0, "x", 8, {})
-        learning = Learning(model, entry, readings, plan, Ranks())
-        steps, before = learning.steps(), traffic.counts()
+        trainer = Trainer(model, site, cache, plan, Ranks())
+        steps, before = trainer.steps(), traffic.counts()
         for _ in range(4):
             next(steps)
         spent.append(traffic.counts() - before)
@@ -86,13 +86,13 @@ def test_a_step_of_learning(model: LoadedModel, traffic: Traffic, level: Level) 
 def test_a_batch_of_an_evaluation(model: LoadedModel, cost: Callable[..., Counts], traffic: Traffic) -> None:
     images = open_data("demo")
 
-    def subject(level: Level) -> Subject:
-        delta = torch.ones(1, *entry_of(model, level).shape)
-        return Subject(Noise(delta, level, "x", None, model.transform.std, 0.5, None, Path("x")), False)
+    def tested(level: Level) -> NoiseUnderTest:
+        delta = torch.ones(1, *injection_site(model, level).shape)
+        return NoiseUnderTest(Noise(delta, level, "x", None, model.transform.std, 0.5, None, Path("x")), False)
 
     found = []
-    for subjects in ([subject("encoder")], [subject("encoder"), subject("input"), subject("input")]):
-        cases = cases_of(subjects, ("shuffle", "uniform"), 2, 0)
+    for noises in ([tested("encoder")], [tested("encoder"), tested("input"), tested("input")]):
+        cases = cases_of(noises, ("shuffle", "uniform"), 2, 0)
         one, three = (
             cost(lambda n=n, c=cases: evaluate(model, images.select(range(n)), c, workers=1)) for n in (8, 24)
         )

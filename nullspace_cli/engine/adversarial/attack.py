@@ -14,11 +14,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.adversarial.target_image import Imitation, Likeness, detail_scale, exaggerated, fit, likeness
+from nullspace_cli.engine.adversarial.target_image import (
+    Likeness,
+    TargetImage,
+    detail_scale,
+    exaggerated,
+    fit,
+    likeness,
+)
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.loading import resolve_device
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace, count_rank
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
@@ -38,7 +45,7 @@ NATIVE_STRENGTH = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Fooled:
+class AttackResult:
     """A result, and the source and the target at its size.
 
     Attributes:
@@ -67,7 +74,7 @@ class Fooled:
 
 
 @dataclass(frozen=True)
-class Fool:
+class Attack:
     """Makes images that are `source` to the network and look like `target`.
 
     Attributes:
@@ -79,7 +86,7 @@ class Fool:
         UsageError: the settings exclude each other.
     """
 
-    network: Network
+    network: LazyModel
     size: Literal["model", "native"] = "model"
     channels: Channels = "all"
     bounded: bool = True
@@ -117,7 +124,7 @@ class Fool:
         if self.channels == "red":
             require_full_red(space, self.network.model.name)
 
-    def __call__(self, source: Picture, target: Pixels) -> Fooled:
+    def __call__(self, source: Picture, target: Pixels) -> AttackResult:
         """Make the image; the strength that suits the pair is looked for if none was given.
 
         Raises:
@@ -132,7 +139,7 @@ class Fool:
         best = max(tried, key=lambda result: result.likeness.score)
         return self.at(source, target, best.strength) if self.bounded and self.rounding == "aware" else best
 
-    def rough(self, source: Picture, target: Pixels) -> Fooled:
+    def rough(self, source: Picture, target: Pixels) -> AttackResult:
         """One try, rounded to the nearest level: by it sources are compared, all with one strength.
 
         Raises:
@@ -148,7 +155,7 @@ class Fool:
         return 1.0 if self.strength is None and self.channels == "red" else self.strength
 
     @full_precision
-    def at(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+    def at(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
         """Make the image with one strength."""
         return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
 
@@ -170,10 +177,10 @@ class Fool:
             return metrics.correlation(from_8_bits(result), from_8_bits(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
-    def _bounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+    def _bounded(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
         network, native = self.network, self.size == "native"
         device = resolve_device(network.request.device)
-        aim = Imitation(target, strength, network.transform, native, detail_only=native or self.norm == 1)
+        aim = TargetImage(target, strength, network.transform, native, detail_only=native or self.norm == 1)
         if native:
             _require_detail(network.transform, source)
             made = NativeSize(
@@ -186,8 +193,8 @@ class Fool:
         height, width, _ = made.pixels.shape
         wanted = fit(target, width, height)
         sigma = detail_scale(network.transform, width, height, native=native)
-        exact = made.exact()
-        return Fooled(
+        exact = made.unrounded()
+        return AttackResult(
             image=exact.image,
             source=exact.source,
             target=from_8_bits(wanted).to(exact.source),
@@ -200,7 +207,7 @@ class Fool:
             likeness=likeness(made.pixels, made.source, wanted, sigma),
         )
 
-    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> Fooled:
+    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
         transform, space = self.network.transform, self.network.patches
         shown = transform.input_pixels(source.pixels)
         wanted = transform.input_pixels(fit(target, source.width, source.height))
@@ -212,7 +219,7 @@ class Fool:
         solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
         image = space.patch_map.unpatchify(solution.value, asked)
         preview = to_8_bits(image)
-        return Fooled(
+        return AttackResult(
             image=image,
             source=x,
             target=t,

@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.adversarial.attack import Fool, Fooled
+from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
 from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of_each, write_bytes, write_tensors
+from nullspace_cli.engine.documents.kinds import FOOLED
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.nullspace.basis import control_noises
@@ -22,8 +23,6 @@ from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import similarity
 from nullspace_cli.engine.transforms.evaluation import from_8_bits, to_8_bits
 from nullspace_cli.engine.watermark.watermark import Pixels, Verification, shown_noise, verify, verify_inputs
-
-KIND = "fooled"
 
 
 class Files(NamedTuple):
@@ -63,8 +62,8 @@ class Report:
 
 @full_precision
 def report(
-    fool: Fool,
-    result: Fooled,
+    fool: Attack,
+    result: AttackResult,
     source: Picture,
     target: Path,
     files: Files,
@@ -131,8 +130,8 @@ def report(
 
 
 def _verified(
-    fool: Fool,
-    result: Fooled,
+    fool: Attack,
+    result: AttackResult,
     source: Picture,
     saved: Picture,
     views: Float[Tensor, "3 c h w"],
@@ -149,14 +148,14 @@ def _verified(
         verdict = verify_inputs(model, patch_map, model.transform.to_normalized(views[[0, 2]].float()))
     if verdict.before is None or verdict.after is None:
         return verdict, None
-    logits = model.exact()(model.transform.to_normalized(read_back[1:].float())).logits
+    logits = model.in_full_precision()(model.transform.to_normalized(read_back[1:].float())).logits
     assert logits is not None  # the model has answered
     target, preview = (model.answer(*metrics.top1(row)) for row in logits)
     return verdict, [verdict.before, target, verdict.after, None if result.bounded else preview]
 
 
 def controls(
-    result: Fooled, space: PatchSpace | None, read: tuple[slice, slice], seed: int
+    result: AttackResult, space: PatchSpace | None, read: tuple[slice, slice], seed: int
 ) -> Float[Tensor, "2 c h w"]:
     """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
 
@@ -183,7 +182,7 @@ def controls(
     return torch.stack([view.apply(noise) - view.fill for noise in noises])
 
 
-def _range(result: Fooled) -> list[float]:
+def _range(result: AttackResult) -> list[float]:
     """The least and the largest pixel of the result, in [0, 1] pixel units."""
     values = result.pixels / np.float64(255) if result.bounded else result.image
     return [float(values.min()), float(values.max())]
@@ -212,7 +211,7 @@ def _similarities(maps: Float[Tensor, "b gh gw"]) -> dict[str, dict[str, float |
     }
 
 
-def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *, force: bool) -> None:
+def _save(path: Path, fool: Attack, result: AttackResult, source: Path, target: Path, *, force: bool) -> None:
     """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
     model = fool.network.model
     parameters = {
@@ -226,7 +225,7 @@ def _save(path: Path, fool: Fool, result: Fooled, source: Path, target: Path, *,
     }
     parents = sha256_of_each({"source": source, "target": target, "basis": fool.network.basis})
     seed = fool.network.request.seed
-    provenance = Provenance(KIND, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
+    provenance = Provenance(FOOLED, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
     tensors = {
         "image": result.image,
         "noise": result.image - result.source,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.errors import DataError, ImageError, MemoryShortError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.classes import class_index
@@ -19,7 +19,7 @@ FINALISTS = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class ChosenSource:
     """The source that was chosen.
 
     Attributes:
@@ -45,13 +45,13 @@ class Ranked(NamedTuple):
 
 
 def choose_source(
-    fool: Fool,
+    fool: Attack,
     sources: Sequence[Path],
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
     left_out: Callable[[Path, VitnullError], None] = lambda path, error: None,
-) -> Choice:
+) -> ChosenSource:
     """Of the best few by `rank_sources`, each made in full, take the one most like `target`.
 
     Raises:
@@ -69,18 +69,18 @@ def choose_source(
     if not made:
         raise DataError("None of the best sources could be used; see the warnings. Give others.")
     score, estimate, path, picture = max(made, key=lambda item: item[0])
-    return Choice(path, picture, len(ranked), score, estimate, ranked[len(ranked) // 2].estimate)
+    return ChosenSource(path, picture, len(ranked), score, estimate, ranked[len(ranked) // 2].estimate)
 
 
 def rank_sources(
-    fool: Fool,
+    fool: Attack,
     sources: Sequence[Path],
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
     left_out: Callable[[Path, VitnullError], None] = lambda path, error: None,
 ) -> list[Ranked]:
-    """The sources of the right class, best first, by `Fool.estimate`.
+    """The sources of the right class, best first, by `Attack.estimate`.
 
     Args:
         wanted_class: index or name of the class that the model must see in the source; None for any but the one that
@@ -117,5 +117,5 @@ def rank_sources(
 
 def _predicted(model: LoadedModel, pixels: Pixels) -> int | None:
     """The class that the model sees; None without a head."""
-    logits = model.exact()(model.transform(pixels)[None]).logits
+    logits = model.in_full_precision()(model.transform(pixels)[None]).logits
     return None if logits is None else int(torch.argmax(logits[0]))

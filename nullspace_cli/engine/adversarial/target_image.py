@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, Period, Tint, Treatment
+from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, MarkStyle, Period, Tint
 from nullspace_cli.engine.watermark.watermark import Pixels
 
 Plane = Float[NDArray[np.floating[Any]], "h w"]
@@ -26,7 +26,7 @@ NATIVE_DETAIL = 0.8
 
 
 @dataclass(frozen=True, eq=False)
-class Imitation:
+class TargetImage:
     """The wish to look like another picture, with its detail exaggerated: an `Aim`.
 
     What is asked for inside the model's crop is t + (strength - 1) (t - smooth(t)), or, where light and dark are to
@@ -51,7 +51,7 @@ class Imitation:
     detail_only: bool
 
     def target(
-        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
     ) -> Float[Tensor, "c h w"]:
         _, height, width = image.shape
         fitted = _in_unit_range(fit(self.pixels, width, height))

@@ -227,12 +227,13 @@ class SaliencyArtefact(Artefact):
         return {name: Wanted(FLOAT, (f"rows of {name}", f"columns of {name}")) for name in self.parameters.methods}
 
 
+BASIS, NOISE, LEARNING, WATERMARK, FOOLED, SALIENCY = "basis", "noise", "learning", "watermark", "fooled", "saliency"
 ARTEFACTS: Mapping[str, type[Artefact]] = {
-    "basis": BasisArtefact,
-    "noise": NoiseArtefact,
-    "learning": LearningArtefact,
-    "watermark": WatermarkArtefact,
-    "fooled": FooledArtefact,
-    "saliency": SaliencyArtefact,
+    BASIS: BasisArtefact,
+    NOISE: NoiseArtefact,
+    LEARNING: LearningArtefact,
+    WATERMARK: WatermarkArtefact,
+    FOOLED: FooledArtefact,
+    SALIENCY: SaliencyArtefact,
 }
 """By kind."""

@@ -9,10 +9,11 @@ import torch
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import read_provenance
+from nullspace_cli.engine.documents.kinds import BASIS, NOISE
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.noise import noise
-from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.nullspace import embedding_inverse as token_pixels
@@ -25,7 +26,7 @@ Control = Literal["none", "shuffle", "uniform"]
 
 
 @dataclass(frozen=True)
-class Subject:
+class NoiseUnderTest:
     """A noise as the model under test meets it.
 
     Attributes:
@@ -55,9 +56,9 @@ class Subject:
         }
 
 
-def read_subjects(
+def read_noises_under_test(
     paths: Sequence[Path], model: LoadedModel, *, sigmas: Sequence[float] = (0.1,), seed: int = 0
-) -> list[Subject]:
+) -> list[NoiseUnderTest]:
     """The noises of files as `model` meets them: learned noise, and a sample for each sigma from each basis.
 
     Args:
@@ -67,19 +68,19 @@ def read_subjects(
         ArtifactError: a file is neither a noise nor a basis, or its noise means nothing to this model.
         ModelError: encoder level, and the model has no patch tokens.
     """
-    return [subject for path in paths for subject in _read(path, model, sigmas, seed)]
+    return [tested for path in paths for tested in _read(path, model, sigmas, seed)]
 
 
-def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) -> Iterator[Subject]:
-    header = read_provenance(path, noise.KIND, bases.KIND)
+def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) -> Iterator[NoiseUnderTest]:
+    header = read_provenance(path, NOISE, BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
-    if header.kind == bases.KIND:
-        yield from (Subject(noise.exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
+    if header.kind == BASIS:
+        yield from (NoiseUnderTest(noise.exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
         return
-    yield Subject(noise.read_noise(path).on(model), transfer)
+    yield NoiseUnderTest(noise.read_noise(path).on(model), transfer)
 
 
-def with_realised(subjects: Sequence[Subject], model: LoadedModel, bound: float) -> list[Subject]:
+def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: float) -> list[NoiseUnderTest]:
     """All noises, and after each at encoder level the pixels, within a bound, that come closest to bringing it about.
 
     Args:
@@ -88,42 +89,42 @@ def with_realised(subjects: Sequence[Subject], model: LoadedModel, bound: float)
     Raises:
         ModelError: the model does not start with one linear map of disjoint patches.
     """
-    if all(subject.noise.level != "encoder" for subject in subjects):
-        return list(subjects)
+    if all(tested.noise.level != "encoder" for tested in noises):
+        return list(noises)
     patch_map = bases.patch_map_of(model)
     if patch_map is None:
         raise ModelError(
             f"{model.name} does not embed patches by one linear map: its noise has no pixels. Leave out --realise."
         )
     found = []
-    for subject in subjects:
-        found.append(subject)
-        if subject.noise.level == "encoder":
-            found.append(_realised(subject, model, patch_map, bound))
+    for tested in noises:
+        found.append(tested)
+        if tested.noise.level == "encoder":
+            found.append(_realised(tested, model, patch_map, bound))
     return found
 
 
 @full_precision
-def _realised(subject: Subject, model: LoadedModel, patch_map: PatchMap, bound: float) -> Subject:
-    wanted = subject.noise.delta
+def _realised(tested: NoiseUnderTest, model: LoadedModel, patch_map: PatchMap, bound: float) -> NoiseUnderTest:
+    wanted = tested.noise.delta
     made = token_pixels.realise(patch_map, wanted, model.transform.input_size[1:], bound)
-    entry = entry_of(model.exact(), "encoder")
+    site = injection_site(model.in_full_precision(), "encoder")
     probe = model.transform.to_normalized(bases.probe_images(model, 1, 0)).to(model.device)
     with torch.no_grad():
-        brought = entry.read(probe + made.noise.to(probe)) - entry.read(probe)
+        brought = site.read(probe + made.noise.to(probe)) - site.read(probe)
     solver = {**made.solver, "bound": bound, "share_at_bound": made.share_at_bound}
-    pixels = replace(subject.noise, delta=made.noise.float(), level="input")
-    return Subject(pixels, subject.transfer, metrics.relative_change(wanted, brought.cpu()), solver)
+    pixels = replace(tested.noise, delta=made.noise.float(), level="input")
+    return NoiseUnderTest(pixels, tested.transfer, metrics.relative_change(wanted, brought.cpu()), solver)
 
 
-def read_otherwise(subjects: Sequence[Subject], transform: EvalTransform) -> list[str]:
+def read_otherwise(noises: Sequence[NoiseUnderTest], transform: EvalTransform) -> list[str]:
     """A sentence for each file whose noise was learned on images that were resized or cropped in another way."""
     found = {}
-    for subject in subjects:
-        learned = subject.noise.transform
+    for tested in noises:
+        learned = tested.noise.transform
         if learned and _way(learned) != _way(transform):
-            found[subject.noise.source] = (
-                f"{subject.noise.source} was learned on images that were read another way ({_way(learned)}) than they "
+            found[tested.noise.source] = (
+                f"{tested.noise.source} was learned on images that were read another way ({_way(learned)}) than they "
                 f"are here ({_way(transform)}): what it does here it was not learned to do."
             )
     return list(found.values())
@@ -137,20 +138,20 @@ def _way(transform: EvalTransform) -> str:
 class Case(NamedTuple):
     """One forward pass for each image: a noise itself, or one draw of a control of it."""
 
-    subject: Subject
+    tested: NoiseUnderTest
     control: Control
     trial: int
     noise: Noise
 
 
-def cases_of(subjects: Sequence[Subject], controls: Sequence[Control], trials: int, seed: int) -> list[Case]:
+def cases_of(noises: Sequence[NoiseUnderTest], controls: Sequence[Control], trials: int, seed: int) -> list[Case]:
     """Each noise, then the draws of its controls, which do not depend on the other noises."""
     cases = []
-    for subject in subjects:
-        cases.append(Case(subject, "none", 0, subject.noise))
+    for tested in noises:
+        cases.append(Case(tested, "none", 0, tested.noise))
         for control in controls:
             for trial in range(trials):
                 draw = stream(seed, trial)
-                made = subject.noise.shuffled(draw) if control == "shuffle" else subject.noise.uniform(draw)
-                cases.append(Case(subject, control, trial, made))
+                made = tested.noise.shuffled(draw) if control == "shuffle" else tested.noise.uniform(draw)
+                cases.append(Case(tested, control, trial, made))
     return cases

@@ -36,7 +36,7 @@ from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.models.loading import LoadedModel, Outputs
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.memory import in_chunks
 
@@ -153,7 +153,7 @@ class Evaluation:
         """
         groups: dict[tuple[int, Control], list[int]] = {}
         for i, case in enumerate(self.cases):
-            groups.setdefault((id(case.subject), case.control), []).append(i)
+            groups.setdefault((id(case.tested), case.control), []).append(i)
         return [self._result(numbers) for numbers in groups.values()]
 
     def _result(self, numbers: list[int]) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Evaluation:
         low, high = (None, None) if match is None else metrics.wilson(match, len(self.names))
         accuracy = None if self.classes is None else _mean(100.0 * (figures["class"] == self.classes))
         return {
-            **case.subject.describe(),
+            **case.tested.describe(),
             "control": case.control,
             "trials": len(numbers),
             "match_percent": None if match is None else 100 * match,
@@ -182,7 +182,7 @@ class Evaluation:
     def per_image(self) -> Iterator[dict[str, Any]]:
         """A record for each image and noise, each draw of the controls among them."""
         classes = self.classes
-        described = [case.subject.describe() for case in self.cases]
+        described = [case.tested.describe() for case in self.cases]
         for i, (name, label) in enumerate(zip(self.names, self.labels, strict=True)):
             truth = None if classes is None else int(classes[i])
             before = self._answer(self.clean[:, i])
@@ -251,7 +251,7 @@ def evaluate(
     """
     ranks = ranks or Ranks()
     if ranks.first:
-        for text in read_otherwise([case.subject for case in cases], model.transform):
+        for text in read_otherwise([case.tested for case in cases], model.transform):
             notice(text)
     mine = ranks.share(range(len(images)))
     part = _measure(model, images, cases, mine, workers, notice, advance, skip_bad=skip_bad)
@@ -292,7 +292,7 @@ def _measure(
 ) -> _Part:
     """The figures of some images, in one process."""
     levels: list[Level] = list(dict.fromkeys(case.noise.level for case in cases))
-    entries = {level: entry_of(model, level) for level in levels}
+    entries = {level: injection_site(model, level) for level in levels}
     deltas = [(case.noise.level, case.noise.delta.to(model.device, torch.float32)) for case in cases]
     skipped: list[str] = []
     found = [_Part([], [], [], np.empty((len(CLEAN), 0)), np.empty((len(cases), len(NOISY), 0)), skipped, False)]
@@ -305,7 +305,7 @@ def _measure(
     def measure(batch: Batch, start: int, stop: int) -> None:
         part = batch.part(start, stop)
         x = model.transform.normalize(part.pixels).to(model.device)
-        values = {level: entry.read(x) for level, entry in entries.items()}
+        values = {level: site.read(x) for level, site in entries.items()}
         clean = _Answer.of(entries[levels[0]].answer(values[levels[0]]))  # without noise, all entries lead to the same
         noisy = [_Answer.of(entries[level].answer(values[level] + delta)).noisy(clean) for level, delta in deltas]
         found.append(

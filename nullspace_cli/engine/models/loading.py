@@ -113,7 +113,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     synsets: tuple[str, ...] | None = None
 
-    def exact(self) -> "LoadedModel":
+    def in_full_precision(self) -> "LoadedModel":
         """The same model in full precision: what decides whether something is exact must not round by itself."""
         return replace(self, amp="none")
 

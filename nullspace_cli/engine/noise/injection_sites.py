@@ -18,7 +18,7 @@ from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 Level = Literal["encoder", "input"]
 
 
-class Entry(Protocol):
+class InjectionSite(Protocol):
     """One place where noise can be added.
 
     Attributes:
@@ -37,16 +37,16 @@ class Entry(Protocol):
         ...
 
 
-def entry_of(model: LoadedModel, level: Level) -> Entry:
+def injection_site(model: LoadedModel, level: Level) -> InjectionSite:
     """The entry of a model at a level.
 
     Raises:
         ModelError: encoder level was asked for and the model has no patch tokens.
     """
-    return InputEntry(model) if level == "input" else EncoderEntry(model)
+    return InputSite(model) if level == "input" else EncoderSite(model)
 
 
-class InputEntry:
+class InputSite:
     """f_omega: noise [c, h, w] on the normalised image. Every model has this entry."""
 
     level: Level = "input"
@@ -63,7 +63,7 @@ class InputEntry:
         return self._model.forward(values.contiguous(memory_format=torch.channels_last))
 
 
-class EncoderEntry:
+class EncoderSite:
     """f_phi: noise [m, d] on the patch embeddings, before class token and position embedding are added.
 
     The network is run as it is, but for a layer that stands in for its patch embedding: registers, distillation tokens,

@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors
+from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.loading import LoadedModel
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-
-KIND = "noise"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ class Noise:
                 f"patch embeddings and means nothing to {model.name}, sha256 {model.weights_sha256[:12]}. Noise that "
                 f"was learned at input level can be transferred."
             )
-        delta, shape = self.delta, entry_of(model, self.level).shape
+        delta, shape = self.delta, injection_site(model, self.level).shape
         if self.level == "input" and not (own and tuple(delta.shape[1:]) == shape):
             c, *size = shape
             if delta.shape[1] != c:
@@ -97,7 +96,7 @@ def read_noise(path: Path) -> Noise:
     Raises:
         ArtifactError: the file is not such noise, or is damaged.
     """
-    tensors, provenance = read_tensors(path, KIND, ("noise",))
+    tensors, provenance = read_tensors(path, NOISE, ("noise",))
     about = provenance.parameters
     return Noise(
         tensors["noise"],
@@ -140,4 +139,4 @@ def provenance_of(model: LoadedModel, level: Level, parameters: dict[str, Any]) 
     """Provenance of noise that was learned for a model."""
     shared = {"level": level, "std": list(model.transform.std), "input_size": list(model.transform.input_size)}
     space = "normalized" if level == "input" else "tokens"
-    return Provenance(KIND, space, model.name, model.weights_sha256, model.seed, {**shared, **parameters})
+    return Provenance(NOISE, space, model.name, model.weights_sha256, model.seed, {**shared, **parameters})

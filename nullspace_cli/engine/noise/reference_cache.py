@@ -12,12 +12,12 @@ from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, Store, batches, left_out
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.loading import LoadedModel, finite
-from nullspace_cli.engine.noise.injection_sites import Entry
+from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.runtime.memory import in_chunks
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
 
-class Readings:
+class ReferenceCache:
     """Rows of inputs and clean answers, one for each image.
 
     At encoder level the patch embeddings are kept where they fit into the store's memory, so that the first layer need
@@ -36,7 +36,7 @@ class Readings:
     def __init__(
         self,
         model: LoadedModel,
-        entry: Entry,
+        site: InjectionSite,
         images: ImageSet,
         positions: Sequence[int],
         transform: EvalTransform,
@@ -47,14 +47,14 @@ class Readings:
         notice: Callable[[str], None] = lambda text: None,
         advance: Callable[[], None] = lambda: None,
     ) -> None:
-        self._entry, self._transform, self._device = entry, transform, model.device
+        self._site, self._transform, self._device = site, transform, model.device
         self._row: dict[int, int] = {}
         size = model.batch_size
 
         def look(batch: Batch, start: int, stop: int) -> None:
             part = batch.part(start, stop)
-            read = entry.read(transform.normalize(part.pixels))
-            clean, values = finite(entry.answer(read), model, "the images").answer.cpu(), read.cpu()
+            read = site.read(transform.normalize(part.pixels))
+            clean, values = finite(site.answer(read), model, "the images").answer.cpu(), read.cpu()
             if not self._row:
                 self._allocate(store, len(positions), part, values, clean)
             self._keep(part, values, clean)
@@ -69,7 +69,7 @@ class Readings:
     def _allocate(self, store: Store, count: int, batch: Batch, values: Tensor, clean: Tensor) -> None:
         self._clean = store.allocate((count, *clean.shape[1:]), np.float32)
         tokens = (count, *values.shape[1:])
-        self._holds_values = self._entry.level == "encoder" and store.fits(tokens, np.float32)
+        self._holds_values = self._site.level == "encoder" and store.fits(tokens, np.float32)
         kept = (tokens, np.float32) if self._holds_values else ((count, *batch.pixels.shape[1:]), np.uint8)
         self._kept = store.allocate(*kept)
 
@@ -88,4 +88,4 @@ class Readings:
         with torch.no_grad():
             if self._holds_values:
                 return torch.from_numpy(kept).to(self._device), clean
-            return self._entry.read(self._transform.normalize(kept)), clean
+            return self._site.read(self._transform.normalize(kept)), clean

@@ -20,22 +20,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models.loading import LoadedModel
-from nullspace_cli.engine.noise.injection_sites import Entry, Level
+from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
-from nullspace_cli.engine.noise.reference_cache import Readings
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.memory import in_blocks
 from nullspace_cli.engine.runtime.precision import full_precision
 
-STATE_KIND = "learning"
 FP16_SCALE = 1024.0
 """Gradients of half precision vanish below 6e-8; this lifts those of single images well above."""
 
 
-class Learned(NamedTuple):
+class LearnedNoise(NamedTuple):
     """One noise done: the record of the JSON document, and its loss in every step."""
 
     record: dict[str, Any]
@@ -142,7 +142,7 @@ class Learner:
         }
 
 
-class Learning:
+class Trainer:
     """A run: several noises that share images, clean answers and forward passes.
 
     Attributes:
@@ -155,17 +155,17 @@ class Learning:
     def __init__(
         self,
         model: LoadedModel,
-        entry: Entry,
-        readings: Readings,
+        site: InjectionSite,
+        cache: ReferenceCache,
         plan: Plan,
         ranks: Ranks,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._model, self._entry, self._readings, self.plan, self._ranks = model, entry, readings, plan, ranks
+        self._model, self._site, self._cache, self.plan, self._ranks = model, site, cache, plan, ranks
         self._notice, self._chunk = notice, model.batch_size
-        missing = {image for part in ranks.gather(readings.missing) for image in part}
+        missing = {image for part in ranks.gather(cache.missing) for image in part}
         self.present = [image not in missing for image in range(plan.images)]
-        self.learners = [Learner(limit, entry.shape, plan, model.device) for limit in plan.limits]
+        self.learners = [Learner(limit, site.shape, plan, model.device) for limit in plan.limits]
         self.done = self.images = 0
 
     def steps(self) -> Iterator[int]:
@@ -201,7 +201,7 @@ class Learning:
 
         @lru_cache(maxsize=1)
         def read(rows: range) -> tuple[Tensor, Tensor]:
-            return self._readings(mine[rows.start : rows.stop])
+            return self._cache(mine[rows.start : rows.stop])
 
         def learn(rows: range, columns: range) -> None:
             inputs, clean = read(rows)
@@ -233,7 +233,7 @@ class Learning:
         """Summed over images: the gradient of each noise's loss, and its loss and change of probabilities."""
         noises = noises.clone().requires_grad_()
         noisy = (inputs + noises[:, None]).flatten(0, 1)
-        answers = self._entry.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
+        answers = self._site.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
         losses = torch.linalg.vector_norm(answers - clean, ord=self.plan.norm, dim=-1)
         scale = FP16_SCALE if self._model.amp == "fp16" else 1.0
         (gradient,) = torch.autograd.grad(losses.sum() * scale, noises)
@@ -269,7 +269,7 @@ class Learning:
             "probability_change": [learner.probability_change for learner in self.learners],
         }
         model, parameters = self._model, {"plan": self.plan.to_json(), **progress}
-        about = Provenance(STATE_KIND, "state", model.name, model.weights_sha256, self.plan.seed, parameters)
+        about = Provenance(LEARNING, "state", model.name, model.weights_sha256, self.plan.seed, parameters)
         write_tensors(path, tensors, about, force=True)
 
     @differentiating
@@ -279,7 +279,7 @@ class Learning:
         Raises:
             ArtifactError: it belongs to another model or another plan, or is damaged. Nothing was changed then.
         """
-        tensors, about = read_tensors(path, STATE_KIND)
+        tensors, about = read_tensors(path, LEARNING)
         require_weights(path, about, self._model.name, self._model.weights_sha256)
         progress = about.parameters
         self.plan.require(path, progress["plan"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.models.loading import LoadedModel, finite
 from nullspace_cli.engine.models.stem import Stem
@@ -24,7 +25,6 @@ from nullspace_cli.engine.nullspace.patch_embedding import (
 )
 from nullspace_cli.engine.runtime.precision import full_precision
 
-KIND = "basis"
 ORTHONORMAL = 1e-7
 """By which rows of a file may be off: ours are orthonormal to 1e-14."""
 PROBES = 16
@@ -216,7 +216,7 @@ def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: fl
     null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
-    outputs = finite(model.exact()(model.transform.to_normalized(batch)), model, "probe images")
+    outputs = finite(model.in_full_precision()(model.transform.to_normalized(batch)), model, "probe images")
     values = outputs.answer.double()
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
@@ -247,7 +247,7 @@ def save_basis(
     if not compact:
         tensors["basis"] = nullspace.basis
     parameters = {"rtol": nullspace.rtol, "per_channel": per_channel, "compact": compact, "std": list(patch_map.std)}
-    provenance = Provenance(KIND, nullspace.space, model.name, model.weights_sha256, model.seed, parameters)
+    provenance = Provenance(BASIS, nullspace.space, model.name, model.weights_sha256, model.seed, parameters)
     return write_tensors(path, tensors, provenance, force=force)
 
 
@@ -292,7 +292,7 @@ def load_row_space(path: Path, model: LoadedModel, patch_map: PatchMap | None = 
 
 def _read(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Provenance]:
     """The named tensors of a basis, which are what the file says of them: a whole space, in orthonormal rows."""
-    tensors, provenance = read_tensors(path, KIND, (*names, "singular_values"))
+    tensors, provenance = read_tensors(path, BASIS, (*names, "singular_values"))
     rows, sigma, rtol = tensors["row_space"].flatten(1), tensors["singular_values"], provenance.parameters["rtol"]
     rank, n = rows.shape
     if rank >= n:

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nullspace_cli.engine.documents.artefacts import read_provenance
+from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, ModelView, finite, load_model, load_view
-from nullspace_cli.engine.nullspace.basis import KIND, find_basis, load_row_space, patch_map_of, probe_images
+from nullspace_cli.engine.nullspace.basis import find_basis, load_row_space, patch_map_of, probe_images
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
 T = TypeVar("T")
 
 
-class Network:
+class LazyModel:
     """A model that is loaded when it is first needed, once, from whichever thread.
 
     Args:
@@ -26,7 +27,7 @@ class Network:
 
     def __init__(self, request: ModelRequest, basis: Path | None = None) -> None:
         if basis:
-            read_provenance(basis, KIND)
+            read_provenance(basis, BASIS)
         self.request, self.basis = request, basis
         self._made: dict[str, Any] = {}
         self._lock = threading.RLock()

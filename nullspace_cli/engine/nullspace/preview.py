@@ -46,7 +46,7 @@ def preview_of(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: flo
     null = null_noise(basis.pixel_basis, (h, w), std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     pictures = torch.stack([image, image + null, image + random])
-    found = model.exact()(model.transform.to_normalized(pictures.float()))
+    found = model.in_full_precision()(model.transform.to_normalized(pictures.float()))
     changes = tuple(metrics.relative_change(found.answer[0], answer) for answer in found.answer)
     outputs: Literal["logits", "features"] = "features" if found.logits is None else "logits"
     return Preview(pictures, changes, outputs, smoothest_null_vectors(basis.nullspace, FILTERS))

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark.watermark import Stamped, noise_picture
+from nullspace_cli.engine.watermark.watermark import WatermarkResult, noise_picture
 
 
-def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = False) -> Path:
+def draw_watermarks(path: Path, done: Sequence[WatermarkResult], *, force: bool = False) -> Path:
     """Draw a sheet: for each image the source, the watermarked picture and the noise, with what the network says."""
-    figure = Figure(figsize=(2.6 * len(stamped), 8.2), layout="constrained")
-    axes = figure.subplots(3, len(stamped), squeeze=False)
-    for column, (result, _, record) in zip(axes.T, stamped, strict=True):
+    figure = Figure(figsize=(2.6 * len(done), 8.2), layout="constrained")
+    axes = figure.subplots(3, len(done), squeeze=False)
+    for column, (result, _, record) in zip(axes.T, done, strict=True):
         pictures = (result.source, result.pixels, noise_picture(result))
         words = [_answer(record["before"]), _answer(record["after"]), "noise"]
         for axis, picture, text in zip(column, pictures, words, strict=True):
@@ -28,12 +28,12 @@ def draw_watermarks(path: Path, stamped: Sequence[Stamped], *, force: bool = Fal
     return save_figure(path, figure, force=force)
 
 
-def draw_native(path: Path, stamped: Stamped, transform: EvalTransform, *, force: bool = False) -> Path:
+def draw_native(path: Path, done: WatermarkResult, transform: EvalTransform, *, force: bool = False) -> Path:
     """Draw one watermark at native size: the source, what was wanted, the result, the noise, and what a model sees.
 
     All but the last show the middle of the mark, each pixel by several: scaled down, a hatch would vanish here too.
     """
-    result, verdict, record = stamped
+    result, verdict, record = done
     changed = verdict.input_pixels_changed
     seen = "the same, bit for bit" if changed == 0 else f"{changed:.3%} differ"
     part = _middle(result.pixels != result.source, side=200)

@@ -191,7 +191,7 @@ def _predictions(
     pixels = images.shape[2] * images.shape[3]
     found = []
     for fraction in FRACTIONS:
-        logits = model.exact()(images.masked_fill((place < round(fraction * pixels))[:, None], 0)).logits
+        logits = model.in_full_precision()(images.masked_fill((place < round(fraction * pixels))[:, None], 0)).logits
         assert logits is not None  # the model has a head
         found.append(logits.argmax(1))
     return torch.stack(found)

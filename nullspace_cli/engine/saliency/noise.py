@@ -102,7 +102,7 @@ class NoiseComparison:
 
     def _predicted(self, images: Tensor) -> list[int]:
         """The classes of images; none without a head."""
-        logits = self._model.exact()(images).logits
+        logits = self._model.in_full_precision()(images).logits
         return [] if logits is None else logits.argmax(1).tolist()
 
 

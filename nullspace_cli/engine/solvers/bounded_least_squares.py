@@ -3,8 +3,8 @@
 For each problem   minimise ||A v - b||   subject to   l <= v <= u;   of several minimisers that reach b, the shortest.
 
 - Where v = A^+ b lies in the box, it is the answer.
-- Otherwise Mehrotra's predictor-corrector method (1992). With D = diag(slack / price) each iteration factorises the
-  small matrix I + A D A^T, whose eigenvalues are at least 1, so that neither singular values of A close to zero nor
+- Otherwise Mehrotra's predictor-corrector method (1992). With D = diag(slack / dual variable) each iteration factorises
+  the small matrix I + A D A^T, whose eigenvalues are at least 1, so that neither singular values of A close to zero nor
   optima that have almost every entry on a bound make it creep; it takes about 5 to 25 iterations.
 - Where b is reached, the shortest v is the projection of 0 onto {v : A v = b} and the box: `box_l2`.
 
@@ -132,10 +132,10 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
     _, _, g = problem.examine(best)
     # Prices that fit the gradient -g, all of at least its mean size.
     spare = g.abs().mean(1, keepdim=True).clamp_min(1e-300)
-    price = torch.stack([(-g).clamp_min(0) + spare, g.clamp_min(0) + spare], 1)
+    duals = torch.stack([(-g).clamp_min(0) + spare, g.clamp_min(0) + spare], 1)
     least = torch.full_like(problem.enough, torch.inf)
     iterations = torch.zeros(len(best), dtype=torch.int64, device=best.device)
-    unsolved = torch.arange(len(best), device=best.device)  # the problems that `problem`, `slack` and `price` hold
+    unsolved = torch.arange(len(best), device=best.device)  # the problems that `problem`, `slack` and `duals` hold
     for iteration in range(max_iterations + 1):
         v = (problem.lower + slack[:, 0]).clamp(problem.lower, problem.upper)
         _, excess, g = problem.examine(v)
@@ -146,19 +146,19 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
         rest = places((excess > problem.enough) & excess.isfinite())
         if iteration == max_iterations or not len(rest):
             break
-        unsolved, problem, slack, price, g = unsolved[rest], problem.select(rest), slack[rest], price[rest], g[rest]
-        slack, price = _advance(problem.A, slack, price, g)
+        unsolved, problem, slack, duals, g = unsolved[rest], problem.select(rest), slack[rest], duals[rest], g[rest]
+        slack, duals = _advance(problem.A, slack, duals, g)
     return best, iterations
 
 
 def _advance(
-    A: Tensor, slack: Float[Tensor, "p 2 n"], price: Float[Tensor, "p 2 n"], g: Float[Tensor, "p n"]
+    A: Tensor, slack: Float[Tensor, "p 2 n"], duals: Float[Tensor, "p 2 n"], g: Float[Tensor, "p n"]
 ) -> tuple[Tensor, Tensor]:
-    """One predictor-corrector iteration on the slacks to both bounds (v - l, u - v) and their prices."""
-    D = 1 / (price / slack).sum(1)
+    """One predictor-corrector iteration on the slacks to both bounds (v - l, u - v) and their dual variables."""
+    D = 1 / (duals / slack).sum(1)
     factor = _factor(A, D)
-    dual_residual = -g - price[:, 0] + price[:, 1]
-    products = slack * price
+    dual_residual = -g - duals[:, 0] + duals[:, 1]
+    products = slack * duals
 
     def solve(right: Float[Tensor, "p n"]) -> Float[Tensor, "p n"]:
         """The change with (1 / D + A^T A) change = right."""
@@ -166,20 +166,24 @@ def _advance(
         return D * (right - image)
 
     def step(aim: Float[Tensor, "p 2 n"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Changes of slack and price that change the products by `aim`, to first order, and how far they may go."""
-        pull = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - dual_residual
-        change = solve(pull)
-        change += solve(pull - change / D - (change @ A.mT) @ A)  # where D is huge, `solve` cancels digits
+        """Changes of slacks and duals that change the products by `aim`, to first order, and how far they may go."""
+        rhs = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - dual_residual
+        change = solve(rhs)
+        change += solve(rhs - change / D - (change @ A.mT) @ A)  # where D is huge, `solve` cancels digits
         along = torch.stack([change, -change], 1)
-        pay = (aim - price * along) / slack
-        return along, pay, torch.minimum(_room(slack, along), _room(price, pay))[:, None, None]
+        dual_step = (aim - duals * along) / slack
+        return (
+            along,
+            dual_step,
+            torch.minimum(_step_length(slack, along), _step_length(duals, dual_step))[:, None, None],
+        )
 
-    along, pay, length = step(-products)
+    along, dual_step, length = step(-products)
     mean = products.mean((1, 2), keepdim=True)
-    after = ((slack + length * along) * (price + length * pay)).mean((1, 2), keepdim=True)
-    along, pay, length = step((after / mean) ** 3 * mean - products - along * pay)
+    after = ((slack + length * along) * (duals + length * dual_step)).mean((1, 2), keepdim=True)
+    along, dual_step, length = step((after / mean) ** 3 * mean - products - along * dual_step)
     length = SHORT_OF_THE_BOUND * length
-    return slack + length * along, price + length * pay
+    return slack + length * along, duals + length * dual_step
 
 
 def _factor(A: Float[Tensor, "d n"], D: Float[Tensor, "p n"]) -> Float[Tensor, "p d d"]:
@@ -190,6 +194,6 @@ def _factor(A: Float[Tensor, "d n"], D: Float[Tensor, "p n"]) -> Float[Tensor, "
     return factor
 
 
-def _room(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
+def _step_length(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
     """How much of the step, at most all, keeps every value from falling below zero."""
     return torch.where(step < 0, -values / step.clamp_max(-1e-300), 1.0).flatten(1).amin(1).clamp_max(1)

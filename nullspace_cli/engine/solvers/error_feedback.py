@@ -30,7 +30,7 @@ def feedback_taps(R: Float[NDArray[np.floating], "k K"], damping: float = 0.05) 
     """The Riccati recursion for a banded R, from the last entry to the first.
 
     Args:
-        damping: the price of moving an entry away from z, against that of an error of R q.
+        damping: the weight of moving an entry away from z, against that of an error of R q.
     """
     outputs, entries = R.shape
     P = np.eye(outputs)

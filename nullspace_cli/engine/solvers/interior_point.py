@@ -39,7 +39,7 @@ SHORT_OF_THE_BOUND = 0.995
 """Share of the way to the nearest bound that a step may go."""
 
 CENTRING = 0.01
-"""Smallest product of slack and price that is aimed at, per unit of the equality's residual."""
+"""Smallest product of slack and dual variable that is aimed at, per unit of the equality's residual."""
 
 CORRECTORS = 3
 """Most centrality correctors in an iteration: each costs a solve and may save a factorisation."""
@@ -84,10 +84,10 @@ class _Moves(NamedTuple):
 
 
 class _Iterate(NamedTuple):
-    """A point, or a step: `slack` to both bounds (w, range - w) and their `price`, [p, 2, k, n]; `y` [p, r]."""
+    """A point, or a step: `slack` to both bounds (w, range - w) and their dual variables, [p, 2, k, n]; `y` [p, r]."""
 
     slack: Tensor
-    price: Tensor
+    duals: Tensor
     y: Tensor
 
     def select(self, which: Tensor) -> "_Iterate":
@@ -100,12 +100,12 @@ class _Iterate(NamedTuple):
     def moved(self, step: "_Iterate", primal: Tensor, dual: Tensor) -> "_Iterate":
         return _Iterate(
             self.slack + _wide(primal) * step.slack,
-            self.price + _wide(dual) * step.price,
+            self.duals + _wide(dual) * step.duals,
             self.y + dual[:, None] * step.y,
         )
 
     def products(self) -> Float[Tensor, "p 2 k n"]:
-        return self.slack * self.price
+        return self.slack * self.duals
 
     def mean_product(self) -> Float[Tensor, " p"]:
         return self.products().flatten(1).mean(1)
@@ -223,7 +223,7 @@ def _minimise(problem: AffineBox, norm: Norm, tolerance: float, gap: float, max_
 
 
 def _first(problem: AffineBox, moves: _Moves) -> _Iterate:
-    """Start near x, off the bounds, with y = 0 and prices that fit the costs and make products of about 1."""
+    """Start near x, off the bounds, with y = 0 and dual variables that fit the costs and make products of about 1."""
     away = problem.x - moves.start
     w = moves.spread(away).clamp_min(0)
     w = torch.maximum(torch.minimum(w, 0.9 * moves.range), 0.1 * moves.range)
@@ -241,7 +241,7 @@ def _advance(
     mean = here.mean_product()
 
     def lengths(step: _Iterate) -> tuple[Tensor, Tensor]:
-        primal, dual = _room(here.slack, step.slack), _room(here.price, step.price)
+        primal, dual = _step_length(here.slack, step.slack), _step_length(here.duals, step.duals)
         # With curvature the dual residual depends on w: only equal lengths shrink it.
         return (primal, dual) if norm == 1 else (torch.minimum(primal, dual),) * 2
 
@@ -249,7 +249,7 @@ def _advance(
     after = here.moved(step, *lengths(step)).mean_product()
     # Products far smaller than the equality's residual would leave no room to meet it.
     target = _wide(torch.maximum((after / mean) ** 3 * mean, CENTRING * residual.norm(dim=1)))
-    aim = target - here.products() - step.slack * step.price
+    aim = target - here.products() - step.slack * step.duals
     step = newton.step(aim)
     primal, dual = lengths(step)
     for _ in range(CORRECTORS):
@@ -270,7 +270,7 @@ def _where(rows: Bool[Tensor, " p"], new: Tensor, old: Tensor) -> Tensor:
     return torch.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _room(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
+def _step_length(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
     """How much of the step, at most all, keeps every value from falling below zero."""
     return torch.where(step < 0, -values / step.clamp_max(-1e-300), 1.0).flatten(1).amin(1).clamp_max(1)
 
@@ -289,21 +289,21 @@ class _Newton:
     ) -> None:
         self.A, self.moves, self.here, self.residual = A, moves, here, residual
         self.accuracy = 1e-4 * tolerance
-        w, price = here.slack[:, 0], here.price
+        w, duals = here.slack[:, 0], here.duals
         slope = moves.cost + moves.curvature * w - moves.spread(here.y @ A)
-        self.dual_residual = slope - price[:, 0] + price[:, 1]
-        self.theta = 1 / (moves.curvature + proximal[:, None, None] + (price / here.slack).sum(1))
+        self.dual_residual = slope - duals[:, 0] + duals[:, 1]
+        self.theta = 1 / (moves.curvature + proximal[:, None, None] + (duals / here.slack).sum(1))
         self.D = (self.theta * moves.sign**2).sum(1)
         self.factor = _factor(A, self.D)
 
     def step(self, aim: Float[Tensor, "p 2 k n"]) -> _Iterate:
         """The step that meets the equality and changes the products by `aim`, to first order."""
-        moves, slack, price = self.moves, self.here.slack, self.here.price
-        pull = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - self.dual_residual
-        dy, image = self._solve(-self.residual - moves.combine(self.theta * pull) @ self.A.mT)
-        dw = self.theta * (moves.spread(image) + pull)
+        moves, slack, duals = self.moves, self.here.slack, self.here.duals
+        rhs = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - self.dual_residual
+        dy, image = self._solve(-self.residual - moves.combine(self.theta * rhs) @ self.A.mT)
+        dw = self.theta * (moves.spread(image) + rhs)
         change = torch.stack([dw, -dw], 1)
-        return _Iterate(change, (aim - price * change) / slack, dy)
+        return _Iterate(change, (aim - duals * change) / slack, dy)
 
     def _solve(self, right: Float[Tensor, "p r"]) -> tuple[Float[Tensor, "p r"], Float[Tensor, "p n"]]:
         """dy with A D A^T dy = right, and A^T dy.

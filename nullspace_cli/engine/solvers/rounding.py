@@ -35,7 +35,7 @@ class MetricRounding:
         gram: H = A^T A + delta I.
         order: the entries, in the order in which they are rounded.
         feedback: G in this order, its rows scaled to a unit diagonal.
-        cost: the squared diagonal of G: the price of an entry's distance from where it should be.
+        cost: the squared diagonal of G: the weight of an entry's distance from where it should be.
     """
 
     gram: Float[Tensor, "n n"]
@@ -123,9 +123,9 @@ class MetricRounding:
                 centre = block[:, :, i]
                 below = centre.floor().clamp(low[:, entry, None], below_high[:, entry, None])
                 choices = torch.stack([below, below + 1], 1)
-                price = total[:, None] + self.cost[entry] * (choices - centre[:, None]).square()
-                price[:, 1].masked_fill_(single[:, entry, None], torch.inf)
-                total, chosen = price.flatten(1).topk(width, 1, largest=False)
+                costs = total[:, None] + self.cost[entry] * (choices - centre[:, None]).square()
+                costs[:, 1].masked_fill_(single[:, entry, None], torch.inf)
+                total, chosen = costs.flatten(1).topk(width, 1, largest=False)
                 parent = chosen % width
                 origin = origin.gather(1, parent)
                 block = block.gather(1, parent[:, :, None].expand_as(block))

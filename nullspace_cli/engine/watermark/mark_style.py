@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.watermark.marks import Mark, Placed, Placement, place
 
-Treatment = Literal["plain", "outline", "hatch"]
+MarkStyle = Literal["plain", "outline", "hatch"]
 Period = tuple[float, float]
 """Of a carrier, in pixels down and across; `inf` along an axis on which it does not vary."""
 Tint = tuple[float, float, float]
@@ -32,7 +32,7 @@ GREEN_MAGENTA: Tint = (-0.6, 1.0, -0.6)
 MODEL_PERIOD: Period = (4, 4)
 """At model size, where no resize sets it: the finest diagonal lines that are not a mere grain."""
 
-DEFAULT_STRENGTH: Mapping[Treatment, float] = {"plain": 3.0, "outline": 2.0, "hatch": 1.0}
+DEFAULT_STRENGTH: Mapping[MarkStyle, float] = {"plain": 3.0, "outline": 2.0, "hatch": 1.0}
 """The `Placement.strength` that suits each treatment. A hatch survives whole and need not be exaggerated; twice as
 strong suits it at model size, where it does not."""
 
@@ -96,7 +96,7 @@ def target_image(
     image: Float[Tensor, "c h w"],
     mark: Mark,
     placement: Placement,
-    treatment: Treatment = "plain",
+    treatment: MarkStyle = "plain",
     period: Period = MODEL_PERIOD,
     tint: Tint = GREY,
 ) -> Float[Tensor, "c h w"]:
@@ -240,7 +240,7 @@ def _lines(share: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w
     return (nearer.minimum(share.clamp_max(pixel)) + farther) / pixel
 
 
-TREATMENTS: Mapping[Treatment, Callable[[_Layer], Float[Tensor, "c h w"]]] = {
+TREATMENTS: Mapping[MarkStyle, Callable[[_Layer], Float[Tensor, "c h w"]]] = {
     "plain": _plain,
     "outline": _outline,
     "hatch": _hatch,

@@ -29,15 +29,15 @@ from nullspace_cli.engine.transforms.resize_operator import LinearView
 from nullspace_cli.engine.watermark.mark_style import (
     GREY,
     MODEL_PERIOD,
+    MarkStyle,
     Period,
     Tint,
-    Treatment,
     line_period,
     visible_tint,
 )
-from nullspace_cli.engine.watermark.watermark import Aim, Exact, Pixels, Rounding, Watermarked, attained
+from nullspace_cli.engine.watermark.watermark import Aim, Pixels, Rounding, Unrounded, Watermarked, attained
 
-Choice = Literal["auto", "resize", "patch"]
+NullspaceChoice = Literal["auto", "resize", "patch"]
 
 ENOUGH = 0.3
 """Share of the wanted change that the resize's nullspace must allow for "auto" to be content with it."""
@@ -105,7 +105,7 @@ class NativeSize:
     transform: EvalTransform
     design: Aim
     patches: Callable[[], PatchSpace]
-    nullspace: Choice = "auto"
+    nullspace: NullspaceChoice = "auto"
     rounding: Rounding = "aware"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     least: float = VISIBLE
@@ -272,7 +272,7 @@ class _Task:
     def _view(self, view: View) -> Float[Tensor, "h c w"]:
         return torch.from_numpy(view).to(self.maker.device, torch.float32)
 
-    def _target(self, default: Treatment, period: Period, tint: Tint = GREY) -> Levels:
+    def _target(self, default: MarkStyle, period: Period, tint: Tint = GREY) -> Levels:
         """The target image within the bounds, in levels."""
         colours = self.picture.pixels[..., : self.source.shape[1]]
         image = torch.from_numpy(np.moveaxis(colours, 2, 0).astype(np.float32)).div_(255)
@@ -295,13 +295,13 @@ class _Task:
         transposed = self.preimages.passes.transposed
 
         @full_precision
-        def exact() -> Exact:
+        def unrounded() -> Unrounded:
             image = torch.empty(target.shape, dtype=torch.float32)
             for strip, _, z in projection.images(solution.y):
                 image[strip.start : strip.stop] = z.view(len(z), *target.shape[1:])
             axes = (1, 2, 0) if transposed else (1, 0, 2)
             parts = (image, torch.from_numpy(self.source), torch.from_numpy(target))
-            return Exact(*(part.permute(axes).float().expand(3, -1, -1) / 255 for part in parts))
+            return Unrounded(*(part.permute(axes).float().expand(3, -1, -1) / 255 for part in parts))
 
         return Watermarked(
             self.picture.pixels,
@@ -310,7 +310,7 @@ class _Task:
             nullspace,
             self.maker.rounding,
             solver,
-            exact,
+            unrounded,
         )
 
 

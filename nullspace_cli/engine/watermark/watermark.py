@@ -16,15 +16,14 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of_each, write_tensors
+from nullspace_cli.engine.documents.kinds import WATERMARK
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.loading import LoadedModel, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, GREY, Period, Tint, Treatment, target_image
+from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, GREY, MarkStyle, Period, Tint, target_image
 from nullspace_cli.engine.watermark.marks import Mark, Placement
-
-KIND = "watermark"
 
 Pixels = UInt8[NDArray[np.uint8], "H W 3"]
 Rounding = Literal["aware", "nearest"]
@@ -37,7 +36,7 @@ class Aim(Protocol):
     """What a picture should look like, whichever picture it is: a mark on it, or another picture altogether."""
 
     def target(
-        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
     ) -> Float[Tensor, "c h w"]:
         """The target image for the source `image` in [0, 1]; it may leave [0, 1].
 
@@ -58,11 +57,11 @@ class Design:
 
     mark: Mark
     placement: Placement
-    treatment: Treatment | None = None
+    treatment: MarkStyle | None = None
     strength: float | None = None
 
     def target(
-        self, image: Float[Tensor, "c h w"], default: Treatment, period: Period, tint: Tint = GREY
+        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
     ) -> Float[Tensor, "c h w"]:
         """The target image, possibly outside [0, 1].
 
@@ -77,7 +76,7 @@ class Design:
         return {**asdict(self.placement), "treatment": self.treatment, "strength": self.strength}
 
 
-class Exact(NamedTuple):
+class Unrounded(NamedTuple):
     """Images [3, h, w] in [0, 1] before rounding: the exact solution, the source and the target."""
 
     image: Float[Tensor, "3 h w"]
@@ -104,7 +103,7 @@ class Watermarked:
     nullspace: Literal["resize", "patch"]
     rounding: Rounding
     solver: Mapping[str, Any]
-    exact: Callable[[], Exact]
+    unrounded: Callable[[], Unrounded]
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Verification:
         return None if change is None else change <= tolerance
 
 
-class Stamped(NamedTuple):
+class WatermarkResult(NamedTuple):
     """One image done: the solution, what the model says of the file, and the record of the JSON document."""
 
     result: Watermarked
@@ -185,9 +184,9 @@ def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[T
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
     """
-    exact = model.exact()
+    unrounded = model.in_full_precision()
     source, result = (
-        finite(exact(image[None]), exact, f"the {name}")
+        finite(unrounded(image[None]), unrounded, f"the {name}")
         for name, image in zip(("source", "result"), batch, strict=True)
     )
     before = after = match = change = mse = error = None
@@ -268,5 +267,5 @@ def save_float(
     """Write `image`, the exact solution before rounding, `source` and `target`: [3, h, w] in pixel space [0, 1]."""
     parents = {**sha256_of_each({"source": source, "basis": basis}), "mark": design.mark.sha256}
     parameters = {"norm": result.solver["norm"], "nullspace": result.nullspace, **design.describe()}
-    provenance = Provenance(KIND, "pixel", model, weights_sha256, seed, parameters, parents)
-    return write_tensors(path, result.exact()._asdict(), provenance, force=force)
+    provenance = Provenance(WATERMARK, "pixel", model, weights_sha256, seed, parameters, parents)
+    return write_tensors(path, result.unrounded()._asdict(), provenance, force=force)

@@ -12,21 +12,21 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.logo import draw_logo
-from nullspace_cli.engine.adversarial.attack import Fool
+from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.report import Files, report
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import check_output, make_folder, write_bytes
 from nullspace_cli.engine.errors import NoNullspaceError
-from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_subjects
+from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import entry_of
+from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images
 from nullspace_cli.engine.noise.trainer import Plan
 from nullspace_cli.engine.nullspace import basis as bases
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.preview import preview_of
 from nullspace_cli.engine.plots.basis import draw_basis
 from nullspace_cli.engine.plots.fooling import draw_fooling
@@ -36,10 +36,9 @@ from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.methods import choose, default_methods
 from nullspace_cli.engine.watermark.marks import Placement, read_mark
 from nullspace_cli.engine.watermark.watermark import Design
-from nullspace_cli.engine.workflows.explain import Explained, Explainer
-from nullspace_cli.engine.workflows.explain import Job as Explanation
+from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
-from nullspace_cli.engine.workflows.watermark import Job, Stamp
+from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 NOISE_STD = 1.0
 PHOTOS = 4
@@ -88,7 +87,7 @@ def run_demo(
     for file in files:
         check_output(file, force=force)
     progress("loading the embedded models")
-    network = Network(ModelRequest("demo", device=device, seed=seed))
+    network = LazyModel(ModelRequest("demo", device=device, seed=seed))
     vit, cnn = network.model, load_model(ModelRequest("demo-cnn", device=device, seed=seed))
 
     progress(f"drawing {images} validation images")
@@ -143,7 +142,7 @@ def run_demo(
 
 
 def _watermark(
-    network: Network, data: ImageSet, folder: Path, *, force: bool
+    network: LazyModel, data: ImageSet, folder: Path, *, force: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Stamp the demo's logo onto some of its images at model size and onto one at its own, and draw sheets of them."""
 
@@ -151,17 +150,17 @@ def _watermark(
         return write_bytes(folder / name, encode_png(image), force=force)
 
     design = Design(read_mark(save("logo.png", draw_logo())), Placement())
-    stamp = Stamp(network, design, size="model", verify=True, force=force)
-    stamp.prepare()
+    pipeline = WatermarkPipeline(network, design, size="model", verify=True, force=force)
+    pipeline.prepare()
     done = [
-        stamp(Job(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
+        pipeline(WatermarkFiles(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
         for i, sample in enumerate(data[1 : 1 + PHOTOS])
     ]
     draw_watermarks(folder / "watermarks.png", done, force=force)
     large = save("large.png", draw("val", LARGE, size=LARGE_SIDE)[0])
-    native = Stamp(network, design, force=force)(Job(large, folder / "large.watermarked.png"))
+    native = WatermarkPipeline(network, design, force=force)(WatermarkFiles(large, folder / "large.watermarked.png"))
     draw_native(folder / "native.png", native, network.transform, force=force)
-    return [stamped.record for stamped in done], native.record
+    return [result.record for result in done], native.record
 
 
 def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force: bool) -> dict[str, Any]:
@@ -186,7 +185,7 @@ def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force
     path = folder / "demo.encoder.noise.safetensors"
     learned = NoiseRun(
         model,
-        entry_of(model, "encoder"),
+        injection_site(model, "encoder"),
         images,
         transform,
         plan,
@@ -198,7 +197,7 @@ def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force
         every=plan.steps + 1,  # a run as short as this is not worth saving half-way
     )()
     preview = draw_losses(folder / "demo.encoder.loss.png", model.name, learned, force=force)
-    cases = cases_of(read_subjects([path], model), ("shuffle", "uniform"), 1, seed)
+    cases = cases_of(read_noises_under_test([path], model), ("shuffle", "uniform"), 1, seed)
     return {
         "level": plan.level,
         "noises": [noise.record for noise in learned],
@@ -209,13 +208,13 @@ def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force
     }
 
 
-def _fool(network: Network, folder: Path, *, force: bool) -> dict[str, Any]:
+def _fool(network: LazyModel, folder: Path, *, force: bool) -> dict[str, Any]:
     """Make one drawing look like another, as a float image: 8-bit ones take outlines alone from the target here."""
     source, target = (
         write_bytes(folder / f"{_class_of(drawing)}.png", encode_png(draw("val", drawing)[0]), force=force)
         for drawing in (SOURCE, TARGET)
     )
-    fool, picture = Fool(network, bounded=False, norm=1, strength=1.0), read_picture(source)
+    fool, picture = Attack(network, bounded=False, norm=1, strength=1.0), read_picture(source)
     methods = choose(network.model, default_methods(network.model))
     files = _fooled(folder)
     done = report(fool, fool(picture, read_picture(target).pixels), picture, target, files, methods, force=force)
@@ -225,7 +224,7 @@ def _fool(network: Network, folder: Path, *, force: bool) -> dict[str, Any]:
 
 def _explain(model: LoadedModel, folder: Path, *, force: bool) -> dict[str, Any]:
     """Draw a sheet of all saliency methods that the model has."""
-    job = Explanation(folder / "photo-0.png", {}, folder / f"photo-0.{model.name}.saliency.png")
+    job = ExplainFiles(folder / "photo-0.png", {}, folder / f"photo-0.{model.name}.saliency.png")
     ((done,),) = Explainer(model, choose(model, ["all"]), force=force).each([job])
     if not isinstance(done, Explained):
         raise done.error

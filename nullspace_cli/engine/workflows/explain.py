@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.documents.kinds import SALIENCY
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
 from nullspace_cli.engine.metrics import is_constant
@@ -24,26 +25,26 @@ from nullspace_cli.engine.runtime.memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.heat_maps import overlay
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.transforms.evaluation import from_8_bits, overlap
+from nullspace_cli.engine.workflows.failed import Failed
 
-KIND = "saliency"
 Pixels = UInt8[NDArray[np.uint8], "h w 3"]
 Maps = dict[str, Float[Tensor, "gh gw"]]
 
 
 @dataclass(frozen=True)
-class Job:
+class ExplainFiles:
     """The files of one image: what is read, and what is written, as far as it is wanted (`overlays` by method)."""
 
     source: Path
     overlays: Mapping[str, Path]
     sheet: Path | None = None
-    exact: Path | None = None
+    tensors: Path | None = None
 
     def files(self) -> list[Path]:
         """All that is written."""
-        return [*self.overlays.values(), *(path for path in (self.sheet, self.exact) if path)]
+        return [*self.overlays.values(), *(path for path in (self.sheet, self.tensors) if path)]
 
-    def only(self, methods: Sequence[Method]) -> "Job":
+    def only(self, methods: Sequence[Method]) -> "ExplainFiles":
         """The same without the pictures of other methods; one method needs no sheet."""
         overlays = {method.name: self.overlays[method.name] for method in methods if self.overlays}
         return replace(self, overlays=overlays, sheet=self.sheet if len(methods) > 1 else None)
@@ -67,14 +68,7 @@ class Explained(NamedTuple):
     record: dict[str, Any]
 
 
-class Failed(NamedTuple):
-    """One image that could not be done, and why."""
-
-    source: Path
-    error: VitnullError
-
-
-class Batch(NamedTuple):
+class ExplainedBatch(NamedTuple):
     """Images, the classes that were explained (None without a head), the maps of each method, true classes if known."""
 
     images: Float[Tensor, "b 3 h w"]
@@ -83,7 +77,7 @@ class Batch(NamedTuple):
     labels: Int[Tensor, " b"] | None
 
     @classmethod
-    def of(cls, done: Sequence[Explained], labels: Mapping[Path, int] | None = None) -> "Batch":
+    def of(cls, done: Sequence[Explained], labels: Mapping[Path, int] | None = None) -> "ExplainedBatch":
         indices = [item.explained for item in done if item.explained is not None]
         return cls(
             torch.stack([item.image for item in done]),
@@ -113,15 +107,15 @@ class Explainer:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
 
-    def each(self, jobs: Sequence[Job]) -> Iterator[list[Explained | Failed]]:
+    def each(self, jobs: Sequence[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
         for start in range(0, len(jobs), self.group):
             yield self._together(jobs[start : start + self.group])
 
-    def _together(self, jobs: Sequence[Job]) -> list[Explained | Failed]:
+    def _together(self, jobs: Sequence[ExplainFiles]) -> list[Explained | Failed]:
         started = time.monotonic()
         done: dict[Path, Explained | Failed] = {}
-        read: list[tuple[Job, Picture, Pixels]] = []
+        read: list[tuple[ExplainFiles, Picture, Pixels]] = []
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
@@ -133,7 +127,7 @@ class Explainer:
 
         def look(start: int, stop: int) -> None:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
-            logits = finite(self.model.exact()(images), self.model, "the images").logits
+            logits = finite(self.model.in_full_precision()(images), self.model, "the images").logits
             classes = self._classes(logits)
             maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
             for k, image in enumerate(images):
@@ -167,7 +161,7 @@ class Explainer:
 
     def _write(
         self,
-        job: Job,
+        job: ExplainFiles,
         picture: Picture,
         seen: Pixels,
         maps: Maps,
@@ -183,12 +177,14 @@ class Explainer:
             titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
             titled = {titles[name]: picture for name, picture in shown.items()}
             draw_saliency(job.sheet, self._title(index, prediction), seen, titled, force=self.force)
-        if job.exact:
+        if job.tensors:
             parameters = {"source": job.source.name, "class": index, "methods": list(maps)}
             parents = {"source": sha256_of(job.source)}
             model = self.model
-            about = Provenance(KIND, "normalized", model.name, model.weights_sha256, model.seed, parameters, parents)
-            write_tensors(job.exact, maps, about, force=self.force)
+            about = Provenance(
+                SALIENCY, "normalized", model.name, model.weights_sha256, model.seed, parameters, parents
+            )
+            write_tensors(job.tensors, maps, about, force=self.force)
         return {
             "source": str(job.source),
             "prediction": prediction,
@@ -202,7 +198,7 @@ class Explainer:
                 for name, values in maps.items()
             },
             "sheet": str(job.sheet) if job.sheet else None,
-            "float": str(job.exact) if job.exact else None,
+            "float": str(job.tensors) if job.tensors else None,
             "seconds": None,
         }
 

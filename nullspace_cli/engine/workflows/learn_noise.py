@@ -12,14 +12,15 @@ import torch
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import read_provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.documents.kinds import LEARNING, NOISE
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.paths import exists
 from nullspace_cli.engine.models.loading import LoadedModel
-from nullspace_cli.engine.noise.injection_sites import Entry
-from nullspace_cli.engine.noise.noise import KIND, provenance_of
+from nullspace_cli.engine.noise.injection_sites import InjectionSite
+from nullspace_cli.engine.noise.noise import provenance_of
 from nullspace_cli.engine.noise.presets import owner
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import STATE_KIND, Learned, Learning, Plan
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
@@ -50,7 +51,7 @@ class NoiseRun:
     """
 
     model: LoadedModel
-    entry: Entry
+    site: InjectionSite
     images: ImageSet
     transform: EvalTransform
     plan: Plan
@@ -66,7 +67,7 @@ class NoiseRun:
     notice: Callable[[str], None] = lambda text: None
     progress: Progress = _unwatched
 
-    def __call__(self) -> list[Learned]:
+    def __call__(self) -> list[LearnedNoise]:
         """Learn what is not there yet, and write it; all noises, in the order of the limits.
 
         Raises:
@@ -78,65 +79,67 @@ class NoiseRun:
         done = self.ranks.lead(lambda: self._finished(files) if self.resume and not interrupted else {})
         limits = tuple(limit for limit in files if limit not in done)
         if limits:
-            learning = self._prepare(replace(self.plan, limits=limits))
+            trainer = self._prepare(replace(self.plan, limits=limits))
             if interrupted:
                 if self.ranks.first:
-                    learning.restore(self.state)
-                learning.follow()
+                    trainer.restore(self.state)
+                trainer.follow()
             started = time.monotonic()
-            self._run(learning)
-            rate = sum(self.ranks.gather(learning.images)) / max(time.monotonic() - started, 1e-9)
-            done |= self._finish(learning, files, rate)
+            self._run(trainer)
+            rate = sum(self.ranks.gather(trainer.images)) / max(time.monotonic() - started, 1e-9)
+            done |= self._finish(trainer, files, rate)
         return [done[limit] for limit in files]
 
-    def _finished(self, files: dict[float, Path]) -> dict[float, Learned]:
+    def _finished(self, files: dict[float, Path]) -> dict[float, LearnedNoise]:
         """Noises that an earlier run of the same plan has finished."""
         done = {}
         for limit, path in files.items():
             if path.exists():
-                tensors, about = read_tensors(path, KIND)
+                tensors, about = read_tensors(path, NOISE)
                 require_weights(path, about, self.model.name, self.model.weights_sha256)
                 self.plan.require(path, about.parameters["plan"], but=("limits",))
-                done[limit] = Learned(self._record(about.parameters["record"], path, None), tensors["losses"].tolist())
+                done[limit] = LearnedNoise(
+                    self._record(about.parameters["record"], path, None), tensors["losses"].tolist()
+                )
         return done
 
-    def _prepare(self, plan: Plan) -> Learning:
+    def _prepare(self, plan: Plan) -> Trainer:
         mine = [i for i in range(plan.images) if owner(i, plan.step_images, self.ranks.world) == self.ranks.rank]
         with self.progress("images", len(mine)) as advance:
-            readings = Readings(
-                self.model, self.entry, self.images, mine, self.transform, self.store,
+            cache = ReferenceCache(
+                self.model, self.site, self.images, mine, self.transform, self.store,
                 workers=self.workers, skip=self.skip, notice=self.notice, advance=advance,
             )  # fmt: skip
-        learning = Learning(self.model, self.entry, readings, plan, self.ranks, self.notice)
-        if not any(learning.present):
+        trainer = Trainer(self.model, self.site, cache, plan, self.ranks, self.notice)
+        if not any(trainer.present):
             raise DataError(f"None of the {plan.images} images of {self.images.name} can be read.")
-        return learning
+        return trainer
 
-    def _run(self, learning: Learning) -> None:
+    def _run(self, trainer: Trainer) -> None:
         saved = time.monotonic()
-        with self.progress("steps", learning.plan.steps - learning.done) as advance:
-            for done in learning.steps():
+        with self.progress("steps", trainer.plan.steps - trainer.done) as advance:
+            for done in trainer.steps():
                 advance()
                 now = time.monotonic()
                 if now - saved >= SAVE_SECONDS if self.every is None else done % self.every == 0:
                     if self.ranks.first:
-                        learning.save(self.state)
+                        trainer.save(self.state)
                     saved = now
 
-    def _finish(self, learning: Learning, files: dict[float, Path], rate: float) -> dict[float, Learned]:
+    def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearnedNoise]:
         done = {}
-        for learner in learning.learners:
-            path, record = files[learner.limit], learner.record(learning.plan)
-            parameters = {"limit": learner.limit, "plan": learning.plan.to_json(), "record": record}
+        for learner in trainer.learners:
+            path, record = files[learner.limit], learner.record(trainer.plan)
+            parameters = {"limit": learner.limit, "plan": trainer.plan.to_json(), "record": record}
             tensors = {
                 "noise": learner.noise.detach(),
                 "init": learner.init,
                 "losses": torch.tensor(learner.losses, dtype=torch.float64),
             }
             if self.ranks.first:
-                about = provenance_of(self.model, learning.plan.level, parameters)
+                about = provenance_of(self.model, trainer.plan.level, parameters)
                 write_tensors(path, tensors, about, force=self.force or self.resume)
-            done[learner.limit] = Learned(self._record(record, path, rate), learner.losses)
+            done[learner.limit] = LearnedNoise(self._record(record, path, rate), learner.losses)
         if self.ranks.first:
             self.state.unlink(missing_ok=True)
         return done
@@ -154,7 +157,7 @@ def check_state(state: Path, *, resume: bool, force: bool) -> None:
     if not exists(state):
         return
     if resume:
-        read_provenance(state, STATE_KIND)  # before anything slow
+        read_provenance(state, LEARNING)  # before anything slow
     elif not force:
         raise ArtifactError(
             f"{state} holds an interrupted run. Use --resume to go on with it, or --force to start anew."

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -17,33 +17,34 @@ from nullspace_cli.engine.documents.artefacts import write_bytes
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models.loading import resolve_device
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.memory import in_chunks, within_memory
 from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.watermark.model_size import ModelSize
-from nullspace_cli.engine.watermark.native_size import Choice, NativeSize
+from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.watermark import (
     Design,
     Rounding,
-    Stamped,
     Verification,
     Watermarked,
+    WatermarkResult,
     likeness,
     noise_picture,
     save_float,
     share_changed,
     verify,
 )
+from nullspace_cli.engine.workflows.failed import Failed
 
 
 @dataclass(frozen=True)
-class Job:
-    """The files of one image: what is read, and what is written (`diff` and `exact` where wanted)."""
+class WatermarkFiles:
+    """The files of one image: what is read, and what is written (`diff` and `unrounded` where wanted)."""
 
     source: Path
     output: Path
     diff: Path | None = None
-    exact: Path | None = None
+    unrounded: Path | None = None
 
 
 T = TypeVar("T")
@@ -67,13 +68,6 @@ def _threads_of_new_threads() -> Iterator[None]:
 _THREADS = Shared(_threads_of_new_threads)
 
 
-class Failed(NamedTuple):
-    """One image that could not be done, and why."""
-
-    job: Job
-    error: VitnullError
-
-
 def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
     """The sources whose header alone shows that they cannot be read, with the reason. Cheap: before anything slow.
 
@@ -92,7 +86,7 @@ def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class WatermarkPipeline:
     """What all images of a run share.
 
     Attributes:
@@ -107,10 +101,10 @@ class Stamp:
         notice: is told what the user should know besides the results.
     """
 
-    network: Network
+    network: LazyModel
     design: Design
     size: Literal["native", "model"] = "native"
-    nullspace: Choice = "auto"
+    nullspace: NullspaceChoice = "auto"
     norm: Literal[1, 2] = 2
     rounding: Rounding = "aware"
     tolerance: float = 0.01
@@ -139,7 +133,7 @@ class Stamp:
             _ = self.network.model
         _ = self._make
 
-    def __call__(self, job: Job) -> Stamped:
+    def __call__(self, job: WatermarkFiles) -> WatermarkResult:
         """Read, solve, write, read back, verify one image.
 
         Raises:
@@ -150,7 +144,7 @@ class Stamp:
             raise done.error
         return done
 
-    def each(self, jobs: Sequence[Job], workers: int) -> Iterator[Stamped | Failed]:
+    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[WatermarkResult | Failed]:
         """Stamp many images, in their order; one that fails does not stop the others.
 
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
@@ -162,7 +156,7 @@ class Stamp:
                 yield from self.together(group)
             return
         threads = max(1, torch.get_num_threads() // workers)
-        running: deque[Future[list[Stamped | Failed]]] = deque()
+        running: deque[Future[list[WatermarkResult | Failed]]] = deque()
         with _THREADS, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             try:
                 while groups or running:
@@ -173,17 +167,17 @@ class Stamp:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def together(self, jobs: Sequence[Job]) -> list[Stamped | Failed]:
+    def together(self, jobs: Sequence[WatermarkFiles]) -> list[WatermarkResult | Failed]:
         """Stamp the images of one group."""
         started = time.monotonic()
-        done: dict[Job, Stamped | Failed] = {}
-        pictures: dict[Job, Picture] = {}
+        done: dict[WatermarkFiles, WatermarkResult | Failed] = {}
+        pictures: dict[WatermarkFiles, Picture] = {}
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
                     pictures[job] = read_picture(job.source)
             except VitnullError as error:
-                done[job] = Failed(job, error)
+                done[job] = Failed(job.source, error)
         for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
             try:
                 if isinstance(result, VitnullError):
@@ -191,9 +185,9 @@ class Stamp:
                 with within_memory(_sized(picture)):
                     done[job] = self._finish(job, picture, result)
             except VitnullError as error:
-                done[job] = Failed(job, error)
+                done[job] = Failed(job.source, error)
         for item in done.values():
-            if isinstance(item, Stamped):
+            if isinstance(item, WatermarkResult):
                 item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)
         return [done[job] for job in jobs]
 
@@ -232,7 +226,7 @@ class Stamp:
         half = len(pictures) // 2
         return self._solved(pictures[:half]) + self._solved(pictures[half:])
 
-    def _finish(self, job: Job, picture: Picture, result: Watermarked) -> Stamped:
+    def _finish(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> WatermarkResult:
         """Write the files, and measure what was written."""
         native = self.size == "native"
         if native and picture.reduced:
@@ -242,9 +236,9 @@ class Stamp:
         if job.diff:
             write_bytes(job.diff, encode_png(noise_picture(result)), force=self.force)
         about = self.network.describe()
-        if job.exact:
+        if job.unrounded:
             save_float(
-                job.exact,
+                job.unrounded,
                 result,
                 self.design,
                 job.source,
@@ -266,10 +260,10 @@ class Stamp:
             "solver": dict(result.solver),
             "verified": verdict.holds(self.tolerance),
             "diff": str(job.diff) if job.diff else None,
-            "float": str(job.exact) if job.exact else None,
+            "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }
-        return Stamped(result, verdict, record)
+        return WatermarkResult(result, verdict, record)
 
     def _judge(self, source: Picture, result: Picture) -> Verification:
         changed = share_changed(self.network.transform, source, result)

@@ -11,14 +11,14 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.adversarial.attack import Fool, Fooled
+from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
 from nullspace_cli.engine.adversarial.report import controls
 from nullspace_cli.engine.adversarial.sources import choose_source
-from nullspace_cli.engine.adversarial.target_image import Imitation, detail_scale, fit, likeness
+from nullspace_cli.engine.adversarial.target_image import TargetImage, detail_scale, fit, likeness
 from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.loading import ModelRequest
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import LinearView
@@ -29,8 +29,8 @@ TRANSFORM = EvalTransform((3, 64, 64), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.8)
 
 
 @pytest.fixture(scope="module")
-def network() -> Network:
-    return Network(TINY)
+def network() -> LazyModel:
+    return LazyModel(TINY)
 
 
 def drawing(index: int, width: int = 96, height: int = 80) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_the_target_is_asked_for_and_its_detail_exaggerated(native: bool, detail
     """80 x 160 becomes 80 x 160 here, of which the network reads the middle 64 x 64."""
     source, target = drawing(1, 160, 80), drawing(2, 160, 80)
     x = torch.from_numpy(source).permute(2, 0, 1).double() / 255
-    asked = Imitation(target, 1.5, TRANSFORM, native, detail_only).target(x, "outline", (4, 4)).numpy()
+    asked = TargetImage(target, 1.5, TRANSFORM, native, detail_only).target(x, "outline", (4, 4)).numpy()
     t = target.transpose(2, 0, 1) / 255
     assert np.abs(asked - t)[:, :8].max() < 1e-6
     assert np.abs(asked - t)[:, :, :48].max() < 1e-6
@@ -99,25 +99,25 @@ def test_likeness_at_its_ends() -> None:
         ({"size": "native", "norm": 1}, "--size model"),
     ],
 )
-def test_settings_that_exclude_each_other(network: Network, settings: dict[str, object], hint: str) -> None:
+def test_settings_that_exclude_each_other(network: LazyModel, settings: dict[str, object], hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
-        Fool(network, **settings)  # type: ignore[arg-type]
+        Attack(network, **settings)  # type: ignore[arg-type]
 
 
 def test_red_alone_needs_patches_with_more_pixels_than_the_embedding() -> None:
     """A ViT-S/16: 384 embeddings of 768 numbers, of which 256 are red."""
     request = replace(TINY, name="vit_small_patch16_224")
-    Fool(Network(request)).prepare()
+    Attack(LazyModel(request)).prepare()
     with pytest.raises(NoNullspaceError, match=r"rank 256 of d = 384, with r\^2 = 256 .* --channels all"):
-        Fool(Network(request), channels="red", bounded=False).prepare()
+        Attack(LazyModel(request), channels="red", bounded=False).prepare()
 
 
 # How it is made
 
 
-def test_auto_takes_the_strength_that_looks_most_like_the_target(network: Network, tmp_path: Path) -> None:
+def test_auto_takes_the_strength_that_looks_most_like_the_target(network: LazyModel, tmp_path: Path) -> None:
     source, target = read_picture(saved(tmp_path, 1)), drawing(2)
-    fool = Fool(network, rounding="nearest")
+    fool = Attack(network, rounding="nearest")
     chosen = fool(source, target)
     scores = {s: fool.at(source, target, s).likeness.score for s in (1.0, 1.5, 2.0, 3.0)}
     assert chosen.strength == max(scores, key=lambda s: scores[s])
@@ -125,9 +125,9 @@ def test_auto_takes_the_strength_that_looks_most_like_the_target(network: Networ
     assert len(set(scores.values())) == 4
 
 
-def test_the_source_is_chosen_that_gives_the_best_result(network: Network, tmp_path: Path) -> None:
+def test_the_source_is_chosen_that_gives_the_best_result(network: LazyModel, tmp_path: Path) -> None:
     paths, target = [saved(tmp_path, index) for index in range(3, 9)], drawing(2)
-    fool = Fool(network, strength=1.0, rounding="nearest")
+    fool = Attack(network, strength=1.0, rounding="nearest")
     seen: list[None] = []
     choice = choose_source(fool, paths, target, advance=lambda: seen.append(None))
     scores = {path: fool(read_picture(path), target).likeness.score for path in paths}
@@ -139,25 +139,25 @@ def test_the_source_is_chosen_that_gives_the_best_result(network: Network, tmp_p
 
 @pytest.mark.parametrize("method", ["estimate", "rough"])
 def test_a_source_that_does_not_fit_into_memory_is_left_out(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    network: LazyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     paths = [saved(tmp_path, index) for index in range(3, 6)]
-    original, notes = getattr(Fool, method), dict[Path, str]()
+    original, notes = getattr(Attack, method), dict[Path, str]()
 
-    def starved(self: Fool, source: Picture, target: Pixels) -> Any:
+    def starved(self: Attack, source: Picture, target: Pixels) -> Any:
         if source.path == paths[1]:
             raise RuntimeError("CUDA error: out of memory")
         return original(self, source, target)
 
-    monkeypatch.setattr(Fool, method, starved)
-    fool = Fool(network, strength=1.0, rounding="nearest")
+    monkeypatch.setattr(Attack, method, starved)
+    fool = Attack(network, strength=1.0, rounding="nearest")
     choice = choose_source(fool, paths, drawing(2), left_out=lambda path, error: notes.update({path: str(error)}))
     assert choice.path != paths[1]
     assert list(notes) == [paths[1]]
     assert notes[paths[1]].startswith(f"{paths[1]} does not fit into memory (CUDA error: out of memory). Try")
 
 
-def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
+def test_sources_of_a_class(network: LazyModel, tmp_path: Path) -> None:
     paths = [saved(tmp_path, index) for index in range(3, 9)]
     (tmp_path / "bad.png").write_bytes(b"no image")
     model = network.model
@@ -165,7 +165,7 @@ def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
     logits = model(torch.stack([model.transform(read_picture(path).pixels) for path in paths])).logits
     assert logits is not None
     classes = logits.argmax(1).tolist()
-    fool = Fool(network, strength=1.0, rounding="nearest")
+    fool = Attack(network, strength=1.0, rounding="nearest")
     named = [*paths, tmp_path / "bad.png"]
     choice = choose_source(fool, named, drawing(2), str(classes[4]), left_out=lambda path, error: notes.append(path))
     assert classes[paths.index(choice.path)] == classes[4]
@@ -186,12 +186,12 @@ def test_sources_of_a_class(network: Network, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def result(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Fooled:
+def result(network: LazyModel, tmp_path_factory: pytest.TempPathFactory) -> AttackResult:
     source = read_picture(saved(tmp_path_factory.mktemp("source"), 1))
-    return Fool(network, rounding="nearest", strength=1.0)(source, drawing(2))
+    return Attack(network, rounding="nearest", strength=1.0)(source, drawing(2))
 
 
-def test_controls_have_the_noises_norm_and_lie_where_they_say(network: Network, result: Fooled) -> None:
+def test_controls_have_the_noises_norm_and_lie_where_they_say(network: LazyModel, result: AttackResult) -> None:
     everything, space = (slice(None), slice(None)), network.patches
     norm = float((result.seen(result.image) - result.seen(result.source)).norm())
     gaussian, read = noises = controls(result, space, everything, 0)
@@ -213,7 +213,7 @@ def test_controls_at_native_size_go_through_the_resize() -> None:
     image[:, :20] = 1.0  # where nothing is read, nothing counts
     pixels = np.zeros((480, 320, 3), np.uint8)
     likely = likeness(pixels, pixels, pixels, (1.0, 1.0))
-    result = Fooled(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
+    result = AttackResult(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
     gaussian, within = controls(result, None, read, 0)
     assert gaussian.shape == within.shape == (3, 64, 64)
     norm = 0.1 * (3 * 256 * 256) ** 0.5

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.errors import DataError, ModelError
 from nullspace_cli.engine.evaluation import stability as evaluation
-from nullspace_cli.engine.evaluation.noises_under_test import Case, Subject, cases_of, with_realised
+from nullspace_cli.engine.evaluation.noises_under_test import Case, NoiseUnderTest, cases_of, with_realised
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate, spread
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, Outputs, load_model
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.runtime.distributed import Ranks
 
@@ -43,15 +43,15 @@ def noise_of(model: LoadedModel, level: Level, delta: Float[Tensor, "1 *shape"])
     return Noise(delta, level, model.name, model.weights_sha256, model.transform.std, 0.5, None, Path(f"{level}.st"))
 
 
-def subject(model: LoadedModel, level: Level, scale: float = 1.0) -> Subject:
-    shape = entry_of(model, level).shape
-    return Subject(
+def noise_under_test(model: LoadedModel, level: Level, scale: float = 1.0) -> NoiseUnderTest:
+    shape = injection_site(model, level).shape
+    return NoiseUnderTest(
         noise_of(model, level, scale * torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))), False
     )
 
 
-def plain(model: LoadedModel, *subjects: Subject) -> list[Case]:
-    return cases_of(subjects, (), 1, 0)
+def plain(model: LoadedModel, *noises: NoiseUnderTest) -> list[Case]:
+    return cases_of(noises, (), 1, 0)
 
 
 def count_calls(module: nn.Module, calls: Counter[str], name: str) -> Callable[[], None]:
@@ -66,7 +66,7 @@ def test_passes(
     vit: LoadedModel, images: ImageSet, level: Level, convolutions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two draws of each control make five noises: six passes for each of three batches, and each image read once."""
-    cases = cases_of([subject(vit, level)], ("shuffle", "uniform"), 2, 0)
+    cases = cases_of([noise_under_test(vit, level)], ("shuffle", "uniform"), 2, 0)
     calls: Counter[str] = Counter()
     read = ImageSet.__getitem__
 
@@ -87,7 +87,7 @@ def test_passes(
 
 
 def test_memory_that_is_short(vit: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = plain(vit, subject(vit, "input"))
+    cases = plain(vit, noise_under_test(vit, "input"))
     expected = evaluate(vit, images, cases)
     forward = LoadedModel.forward
 
@@ -108,15 +108,15 @@ def test_memory_that_is_short(vit: LoadedModel, images: ImageSet, monkeypatch: p
 
 
 def test_levels_together_are_as_alone(vit: LoadedModel, images: ImageSet) -> None:
-    subjects = [subject(vit, level) for level in ("encoder", "input")]
-    together = evaluate(vit, images, plain(vit, *subjects))
-    for i, alone in enumerate(subjects):
+    noises = [noise_under_test(vit, level) for level in ("encoder", "input")]
+    together = evaluate(vit, images, plain(vit, *noises))
+    for i, alone in enumerate(noises):
         found = evaluate(vit, images, plain(vit, alone))
         np.testing.assert_allclose(found.noisy[0], together.noisy[i], rtol=1e-4, atol=1e-10)
 
 
 def test_trials_are_averaged(vit: LoadedModel, images: ImageSet) -> None:
-    noise = subject(vit, "input", 2.0)
+    noise = noise_under_test(vit, "input", 2.0)
     draws = cases_of([noise], ("shuffle",), 2, 7)
     one, two, both = (evaluate(vit, images, cases) for cases in (draws[:2], draws[::2], draws))
     (_, a), (_, b), (real, control) = (found.results() for found in (one, two, both))
@@ -131,7 +131,7 @@ def test_trials_are_averaged(vit: LoadedModel, images: ImageSet) -> None:
 
 
 def test_controls_do_not_depend_on_the_company(vit: LoadedModel) -> None:
-    first, second = subject(vit, "encoder"), subject(vit, "input")
+    first, second = noise_under_test(vit, "encoder"), noise_under_test(vit, "input")
     alone = cases_of([second], ("shuffle", "uniform"), 2, 0)
     after = cases_of([first, second], ("shuffle", "uniform"), 2, 0)[5:]
     for a, b in zip(alone, after, strict=True):
@@ -144,7 +144,7 @@ def test_controls_do_not_depend_on_the_company(vit: LoadedModel) -> None:
 def test_outputs_that_are_no_numbers(vit: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is no number torch takes the first for the largest; here it is so without noise."""
     monkeypatch.setattr(vit.module.get_parameter("head.bias"), "data", 100 * torch.eye(1000)[0])
-    noise = subject(vit, "input")
+    noise = noise_under_test(vit, "input")
     huge = replace(noise, noise=replace(noise.noise, delta=torch.full_like(noise.noise.delta, 3e38)))
     notices: list[str] = []
     found = evaluate(vit, images, plain(vit, noise, huge), notice=notices.append)
@@ -168,7 +168,7 @@ def test_csv_of_a_model_without_a_head(images: ImageSet, tmp_path: Path) -> None
     model = load_model(
         ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 0}, device="cpu")
     )
-    results = evaluate(model, images, plain(model, subject(model, "input"))).results()
+    results = evaluate(model, images, plain(model, noise_under_test(model, "input"))).results()
     with evaluation.write_csv(tmp_path / "r.csv", results).open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert {row[name] for name in ("match_percent", "match_low", "match_trials", "logit_mse", "accuracy_noisy")} == {""}
@@ -179,29 +179,31 @@ def test_csv_of_a_model_without_a_head(images: ImageSet, tmp_path: Path) -> None
 
 
 def test_pixels_of_tokens_that_pixels_can_reach(vit: LoadedModel, images: ImageSet) -> None:
-    entry = entry_of(vit, "encoder")
+    site = injection_site(vit, "encoder")
     v = 0.5 * (2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1)
-    delta = entry.read(v) - entry.read(torch.zeros_like(v))
-    subjects = with_realised([Subject(noise_of(vit, "encoder", delta), False), subject(vit, "input")], vit, 1.0)
-    assert [(s.noise.level, s.describe()["realised"]) for s in subjects] == [
+    delta = site.read(v) - site.read(torch.zeros_like(v))
+    noises = with_realised(
+        [NoiseUnderTest(noise_of(vit, "encoder", delta), False), noise_under_test(vit, "input")], vit, 1.0
+    )
+    assert [(s.noise.level, s.describe()["realised"]) for s in noises] == [
         ("encoder", False),
         ("input", True),
         ("input", False),
     ]
-    pixels = subjects[1]
+    pixels = noises[1]
     assert float(pixels.noise.delta.abs().max()) <= 1
     assert pixels.residual == pytest.approx(0, abs=1e-5)
-    tokens, realised, _ = evaluate(vit, images, plain(vit, *subjects)).results()
+    tokens, realised, _ = evaluate(vit, images, plain(vit, *noises)).results()
     assert realised["logit_mse"] == pytest.approx(tokens["logit_mse"], rel=1e-3)
     assert (realised["residual"], realised["solver"]["bound"]) == (pixels.residual, 1.0)
 
 
 def test_the_residual_is_the_networks_own(vit: LoadedModel) -> None:
     """Out of reach, within so small a bound."""
-    (_, pixels) = with_realised([subject(vit, "encoder")], vit, 0.01)
+    (_, pixels) = with_realised([noise_under_test(vit, "encoder")], vit, 0.01)
     kernel = vit.module.get_parameter("patch_embed.proj.weight").detach().double()
     moved = torch.nn.functional.conv2d(pixels.noise.delta.double(), kernel, stride=16).flatten(2).mT
-    wanted = subject(vit, "encoder").noise.delta.double()
+    wanted = noise_under_test(vit, "encoder").noise.delta.double()
     assert pixels.residual == pytest.approx(float((moved - wanted).norm() / wanted.norm()), rel=1e-4)
     assert pixels.residual is not None
     assert pixels.residual > 0.5
@@ -210,7 +212,7 @@ def test_the_residual_is_the_networks_own(vit: LoadedModel) -> None:
 def test_tokens_of_overlapping_windows_have_no_pixels() -> None:
     model = load_model(ModelRequest("pvt_v2_b0", pretrained=False, kwargs={"depths": (1, 1, 1, 1)}, device="cpu"))
     with pytest.raises(ModelError, match="does not embed patches by one linear map"):
-        with_realised([subject(model, "encoder")], model, 1.0)
+        with_realised([noise_under_test(model, "encoder")], model, 1.0)
 
 
 # Several processes, without the processes
@@ -228,7 +230,7 @@ class Two(Ranks):
 
 
 def test_parts_are_put_back_into_order(vit: LoadedModel, images: ImageSet) -> None:
-    cases = cases_of([subject(vit, "encoder")], ("shuffle",), 1, 0)
+    cases = cases_of([noise_under_test(vit, "encoder")], ("shuffle",), 1, 0)
     caught: list[Any] = []
 
     class Catching(Ranks):
@@ -248,5 +250,5 @@ def test_nothing_readable(vit: LoadedModel, tmp_path: Path) -> None:
         (tmp_path / f"{name}.png").write_text("no picture")
     found: Evaluation | None = None
     with pytest.raises(DataError, match="None of the 2 images"):
-        found = evaluate(vit, open_data(str(tmp_path)), plain(vit, subject(vit, "input")), skip_bad=True)
+        found = evaluate(vit, open_data(str(tmp_path)), plain(vit, noise_under_test(vit, "input")), skip_bad=True)
     assert found is None

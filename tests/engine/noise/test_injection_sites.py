@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import EncoderEntry, InputEntry, entry_of
+from nullspace_cli.engine.noise.injection_sites import EncoderSite, InputSite, injection_site
 
 MODELS: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
     ("vit_tiny_patch16_224", {"img_size": 32, "depth": 1}, (4, 192)),
@@ -42,16 +42,16 @@ def test_the_network_behind_its_tokens_is_the_network(
     name: str, kwargs: dict[str, Any], shape: tuple[int, int]
 ) -> None:
     model = load(name, **kwargs)
-    entry, x = EncoderEntry(model), images_for(model)
-    assert entry.shape == shape
+    site, x = EncoderSite(model), images_for(model)
+    assert site.shape == shape
     with torch.no_grad():
-        tokens = entry.read(x)
+        tokens = site.read(x)
         assert tokens.shape == (2, *shape)
         clean = model.forward(x)
         given = tokens.clone()
-        again = entry.answer(tokens)
+        again = site.answer(tokens)
         assert torch.equal(tokens, given), "NaFlexViT adds the position embedding in place"
-        moved = entry.answer(tokens + torch.randn(1, *shape))
+        moved = site.answer(tokens + torch.randn(1, *shape))
     assert torch.equal(again.features, clean.features)
     assert torch.equal(again.answer, clean.answer)
     assert not torch.equal(moved.features, clean.features)
@@ -67,34 +67,34 @@ def test_noise_is_added_before_class_token_and_position_embedding() -> None:
         tokens = vit.patch_embed(x) + noise  # type: ignore[operator]
         tokens = torch.cat([vit.cls_token.expand(2, -1, -1), tokens], 1) + vit.pos_embed  # type: ignore[operator]
         literal = vit.forward_head(vit.norm(vit.blocks(tokens)))  # type: ignore[operator]
-        entry = EncoderEntry(model)
-        torch.testing.assert_close(entry.answer(entry.read(x) + noise).logits, literal)
+        site = EncoderSite(model)
+        torch.testing.assert_close(site.answer(site.read(x) + noise).logits, literal)
 
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 def test_gradients_reach_the_noise_and_nothing_else(level: Any) -> None:
     model = load("vit_tiny_patch16_224", img_size=32, depth=1)
-    entry = entry_of(model, level)
+    site = injection_site(model, level)
     with torch.no_grad():
-        inputs = entry.read(images_for(model))
-    noise = torch.zeros(1, *entry.shape, requires_grad=True)
-    entry.answer(inputs + noise).answer.square().sum().backward()
+        inputs = site.read(images_for(model))
+    noise = torch.zeros(1, *site.shape, requires_grad=True)
+    site.answer(inputs + noise).answer.square().sum().backward()
     assert noise.grad is not None
     assert noise.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in model.module.parameters())
-    assert isinstance(entry, EncoderEntry if level == "encoder" else InputEntry)
+    assert isinstance(site, EncoderSite if level == "encoder" else InputSite)
 
 
 def test_the_patch_embedding_is_itself_again_after_an_error() -> None:
     model = load("vit_tiny_patch16_224", img_size=32, depth=1)
-    entry, x = EncoderEntry(model), images_for(model)
+    site, x = EncoderSite(model), images_for(model)
     before = model.forward(x).answer
     with pytest.raises(RuntimeError):
-        entry.answer(torch.zeros(2, 9, 192))
+        site.answer(torch.zeros(2, 9, 192))
     assert torch.equal(model.forward(x).answer, before)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "crossvit_tiny_240"])
 def test_no_patch_tokens(name: str) -> None:
     with pytest.raises(ModelError, match=rf"{name}.* has no patch tokens.*--level input"):
-        entry_of(load(name), "encoder")
+        injection_site(load(name), "encoder")

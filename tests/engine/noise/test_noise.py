@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
 from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
@@ -50,7 +50,7 @@ def learned(vit: LoadedModel, tmp_path: Path) -> Noise:
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 def test_round_trip(vit: LoadedModel, tmp_path: Path, level: Level) -> None:
-    delta = draw(*entry_of(vit, level).shape)
+    delta = draw(*injection_site(vit, level).shape)
     path = put(tmp_path / "noise.safetensors", vit, level, delta)
     noise = read_noise(path)
     assert torch.equal(noise.delta, delta)

@@ -13,10 +13,10 @@ from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, steps_of_round
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from tests.made import training_images
 
@@ -43,16 +43,16 @@ def plan_of(**changes: Any) -> Plan:
     return Plan(**{**settings, **changes})
 
 
-def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Learning:
-    entry = entry_of(model, plan.level)
-    readings = Readings(model, entry, images, range(len(images)), model.transform, Store(limit), workers=1)
-    return Learning(model, entry, readings, plan, Ranks(), **options)
+def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Trainer:
+    site = injection_site(model, plan.level)
+    cache = ReferenceCache(model, site, images, range(len(images)), model.transform, Store(limit), workers=1)
+    return Trainer(model, site, cache, plan, Ranks(), **options)
 
 
-def learned(learning: Learning) -> list[Tensor]:
-    for _ in learning.steps():
+def learned(trainer: Trainer) -> list[Tensor]:
+    for _ in trainer.steps():
         pass
-    return [learner.noise.detach().clone() for learner in learning.learners]
+    return [learner.noise.detach().clone() for learner in trainer.learners]
 
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
@@ -61,8 +61,8 @@ def test_against_the_authors_loop(model: LoadedModel, images: ImageSet, level: L
     """Clean and noisy forward in every step, a mean over the step's images, and torch's optimisers as they come."""
     lr = {"adamw": 0.02, "sgd": 0.5, "paper-accum": 0.1}[protocol]
     plan = plan_of(level=level, protocol=protocol, rounds=10, lr=lr)
-    learning = learning_of(model, images, plan)
-    noise = nn.Parameter(learning.learners[0].init.clone())
+    trainer = learning_of(model, images, plan)
+    noise = nn.Parameter(trainer.learners[0].init.clone())
     optimizer: torch.optim.Optimizer = torch.optim.SGD([noise], lr)
     if protocol == "adamw":
         optimizer = torch.optim.AdamW([noise], lr, weight_decay=0)
@@ -87,13 +87,13 @@ def test_against_the_authors_loop(model: LoadedModel, images: ImageSet, level: L
             losses.append(float(loss.detach()))
             done += 1
     hook.remove()
-    (ours,) = learned(learning)
-    assert learning.learners[0].losses == pytest.approx(losses, rel=2e-4)
+    (ours,) = learned(trainer)
+    assert trainer.learners[0].losses == pytest.approx(losses, rel=2e-4)
     # Of an element whose gradient is next to nothing rounding decides the sign, and by its sign AdamW moves it.
     alike = torch.isclose(ours, noise.detach(), rtol=1e-3, atol=2e-4)
     assert float(alike.double().mean()) > (0.999 if protocol == "adamw" else 1 - 1e-9)
     assert float((ours - noise.detach()).abs().max()) < 0.02 * 2
-    assert float((ours - learning.learners[0].init).norm()) > 0.1
+    assert float((ours - trainer.learners[0].init).norm()) > 0.1
 
 
 def test_several_limits_at_once_are_each_alone(model: LoadedModel, images: ImageSet) -> None:
@@ -113,9 +113,9 @@ def test_pixels_on_disk_give_what_tokens_in_memory_give(model: LoadedModel, imag
 
 
 def test_the_loss_falls(model: LoadedModel, images: ImageSet) -> None:
-    learning = learning_of(model, images, plan_of(rounds=40))
-    learned(learning)
-    record = learning.learners[0].record(learning.plan)
+    trainer = learning_of(model, images, plan_of(rounds=40))
+    learned(trainer)
+    record = trainer.learners[0].record(trainer.plan)
     assert record["loss_last"] < 0.5 * record["loss_first"]
     assert record["norm_final"] > 0.3 * record["norm_init"], "not by giving up"
     assert (record["rounds"], record["steps"], record["stopped"]) == (40, 120, False)
@@ -124,31 +124,31 @@ def test_the_loss_falls(model: LoadedModel, images: ImageSet) -> None:
 @pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0, float("inf")])
 def test_no_noise_has_a_finite_gradient(model: LoadedModel, images: ImageSet, norm: float) -> None:
     """Where f(x with v) = f(x), ||.||_p has no gradient; 0 is among its subgradients."""
-    learning = learning_of(model, images, plan_of(norm=norm, rounds=1))
+    trainer = learning_of(model, images, plan_of(norm=norm, rounds=1))
     with torch.no_grad():
-        learning.learners[0].noise.zero_()
-    (noise,) = learned(learning)
+        trainer.learners[0].noise.zero_()
+    (noise,) = learned(trainer)
     assert bool(noise.isfinite().all())
-    assert learning.learners[0].losses[0] < 1e-6
+    assert trainer.learners[0].losses[0] < 1e-6
 
 
 @pytest.mark.parametrize("norm", [1.0, 3.0, float("inf")])
 def test_other_norms(model: LoadedModel, images: ImageSet, norm: float) -> None:
-    learning = learning_of(model, images, plan_of(norm=norm, rounds=1, step_images=COUNT))
-    entry = entry_of(model, "encoder")
+    trainer = learning_of(model, images, plan_of(norm=norm, rounds=1, step_images=COUNT))
+    site = injection_site(model, "encoder")
     with torch.no_grad():
-        x = entry.read(torch.stack([model.transform(sample.pixels) for sample in images]))
-        change = entry.answer(x + learning.learners[0].init).answer - entry.answer(x).answer
-    learned(learning)
+        x = site.read(torch.stack([model.transform(sample.pixels) for sample in images]))
+        change = site.answer(x + trainer.learners[0].init).answer - site.answer(x).answer
+    learned(trainer)
     expected = np.linalg.norm(change.double().numpy(), ord=norm, axis=1).mean()
-    assert learning.learners[0].losses[0] == pytest.approx(expected, rel=1e-5)
+    assert trainer.learners[0].losses[0] == pytest.approx(expected, rel=1e-5)
 
 
 def test_stops_on_the_mean_over_a_round(model: LoadedModel, images: ImageSet) -> None:
     tiny, large = 1e-6, 1.0
-    learning = learning_of(model, images, plan_of(limits=(tiny, large), stop_eps=1e-8, rounds=2, lr=1e-9))
-    learned(learning)
-    first, second = (learner.record(learning.plan) for learner in learning.learners)
+    trainer = learning_of(model, images, plan_of(limits=(tiny, large), stop_eps=1e-8, rounds=2, lr=1e-9))
+    learned(trainer)
+    first, second = (learner.record(trainer.plan) for learner in trainer.learners)
     assert (first["stopped"], first["rounds"], first["steps"]) == (True, 1, 3)
     assert (second["stopped"], second["rounds"], second["steps"]) == (False, 2, 6)
 
@@ -178,8 +178,8 @@ def test_going_on_gives_the_same_bits(
 
 
 def test_going_on_needs_the_same_plan(model: LoadedModel, images: ImageSet, tmp_path: Path) -> None:
-    learning = learning_of(model, images, plan_of())
-    learning.save(tmp_path / "state")
+    trainer = learning_of(model, images, plan_of())
+    trainer.save(tmp_path / "state")
     with pytest.raises(ArtifactError, match=r"rounds 3 \(now 4\).*--force"):
         learning_of(model, images, plan_of(rounds=4)).restore(tmp_path / "state")
     kwargs = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
@@ -193,7 +193,7 @@ def test_fewer_images_at_once_where_memory_is_short(
 ) -> None:
     (expected,) = learned(learning_of(model, images, plan_of()))
     said: list[str] = []
-    learning = learning_of(model, images, plan_of(), notice=said.append)
+    trainer = learning_of(model, images, plan_of(), notice=said.append)
     forward = LoadedModel.forward
 
     def short(self: LoadedModel, batch: Tensor) -> Any:
@@ -202,17 +202,17 @@ def test_fewer_images_at_once_where_memory_is_short(
         return forward(self, batch)
 
     monkeypatch.setattr(LoadedModel, "forward", short)
-    (noise,) = learned(learning)
+    (noise,) = learned(trainer)
     torch.testing.assert_close(noise, expected, rtol=1e-3, atol=1e-5)
     assert said == ["out of memory with 3 images at once; going on with 1"]
 
 
 def test_a_gradient_that_is_not_finite_is_an_error(model: LoadedModel, images: ImageSet) -> None:
-    learning = learning_of(model, images, plan_of())
+    trainer = learning_of(model, images, plan_of())
     with torch.no_grad():
-        learning.learners[0].noise.fill_(float("nan"))
+        trainer.learners[0].noise.fill_(float("nan"))
     with pytest.raises(VitnullError, match="not finite after 0 steps"):
-        learned(learning)
+        learned(trainer)
 
 
 def test_half_precision_comes_near(model: LoadedModel, images: ImageSet) -> None:

@@ -13,7 +13,7 @@ from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceEr
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 
 CNN, VIT = ModelRequest("demo-cnn", device="cpu"), ModelRequest("demo", device="cpu")
 
@@ -34,7 +34,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_weights_are_not_read_until_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "load_model", lambda request: pytest.fail("the weights were read"))
-    network = Network(VIT)
+    network = LazyModel(VIT)
     assert network.transform.input_size == (3, 224, 224)
     about = network.describe()
     assert (about["model"], about["weights"], about["weights_sha256"]) == ("demo", None, None)
@@ -42,7 +42,7 @@ def test_weights_are_not_read_until_asked_for(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_known_after_loading(loads: list[str]) -> None:
-    network = Network(CNN)
+    network = LazyModel(CNN)
     before = network.transform
     assert network.model.name == "demo-cnn"
     assert network.transform == before
@@ -53,7 +53,7 @@ def test_what_is_known_after_loading(loads: list[str]) -> None:
 
 
 def test_loaded_once_by_several_threads(loads: list[str]) -> None:
-    network, together = Network(VIT), threading.Barrier(4)
+    network, together = LazyModel(VIT), threading.Barrier(4)
 
     def ask(i: int) -> LoadedModel:
         together.wait()
@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_had_is_asked_for_again(monkeypatch: pytest.Monke
     def unplugged(request: ModelRequest) -> LoadedModel:
         raise ModelError("no connection")
 
-    network = Network(CNN)
+    network = LazyModel(CNN)
     monkeypatch.setattr(networks, "load_model", unplugged)
     with pytest.raises(ModelError, match="no connection"):
         _ = network.model
@@ -81,7 +81,7 @@ def test_a_model_that_cannot_be_had_is_asked_for_again(monkeypatch: pytest.Monke
 
 
 def test_patches_are_the_models_own() -> None:
-    network = Network(VIT)
+    network = LazyModel(VIT)
     found = find_basis(network.model)
     assert torch.equal(network.patches.row_space, found.nullspace.row_space.flatten(1))
     assert network.patch_map is not None
@@ -89,7 +89,7 @@ def test_patches_are_the_models_own() -> None:
 
 
 def test_a_cnn_has_no_patches() -> None:
-    network = Network(CNN)
+    network = LazyModel(CNN)
     assert network.patch_map is None
     with pytest.raises(NoNullspaceError, match="overlapping windows"):
         _ = network.patches
@@ -100,7 +100,7 @@ def test_rows_come_from_the_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     found = find_basis(model)
     path = save_basis(tmp_path / "demo.safetensors", model, found, compact=True)
     monkeypatch.setattr(networks, "find_basis", lambda model: pytest.fail("the nullspace was computed"))
-    patches = Network(VIT, path).patches
+    patches = LazyModel(VIT, path).patches
     assert torch.equal(patches.row_space, found.nullspace.row_space.flatten(1))
     assert patches.patch_map.embed_dim == 192
 
@@ -109,7 +109,7 @@ def test_a_basis_of_other_weights(tmp_path: Path) -> None:
     other = load_model(ModelRequest("demo", pretrained=False, device="cpu"))
     path = save_basis(tmp_path / "other.safetensors", other, find_basis(other), compact=True)
     with pytest.raises(ArtifactError, match="other weights"):
-        _ = Network(VIT, path).patches
+        _ = LazyModel(VIT, path).patches
 
 
 def test_a_file_that_is_no_basis_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,4 +117,4 @@ def test_a_file_that_is_no_basis_is_refused_at_once(tmp_path: Path, monkeypatch:
     write_bytes(tmp_path / "photo.png", b"no basis")
     for name in ("photo.png", "missing.safetensors"):
         with pytest.raises(ArtifactError, match=name):
-            Network(VIT, tmp_path / name)
+            LazyModel(VIT, tmp_path / name)

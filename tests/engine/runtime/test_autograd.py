@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_subjects
+from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.models.stem import find_stem
-from nullspace_cli.engine.noise.injection_sites import Level, entry_of
-from nullspace_cli.engine.noise.reference_cache import Readings
-from nullspace_cli.engine.noise.trainer import Learning, Plan
+from nullspace_cli.engine.noise.injection_sites import Level, injection_site
+from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary, ordinary_tensors
 from nullspace_cli.engine.runtime.distributed import Ranks
@@ -82,7 +82,10 @@ def test_the_stem_in_any_mode(mode: Callable[[], Any], made: Any) -> None:
         model = load(*made)  # its weights too may be met by autograd later
         found = model.stem()
         levels: tuple[Level, ...] = ("input",) if made is CNN else ("input", "encoder")
-        answers = [entry_of(model, level).answer(entry_of(model, level).read(images_for(model))) for level in levels]
+        answers = [
+            injection_site(model, level).answer(injection_site(model, level).read(images_for(model)))
+            for level in levels
+        ]
     assert (found.kind, found.names, found.layers) == (expected.kind, expected.names, expected.layers)
     assert (found.weight is None) == (made is CNN)
     for outputs in answers:
@@ -113,12 +116,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 def learned(model: LoadedModel, images: ImageSet) -> Tensor:
     plan = Plan("encoder", (0.5,), "adamw", 2, 0.02, 1.0, 2.0, None, 2, 0, "x", len(images), {})
-    entry = entry_of(model, "encoder")
-    readings = Readings(model, entry, images, range(len(images)), model.transform, Store(2**20), workers=1)
-    learning = Learning(model, entry, readings, plan, Ranks())
-    for _ in learning.steps():
+    site = injection_site(model, "encoder")
+    cache = ReferenceCache(model, site, images, range(len(images)), model.transform, Store(2**20), workers=1)
+    trainer = Trainer(model, site, cache, plan, Ranks())
+    for _ in trainer.steps():
         pass
-    return learning.learners[0].noise.detach()
+    return trainer.learners[0].noise.detach()
 
 
 @pytest.mark.parametrize("made", [VIT, FLEXIBLE], ids=["vit", "naflexvit"])
@@ -147,7 +150,7 @@ def test_evaluation_leaves_no_inference_tensors_behind(images: ImageSet, tmp_pat
     big = {**VIT[1], "embed_dim": 24, "num_heads": 2}
     basis = save_basis(tmp_path / "basis.safetensors", load(VIT[0], big), find_basis(load(VIT[0], big)))
     model = load(*KEEPING)
-    cases = cases_of(read_subjects([basis], model), (), 1, 0)
+    cases = cases_of(read_noises_under_test([basis], model), (), 1, 0)
     evaluate(model, images, cases)
     leaf = images_for(model).requires_grad_()
     assert torch.autograd.grad(model.forward(leaf).answer.sum(), leaf)[0].isfinite().all()

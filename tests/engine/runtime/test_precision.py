@@ -192,9 +192,9 @@ def test_loading_onto_a_card_changes_nothing_either() -> None:
 def test_an_exact_model_is_exact_whatever_surrounds_it(model: LoadedModel, watched: list[tuple[bool, bool]]) -> None:
     torch.set_float32_matmul_precision("medium")
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    alone = model.exact()(x).features
+    alone = model.in_full_precision()(x).features
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(model.exact()(x).features, alone)
+        assert torch.equal(model.in_full_precision()(x).features, alone)
         check = check_basis(model, find_basis(model))
     assert set(watched) == {(True, False)}
     assert check.passed
@@ -207,7 +207,7 @@ def test_verification_is_never_under_autocast(
     pictures = [read_picture(path) for path in pair]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = verify(model, patch_map, pictures[0], pictures[1])
-    assert found == verify(model.exact(), patch_map, pictures[0], pictures[1])
+    assert found == verify(model.in_full_precision(), patch_map, pictures[0], pictures[1])
     assert set(watched) == {(True, False)}
     x = torch.stack([model.transform(picture.pixels) for picture in pictures])
     rounded = model(x)

@@ -14,8 +14,8 @@ from nullspace_cli.engine.watermark import mark_style as treatment
 from nullspace_cli.engine.watermark.mark_style import (
     GREEN_MAGENTA,
     GREY,
+    MarkStyle,
     Period,
-    Treatment,
     line_period,
     target_image,
     visible_tint,
@@ -123,8 +123,8 @@ def test_an_outline_is_a_light_line_beside_a_dark_one(level: float, ink: float, 
     assert abs(row.sum()) < 1e-6
 
 
-@pytest.mark.parametrize("kind", get_args(Treatment))
-def test_strength_and_opacity_scale_the_change(kind: Treatment) -> None:
+@pytest.mark.parametrize("kind", get_args(MarkStyle))
+def test_strength_and_opacity_scale_the_change(kind: MarkStyle) -> None:
     image = flat(0.3) + torch.linspace(0, 0.3, 120, dtype=torch.float64)
     once, twice, faint = (
         target_image(image, block((0.9, 0.2, 0.1)), Placement(scale=0.5, opacity=opacity, strength=strength), kind)
@@ -136,8 +136,8 @@ def test_strength_and_opacity_scale_the_change(kind: Treatment) -> None:
     torch.testing.assert_close(faint, once / 4)
 
 
-@pytest.mark.parametrize("kind", get_args(Treatment))
-def test_a_grey_picture_takes_the_marks_luminance(kind: Treatment) -> None:
+@pytest.mark.parametrize("kind", get_args(MarkStyle))
+def test_a_grey_picture_takes_the_marks_luminance(kind: MarkStyle) -> None:
     grey, mark = flat(0.4, channels=1).float(), block((0.9, 0.9, 0.9))
     target = target_image(grey, mark, MIDDLE, kind, tint=GREEN_MAGENTA)
     assert target.shape == grey.shape
@@ -165,8 +165,8 @@ def test_the_figure_of_a_mark_stands_out_from_its_ground() -> None:
     assert figure > 3 * ground > 0.1
 
 
-@pytest.mark.parametrize("kind", get_args(Treatment))
-def test_bands_join_without_a_seam(kind: Treatment, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", get_args(MarkStyle))
+def test_bands_join_without_a_seam(kind: MarkStyle, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.rand(3, 90, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     placement = Placement(position="bottom-right", scale=0.9, strength=1)
     whole = target_image(image, text_mark("ab\ncd"), placement, kind, (5, math.inf))

@@ -81,7 +81,7 @@ def embedding_error(transform: EvalTransform, space: PatchSpace, source: Picture
 
 def moved(space: PatchSpace, result: Watermarked) -> Tensor:
     """||A (z - x)|| of each patch, for an image of the model's own size."""
-    image, source, _ = result.exact()
+    image, source, _ = result.unrounded()
     return (space.patch_map.patchify(image - source) @ space.row_space.mT).norm(dim=1)
 
 
@@ -114,7 +114,7 @@ def test_exact_before_rounding_and_kept_after(
     assert result.solver["bound_violation"] == 0
     assert result.solver["gap"] <= 1e-6
     assert (result.solver["patches"], result.solver["unmarked_patches"]) == (PATCHES, 0)
-    image, shown, target = result.exact()
+    image, shown, target = result.unrounded()
     assert 0 <= image.min() <= image.max() <= 1
     assert not torch.allclose(image, shown, atol=0.05)
     np.testing.assert_allclose(shown.movedim(0, -1) * 255, transform.resize(source.pixels), atol=1e-9)
@@ -178,8 +178,8 @@ def test_rounding_in_the_metric_moves_the_tokens_far_less(
 ) -> None:
     source = picture(tmp_path, 75, 72, index)
     aware, nearest = (maker(rounding=rounding)([source])[0] for rounding in ("aware", "nearest"))
-    assert torch.equal(aware.exact().image, nearest.exact().image)
-    np.testing.assert_array_equal(nearest.pixels, (nearest.exact().image * 255).round().movedim(0, -1))
+    assert torch.equal(aware.unrounded().image, nearest.unrounded().image)
+    np.testing.assert_array_equal(nearest.pixels, (nearest.unrounded().image * 255).round().movedim(0, -1))
     assert (aware.rounding, nearest.rounding) == ("aware", "nearest")
     errors = [embedding_error(TRANSFORM, space, source, result) for result in (aware, nearest)]
     assert 0 < 5 * errors[0] <= errors[1] < 0.01
@@ -188,7 +188,7 @@ def test_rounding_in_the_metric_moves_the_tokens_far_less(
 
 def test_pixels_outside_the_crop_take_the_mark_freely(maker: Callable[..., ModelSize], tmp_path: Path) -> None:
     (result,) = maker(Placement(fit="stretch", scale=1.0))([picture(tmp_path, 120, 60)])
-    image, _, target = result.exact()
+    image, _, target = result.unrounded()
     outside = torch.ones(image.shape[1:], dtype=torch.bool)
     left = (image.shape[2] - 64) // 2
     outside[:, left : left + 64] = False
@@ -203,7 +203,7 @@ def test_no_further_than_any_other_feasible_image(
     norm: int, space: PatchSpace, maker: Callable[..., ModelSize], tmp_path: Path
 ) -> None:
     (result,) = maker(strength=1, norm=norm)([picture(tmp_path, 64, 64)])
-    image, source, target = result.exact()
+    image, source, target = result.unrounded()
     assert result.solver["norm"] == norm
     assert moved(space, result).max() <= 1e-8
 
@@ -222,7 +222,7 @@ def test_no_further_than_any_other_feasible_image(
 def test_norms_differ(maker: Callable[..., ModelSize], tmp_path: Path) -> None:
     """Least squares spread the difference over all pixels; least absolute values leave most of them on the target."""
     source = picture(tmp_path, 64, 64)
-    first, second = (maker(strength=1, norm=norm)([source])[0].exact() for norm in (1, 2))
+    first, second = (maker(strength=1, norm=norm)([source])[0].unrounded() for norm in (1, 2))
     met = [float(((z.image - z.target.clamp(0, 1)).abs() < 1e-6).double().mean()) for z in (first, second)]
     assert met[0] > met[1] + 0.2
     assert (first.image - first.target).abs().sum() < (second.image - second.target).abs().sum()
@@ -232,8 +232,8 @@ def test_norms_differ(maker: Callable[..., ModelSize], tmp_path: Path) -> None:
 def test_strength_makes_the_mark_stronger(maker: Callable[..., ModelSize], tmp_path: Path) -> None:
     source = picture(tmp_path, 64, 64)
     faint, strong = (maker(strength=s)([source])[0] for s in (1.0, 3.0))
-    assert (strong.exact().image - strong.exact().source).norm() > 1.5 * (
-        faint.exact().image - faint.exact().source
+    assert (strong.unrounded().image - strong.unrounded().source).norm() > 1.5 * (
+        faint.unrounded().image - faint.unrounded().source
     ).norm()
     assert (likeness(strong)["mark_correlation"] or 0) > 0.1
     assert attained(strong) > 0.1
@@ -269,14 +269,14 @@ def test_patches_that_are_not_solved_keep_their_source(
     assert result.solver["status"] == "iteration_limit"
     assert result.solver["unmarked_patches"] > 0
     assert moved(space, result).max() <= 1e-9
-    image, source, _ = result.exact()
+    image, source, _ = result.unrounded()
     patches = space.patch_map.patchify(image - source)
     assert int((patches == 0).all(1).sum()) >= result.solver["unmarked_patches"]
     # The certificate is of the image that was made, not of what the solver had for those patches.
     assert result.solver["residual"] == pytest.approx(float(moved(space, result).max()), abs=1e-15)
     assert result.solver["residual"] <= 1e-9
     assert result.solver["bound_violation"] == 0
-    x, t = (space.patch_map.patchify(part) for part in (source, result.exact().target))
+    x, t = (space.patch_map.patchify(part) for part in (source, result.unrounded().target))
     still = (patches == 0).all(1)
     here, least = ((x - t) ** 2).sum(1) / 2, ((t.clamp(0, 1) - t) ** 2).sum(1) / 2
     assert result.solver["gap"] >= float(((here - least) / (1 + here))[still].max()) * (1 - 1e-9)
@@ -293,7 +293,7 @@ def test_several_pictures_together_are_as_one_by_one(
     together = make(pictures)
     for source, result in zip(pictures, together, strict=True):
         (alone,) = make([source])
-        torch.testing.assert_close(alone.exact().image, result.exact().image, rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone.unrounded().image, result.unrounded().image, rtol=0, atol=1e-6)
         assert (alone.pixels != result.pixels).mean() < 0.002  # where a value lies half way between two levels
         np.testing.assert_array_equal(alone.wanted, result.wanted)
         assert result.solver["patches"] == PATCHES

@@ -21,7 +21,7 @@ from nullspace_cli.engine.documents.parts import CropMode, Interpolation
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, encode_like, read_picture
 from nullspace_cli.engine.models.loading import ModelRequest, load_model
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, split_space
 from nullspace_cli.engine.preimage.preimage import Passes
 from nullspace_cli.engine.solvers.resize_projection import (
@@ -162,7 +162,7 @@ def test_grey_stays_grey(index: int, maker: Maker, tmp_path: Path) -> None:
     assert picture.grey
     result = maker()(picture)
     assert (result.pixels == result.pixels[..., :1]).all()
-    assert result.exact().image.shape == (3, 160, 170)
+    assert result.unrounded().image.shape == (3, 160, 170)
     see = by_timm(TRANSFORM)
     assert torch.equal(see(picture.path), see(saved(tmp_path, picture, result)))
     assert read_picture(tmp_path / "out.png").source_mode == "L"
@@ -207,7 +207,7 @@ def test_nearest_rounding_is_of_the_same_solution(maker: Maker, tmp_path: Path) 
     picture = pictured(tmp_path, drawing(170, 160))
     result = maker(rounding="nearest")(picture)
     assert result.rounding == "nearest"
-    np.testing.assert_array_equal(result.pixels, (result.exact().image * 255).round().movedim(0, -1))
+    np.testing.assert_array_equal(result.pixels, (result.unrounded().image * 255).round().movedim(0, -1))
     changed = TRANSFORM.input_pixels(result.pixels) != TRANSFORM.input_pixels(picture.pixels)
     assert 0 < changed.mean() < 0.1
 
@@ -216,7 +216,7 @@ def test_nearest_rounding_is_of_the_same_solution(maker: Maker, tmp_path: Path) 
 def test_exact_solution_and_certificate(nullspace: str, maker: Maker, space: PatchSpace, tmp_path: Path) -> None:
     picture = pictured(tmp_path, drawing(170, 160))
     result = maker(nullspace=nullspace, patches=lambda: space)(picture)
-    image, source, target = result.exact()
+    image, source, target = result.unrounded()
     assert image.shape == source.shape == target.shape == (3, 160, 170)
     assert 0 <= image.min() <= image.max() <= 1
     np.testing.assert_allclose(source.movedim(0, -1) * 255, picture.pixels, atol=1e-4)
@@ -285,7 +285,7 @@ def test_between_the_two_the_resize_does_where_there_are_no_patches(
 
 
 def test_patches_of_a_cnn(mark: Mark, tmp_path: Path) -> None:
-    network = Network(ModelRequest("demo-cnn", device="cpu"))
+    network = LazyModel(ModelRequest("demo-cnn", device="cpu"))
     make = NativeSize(network.transform, Design(mark, Placement()), lambda: network.patches, "patch")
     with pytest.raises(NoNullspaceError, match="overlapping windows"):
         make(pictured(tmp_path, drawing(300, 300)))

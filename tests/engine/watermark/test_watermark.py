@@ -23,7 +23,7 @@ from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, target_i
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.watermark import (
     Design,
-    Exact,
+    Unrounded,
     Verification,
     Watermarked,
     attained,
@@ -70,10 +70,10 @@ def pictured(folder: Path, name: str, pixels: NDArray[np.uint8]) -> Picture:
 
 
 def result_of(source: NDArray[np.uint8], wanted: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> Watermarked:
-    def exact() -> Exact:
-        return Exact(*(torch.from_numpy(part).movedim(2, 0) / 255 for part in (pixels, source, wanted)))
+    def unrounded() -> Unrounded:
+        return Unrounded(*(torch.from_numpy(part).movedim(2, 0) / 255 for part in (pixels, source, wanted)))
 
-    return Watermarked(source, wanted, pixels, "resize", "aware", {"norm": 2}, exact)
+    return Watermarked(source, wanted, pixels, "resize", "aware", {"norm": 2}, unrounded)
 
 
 # --- figures

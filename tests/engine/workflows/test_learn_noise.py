@@ -11,10 +11,10 @@ from torch import Tensor
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import read_tensors
+from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
-from nullspace_cli.engine.noise.injection_sites import entry_of
-from nullspace_cli.engine.noise.noise import KIND
-from nullspace_cli.engine.noise.trainer import Learned, Learning, Plan
+from nullspace_cli.engine.noise.injection_sites import injection_site
+from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
 from tests.conftest import contents
@@ -43,27 +43,27 @@ def run_in(folder: Path, model: LoadedModel, images: ImageSet, ranks: Ranks, **o
     )  # fmt: skip
     outputs = tuple(folder / f"{limit}.safetensors" for limit in LIMITS)
     return NoiseRun(
-        model, entry_of(model, "encoder"), images, model.transform, plan, outputs, folder / "state", Store(2**20),
+        model, injection_site(model, "encoder"), images, model.transform, plan, outputs, folder / "state", Store(2**20),
         ranks, workers=1, **options,
     )  # fmt: skip
 
 
 def noises(folder: Path) -> list[Tensor]:
-    return [read_tensors(folder / f"{limit}.safetensors", KIND)[0]["noise"] for limit in LIMITS]
+    return [read_tensors(folder / f"{limit}.safetensors", NOISE)[0]["noise"] for limit in LIMITS]
 
 
 def interrupted(folder: Path, model: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a run's state after three steps."""
     with monkeypatch.context() as patch:
-        steps = Learning.steps
+        steps = Trainer.steps
 
-        def three(self: Learning) -> Any:
+        def three(self: Trainer) -> Any:
             for done in steps(self):
                 yield done
                 if done == 3:
                     raise KeyboardInterrupt
 
-        patch.setattr(Learning, "steps", three)
+        patch.setattr(Trainer, "steps", three)
         with pytest.raises(KeyboardInterrupt):
             run_in(folder, model, images, Ranks(), every=1)()
     assert contents(folder) == ["state"]
@@ -80,13 +80,13 @@ def test_a_state_counts_where_the_first_process_finds_it(
     for folder in folders if where == 2 else [folders[where]]:
         interrupted(folder, model, images, monkeypatch)
     started: list[int] = []
-    step = Learning._step
+    step = Trainer._step
 
-    def counted(self: Learning, images: Any) -> None:
+    def counted(self: Trainer, images: Any) -> None:
         started.append(self.done)
         step(self, images)
 
-    monkeypatch.setattr(Learning, "_step", counted)
+    monkeypatch.setattr(Trainer, "_step", counted)
     found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)())
     assert min(started) == (0 if where == 1 else 3)
     for noise, other in zip(noises(folders[0]), expected, strict=True):
@@ -108,7 +108,7 @@ def test_noises_are_finished_where_the_first_process_finds_them(
     ran: list[int] = []
     prepare = NoiseRun._prepare
 
-    def counted(self: NoiseRun, plan: Plan) -> Learning:
+    def counted(self: NoiseRun, plan: Plan) -> Trainer:
         ran.append(self.ranks.rank)
         return prepare(self, plan)
 
@@ -117,7 +117,7 @@ def test_noises_are_finished_where_the_first_process_finds_them(
     assert sorted(ran) == ([] if where == 0 else [0, 1])
     for learned in found:
         assert isinstance(learned, list)
-        assert all(isinstance(noise, Learned) and len(noise.losses) == 6 for noise in learned)
+        assert all(isinstance(noise, LearnedNoise) and len(noise.losses) == 6 for noise in learned)
 
 
 def test_what_follows_the_first_process_is_all_that_changes(
@@ -126,13 +126,13 @@ def test_what_follows_the_first_process_is_all_that_changes(
     interrupted(tmp_path / "0", model, images, monkeypatch)
 
     def restored(ranks: Ranks) -> dict[str, Any]:
-        learning = run_in(tmp_path / str(ranks.rank), model, images, ranks)._prepare(
+        trainer = run_in(tmp_path / str(ranks.rank), model, images, ranks)._prepare(
             run_in(tmp_path / "0", model, images, ranks).plan
         )
         if ranks.first:
-            learning.restore(tmp_path / "0" / "state")
-        learning.follow()
-        return {"done": learning.done, "tensors": [learner.tensors() for learner in learning.learners]}
+            trainer.restore(tmp_path / "0" / "state")
+        trainer.follow()
+        return {"done": trainer.done, "tensors": [learner.tensors() for learner in trainer.learners]}
 
     first, second = in_ranks(restored)
     assert isinstance(first, dict)

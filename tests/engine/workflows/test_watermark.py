@@ -17,14 +17,22 @@ from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortEr
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, ModelView
 from nullspace_cli.engine.nullspace import lazy_model as networks
-from nullspace_cli.engine.nullspace.lazy_model import Network
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
-from nullspace_cli.engine.watermark.watermark import Design, Stamped, Verification, Watermarked, likeness, verify
+from nullspace_cli.engine.watermark.watermark import (
+    Design,
+    Verification,
+    Watermarked,
+    WatermarkResult,
+    likeness,
+    verify,
+)
 from nullspace_cli.engine.workflows import watermark as stamping
-from nullspace_cli.engine.workflows.watermark import Failed, Job, Stamp, refused, summarise
+from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused, summarise
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 
@@ -67,19 +75,21 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "load_model", missing)
 
 
-def stamp(**settings: Any) -> Stamp:
-    return Stamp(Network(ModelRequest("tiny", device="cpu")), Design(text_mark("copy"), Placement()), **settings)
+def pipeline(**settings: Any) -> WatermarkPipeline:
+    return WatermarkPipeline(
+        LazyModel(ModelRequest("tiny", device="cpu")), Design(text_mark("copy"), Placement()), **settings
+    )
 
 
-def jobs(folder: Path, count: int = 1, size: int = 96, **extra: Path) -> list[Job]:
+def jobs(folder: Path, count: int = 1, size: int = 96, **extra: Path) -> list[WatermarkFiles]:
     made = []
     for i in range(count):
         Image.fromarray(draw("test", i, size=size)[0]).save(folder / f"{i}.png")
-        made.append(Job(folder / f"{i}.png", folder / f"{i}.out.png", **extra))
+        made.append(WatermarkFiles(folder / f"{i}.png", folder / f"{i}.out.png", **extra))
     return made
 
 
-def failures(done: Sequence[Stamped | Failed]) -> list[bool]:
+def failures(done: Sequence[WatermarkResult | Failed]) -> list[bool]:
     return [isinstance(item, Failed) for item in done]
 
 
@@ -88,8 +98,8 @@ def failures(done: Sequence[Stamped | Failed]) -> list[bool]:
 
 @pytest.mark.parametrize("size", ["native", "model"])
 def test_files_and_record(size: str, tmp_path: Path) -> None:
-    (job,) = jobs(tmp_path, diff=tmp_path / "diff.png", exact=tmp_path / "exact.safetensors")
-    make = stamp(size=size)
+    (job,) = jobs(tmp_path, diff=tmp_path / "diff.png", unrounded=tmp_path / "exact.safetensors")
+    make = pipeline(size=size)
     done = make(job)
     written = read_picture(job.output)
     np.testing.assert_array_equal(written.pixels, done.result.pixels)
@@ -107,7 +117,7 @@ def test_files_and_record(size: str, tmp_path: Path) -> None:
         "rounding": "aware",
         "solver": done.result.solver,
         "diff": str(job.diff),
-        "float": str(job.exact),
+        "float": str(job.unrounded),
         **likeness(done.result),
     }
     assert {key: done.record[key] for key in expected} == expected
@@ -119,16 +129,16 @@ def test_existing_files_are_kept_unless_forced(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
     job.output.write_bytes(b"precious")
     with pytest.raises(ArtifactError, match="exists already"):
-        stamp()(job)
+        pipeline()(job)
     assert job.output.read_bytes() == b"precious"
-    stamp(force=True)(job)
+    pipeline(force=True)(job)
     assert read_picture(job.output).width == 96
 
 
 def test_what_a_png_cannot_hold_is_told(tmp_path: Path) -> None:
     Image.fromarray(draw("test", 0, size=96)[0]).convert("CMYK").save(tmp_path / "print.tif")
     notices: list[str] = []
-    stamp(notice=notices.append)(Job(tmp_path / "print.tif", tmp_path / "out.png"))
+    pipeline(notice=notices.append)(WatermarkFiles(tmp_path / "print.tif", tmp_path / "out.png"))
     assert len(notices) == 1
     assert "8-bit RGB, not CMYK" in notices[0]
 
@@ -158,7 +168,7 @@ def test_identical_input_needs_no_model(
     """Not even its weights: what is computed from equal inputs is equal. A model without a head keeps no class."""
     monkeypatch.setattr(networks, "load_view", lambda request: ModelView("tiny", TRANSFORM, has_head))
     (job,) = jobs(tmp_path)
-    done = stamp(nullspace="resize", verify=verify)(job)
+    done = pipeline(nullspace="resize", verify=verify)(job)
     before, after = (TRANSFORM.input_pixels(read_picture(path).pixels) for path in (job.source, job.output))
     np.testing.assert_array_equal(before, after)
     assert done.verdict == Verification.identical(has_head=has_head)
@@ -171,7 +181,7 @@ def test_identical_input_needs_no_model(
 @pytest.mark.parametrize(("asked", "runs"), [(None, 1), (True, 1), (False, 0)])
 def test_changed_input_is_for_the_model(asked: bool | None, runs: int, by_model: list[Path], tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
-    done = stamp(size="model", verify=asked)(job)
+    done = pipeline(size="model", verify=asked)(job)
     assert by_model == [job.output] * runs
     assert (done.verdict.input_pixels_changed or 0) > 0.2
     assert done.record["verified"] is (True if runs else None)
@@ -182,7 +192,7 @@ def test_changed_input_is_for_the_model(asked: bool | None, runs: int, by_model:
 
 def test_the_model_is_run_where_that_is_asked_for(by_model: list[Path], tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
-    done = stamp(nullspace="resize", verify=True)(job)
+    done = pipeline(nullspace="resize", verify=True)(job)
     assert by_model == [job.output]
     assert done.verdict.input_pixels_changed == 0
     assert done.verdict.before is not None
@@ -194,17 +204,17 @@ def test_a_model_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.
     (job,) = jobs(tmp_path)
     monkeypatch.setattr(stamping, "share_changed", lambda *arguments: 0.25)
     notices: list[str] = []
-    done = stamp(nullspace="resize", notice=notices.append)(job)
+    done = pipeline(nullspace="resize", notice=notices.append)(job)
     assert notices == [f"{job.output} could not be verified by the model: no weights of tiny"]
     assert done.verdict == Verification(input_pixels_changed=0.25)
     assert done.record["verified"] is None
     with pytest.raises(ModelError, match="no weights of tiny"):
-        stamp(nullspace="resize", verify=True, force=True)(job)
+        pipeline(nullspace="resize", verify=True, force=True)(job)
 
 
 def test_tolerance(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path)
-    done = stamp(size="model", rounding="nearest", tolerance=1e-9)(job)
+    done = pipeline(size="model", rounding="nearest", tolerance=1e-9)(job)
     assert done.record["match"] is True
     assert done.record["verified"] is False
 
@@ -213,7 +223,7 @@ def test_the_file_is_judged_not_the_pixels_that_were_meant(tmp_path: Path, monke
     (job,) = jobs(tmp_path)
     other = Image.fromarray(draw("test", 5, size=32)[0])
     monkeypatch.setattr(stamping, "encode_png", lambda pixels: _png(tmp_path, other))
-    done = stamp(size="model")(job)
+    done = pipeline(size="model")(job)
     assert done.record["verified"] is False
     assert (done.verdict.embedding_error or 0) > 0.1
 
@@ -232,16 +242,16 @@ def test_one_failure_does_not_stop_the_others(size: str, workers: int, tmp_path:
     todo = jobs(tmp_path, 5)
     todo[1].source.write_bytes(b"no picture")
     todo[3].output.write_bytes(b"in the way")
-    done = list(stamp(size=size, group=3).each(todo, workers))
+    done = list(pipeline(size=size, group=3).each(todo, workers))
     assert failures(done) == [False, True, False, True, False]
     assert isinstance(done[1], Failed)
     assert isinstance(done[1].error, ImageError)
-    assert done[1].job == todo[1]
+    assert done[1].source == todo[1].source
     assert isinstance(done[3], Failed)
     assert isinstance(done[3].error, ArtifactError)
     for i in (0, 2, 4):
         stamped = done[i]
-        assert isinstance(stamped, Stamped)
+        assert isinstance(stamped, WatermarkResult)
         assert stamped.record["source"] == str(todo[i].source)
         assert stamped.record["verified"] is True
     assert not todo[1].output.exists()
@@ -249,7 +259,7 @@ def test_one_failure_does_not_stop_the_others(size: str, workers: int, tmp_path:
 
 def test_groups_are_solved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = watch_solver(monkeypatch, lambda pictures: None)
-    assert failures(list(stamp(size="model", group=3).each(jobs(tmp_path, 7), 1))) == [False] * 7
+    assert failures(list(pipeline(size="model", group=3).each(jobs(tmp_path, 7), 1))) == [False] * 7
     assert sizes == [3, 3, 1]
 
 
@@ -276,7 +286,7 @@ def test_out_of_memory_halves_the_group(
             raise error("too much")
 
     sizes, notices = watch_solver(monkeypatch, refuse), list[str]()
-    done = stamp(size="model", notice=notices.append).together(jobs(tmp_path, 5))
+    done = pipeline(size="model", notice=notices.append).together(jobs(tmp_path, 5))
     assert failures(done) == [False] * 5
     assert sizes == [5, 2, 2, 1]
     assert notices == ["out of memory with 5 images at once; going on with 2"]
@@ -303,7 +313,7 @@ def test_an_image_that_does_not_fit_fails_alone(
         return native(self, picture)
 
     monkeypatch.setattr(NativeSize, "__call__", watched)
-    done = list(stamp(size=size, group=3).each(todo, workers))
+    done = list(pipeline(size=size, group=3).each(todo, workers))
     assert failures(done) == [False, False, False, True, False]
     assert isinstance(done[3], Failed)
     assert isinstance(done[3].error, MemoryShortError)
@@ -326,7 +336,7 @@ def test_memory_that_is_short_anywhere_is_the_images_failure(
         return original(*arguments, **options)
 
     monkeypatch.setattr(stamping, place, starved)
-    done = list(stamp(size="model", group=1, verify=True).each(todo, 1))
+    done = list(pipeline(size="model", group=1, verify=True).each(todo, 1))
     assert sum(failures(done)) == 1
     (failed,) = (item for item in done if isinstance(item, Failed))
     assert "does not fit into memory (MemoryError). Try --workers 1" in str(failed.error)
@@ -335,7 +345,7 @@ def test_memory_that_is_short_anywhere_is_the_images_failure(
 def test_one_that_cannot_be_solved_is_singled_out_in_silence(tmp_path: Path) -> None:
     todo, notices = jobs(tmp_path, 4), list[str]()
     Image.fromarray(np.zeros((1, 40_000_000 // 32, 3), np.uint8)).save(todo[2].source)
-    done = stamp(size="model", notice=notices.append).together(todo)
+    done = pipeline(size="model", notice=notices.append).together(todo)
     assert failures(done) == [False, False, True, False]
     assert isinstance(done[2], Failed)
     assert "too elongated" in str(done[2].error)
@@ -355,14 +365,16 @@ def test_order_is_kept_and_threads_share_the_work(tmp_path: Path, monkeypatch: p
         return solve(self, picture)
 
     monkeypatch.setattr(NativeSize, "__call__", slow)
-    done = list(stamp().each(todo, 2))
-    assert [item.record["source"] for item in done if isinstance(item, Stamped)] == [str(job.source) for job in todo]
+    done = list(pipeline().each(todo, 2))
+    assert [item.record["source"] for item in done if isinstance(item, WatermarkResult)] == [
+        str(job.source) for job in todo
+    ]
 
 
 def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
     todo = jobs(tmp_path, 12, size=64)
-    results = stamp(nullspace="patch").each(todo, 2)
-    assert isinstance(next(results), Stamped)
+    results = pipeline(nullspace="patch").each(todo, 2)
+    assert isinstance(next(results), WatermarkResult)
     results.close()  # type: ignore[attr-defined]
     assert not todo[-1].output.exists()
 
@@ -373,7 +385,7 @@ def test_a_bug_is_not_a_failed_image(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(stamping, "likeness", broken)
     with pytest.raises(ZeroDivisionError):
-        list(stamp().each(jobs(tmp_path, 3), 2))
+        list(pipeline().each(jobs(tmp_path, 3), 2))
 
 
 # --- before and after
@@ -395,7 +407,7 @@ def test_prepare_loads_what_will_be_needed(monkeypatch: pytest.MonkeyPatch) -> N
         ({"size": "model"}, 1),
     ):
         loads.clear()
-        stamp(**settings).prepare()
+        pipeline(**settings).prepare()
         assert len(loads) == count, settings
 
 
@@ -406,8 +418,8 @@ def test_prepare_refuses_a_model_without_nullspace(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(networks, "find_basis", none)
     for settings in ({"size": "model"}, {"nullspace": "patch"}):
         with pytest.raises(NoNullspaceError):
-            stamp(**settings).prepare()
-    stamp(nullspace="resize").prepare()
+            pipeline(**settings).prepare()
+    pipeline(nullspace="resize").prepare()
 
 
 def test_sources_are_looked_at_before_anything_slow(tmp_path: Path) -> None:
@@ -445,6 +457,6 @@ def test_summary() -> None:
 def test_default_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, expected in ((1, 1), (3, 3), (64, 4), (None, 1)):
         monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
-        assert stamp().default_workers == expected
+        assert pipeline().default_workers == expected
     monkeypatch.setattr(stamping, "resolve_device", lambda name: torch.device("cuda"))
-    assert stamp().default_workers == 2
+    assert pipeline().default_workers == 2
