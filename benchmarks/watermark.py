@@ -17,7 +17,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine.models.loading import ModelRequest, load_model
 from nullspace_cli.engine.nullspace.basis import find_basis
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Mark, Placement

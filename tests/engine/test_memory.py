@@ -30,7 +30,7 @@ from nullspace_cli.engine.saliency.faithfulness import faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain
 from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles
 from nullspace_cli.engine.workflows.failed import Failed
-from tests.engine.runtime.test_memory import SAID
+from tests.engine.runtime.test_out_of_memory import SAID
 from tests.made import training_images
 
 COUNT = 6

@@ -26,7 +26,7 @@ from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

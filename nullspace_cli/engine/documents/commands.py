@@ -278,7 +278,7 @@ class Artifacts(Document):
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class AttackResult(Verdict):
+class Fooled(Verdict):
     """One pair of `vitnull fool`."""
 
     source: str
@@ -308,7 +308,7 @@ class Sources(Document):
     skipped: list[str]
 
 
-class Attack(AttackResult, Run):
+class Fool(Fooled, Run):
     """`vitnull fool`."""
 
     schema_: Literal["vitnull/fool/1"] = Field(alias="schema")
@@ -444,7 +444,7 @@ class Demo(Run):
     watermarks: list[WatermarkImage]
     native: WatermarkImage
     learned_noise: DemoLearned
-    fool: AttackResult
+    fool: Fooled
     explain: list[ExplainImage]
     artifacts: list[str]
 
@@ -455,7 +455,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     "eval": Eval,
     "eval-plot": EvalPlot,
     "watermark": Watermark,
-    "fool": Attack,
+    "fool": Fool,
     "explain": Explain,
     "demo": Demo,
 }

@@ -38,7 +38,7 @@ from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.models.loading import LoadedModel, Outputs
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.engine.runtime.memory import in_chunks
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 
 Array = NDArray[np.float64]
 

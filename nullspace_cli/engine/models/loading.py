@@ -35,8 +35,8 @@ from nullspace_cli.engine.models.checkpoints import (
 )
 from nullspace_cli.engine.models.stem import Stem, find_stem
 from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
-from nullspace_cli.engine.runtime.memory import in_chunks
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

@@ -28,7 +28,7 @@ from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, s
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.engine.runtime.memory import in_blocks
+from nullspace_cli.engine.runtime.out_of_memory import in_blocks
 from nullspace_cli.engine.runtime.precision import full_precision
 
 FP16_SCALE = 1024.0

@@ -1,6 +1,6 @@
 """Relevance of attention and of pixels, propagated through a vision transformer's own forward pass.
 
-Chefer, Gur and Wolf 2021 (arXiv 2012.09838); `rules` holds what is done at each operation. All maps are computed in
+Chefer, Gur and Wolf 2021 (arXiv 2012.09838); `attribution_rules` holds what is done at each operation. All maps are computed in
 float64 and returned as float64 on the CPU, not normalised. Where the published method reads the row of the class token,
 the rows that the model's answer is read from are averaged (`Trace.readers`). All raise `ModelError` where the
 architecture is not supported or uses an operation that has no rule.
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating
+from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.gradients import explained
-from nullspace_cli.engine.saliency.rules import RelevanceRules
 from nullspace_cli.engine.saliency.transformer import Trace, WatchedTransformer, explain_by_passes
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
-from nullspace_cli.engine.runtime.memory import in_chunks
 from nullspace_cli.engine.runtime.module_copies import copied
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 
 SUPPORTED = (
     "vision transformers with self-attention over all tokens that are read by their class token or the mean of their "

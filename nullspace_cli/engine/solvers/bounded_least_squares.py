@@ -6,7 +6,7 @@ For each problem   minimise ||A v - b||   subject to   l <= v <= u;   of several
 - Otherwise Mehrotra's predictor-corrector method (1992). With D = diag(slack / dual variable) each iteration factorises
   the small matrix I + A D A^T, whose eigenvalues are at least 1, so that neither singular values of A close to zero nor
   optima that have almost every entry on a bound make it creep; it takes about 5 to 25 iterations.
-- Where b is reached, the shortest v is the projection of 0 onto {v : A v = b} and the box: `box_l2`.
+- Where b is reached, the shortest v is the projection of 0 onto {v : A v = b} and the box: `box_projection`.
 
 Certificate. With r = b - A v and g = A^T r, the duality gap of 1/2 ||A v - b||^2 is the Frank-Wolfe gap
 
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.solution import Status
 from nullspace_cli.engine.solvers.waiting import places
 

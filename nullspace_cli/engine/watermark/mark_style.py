@@ -33,7 +33,7 @@ MODEL_PERIOD: Period = (4, 4)
 """At model size, where no resize sets it: the finest diagonal lines that are not a mere grain."""
 
 DEFAULT_STRENGTH: Mapping[MarkStyle, float] = {"plain": 3.0, "outline": 2.0, "hatch": 1.0}
-"""The `Placement.strength` that suits each treatment. A hatch survives whole and need not be exaggerated; twice as
+"""The `Placement.strength` that suits each style. A hatch survives whole and need not be exaggerated; twice as
 strong suits it at model size, where it does not."""
 
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -96,7 +96,7 @@ def target_image(
     image: Float[Tensor, "c h w"],
     mark: Mark,
     placement: Placement,
-    treatment: MarkStyle = "plain",
+    style: MarkStyle = "plain",
     period: Period = MODEL_PERIOD,
     tint: Tint = GREY,
 ) -> Float[Tensor, "c h w"]:
@@ -125,7 +125,7 @@ def target_image(
             period=period,
             tint=torch.tensor(tint if len(x) == 3 else (1.0,), dtype=x.dtype, device=x.device)[:, None, None],
         )
-        change = TREATMENTS[treatment](layer)[:, rows.start - seen.start : rows.stop - seen.start]
+        change = STYLES[style](layer)[:, rows.start - seen.start : rows.stop - seen.start]
         target[:, placed.top + rows.start : placed.top + rows.stop, across] += weight * change
     return target
 
@@ -178,7 +178,7 @@ class _Ink:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """What a treatment reads: a piece of the picture and of the mark over it, at `corner` on the canvas."""
+    """What a style reads: a piece of the picture and of the mark over it, at `corner` on the canvas."""
 
     x: Float[Tensor, "c h w"]
     colour: Float[Tensor, "c h w"]
@@ -240,7 +240,7 @@ def _lines(share: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w
     return (nearer.minimum(share.clamp_max(pixel)) + farther) / pixel
 
 
-TREATMENTS: Mapping[MarkStyle, Callable[[_Layer], Float[Tensor, "c h w"]]] = {
+STYLES: Mapping[MarkStyle, Callable[[_Layer], Float[Tensor, "c h w"]]] = {
     "plain": _plain,
     "outline": _outline,
     "hatch": _hatch,

@@ -20,7 +20,7 @@ from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution

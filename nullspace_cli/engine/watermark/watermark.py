@@ -51,13 +51,13 @@ class Design:
     """A mark on the picture.
 
     Attributes:
-        treatment: how the mark is drawn; None leaves it to the place where it goes.
-        strength: of the mark; None is what suits the treatment there.
+        style: how the mark is drawn; None leaves it to the place where it goes.
+        strength: of the mark; None is what suits the style there.
     """
 
     mark: Mark
     placement: Placement
-    treatment: MarkStyle | None = None
+    style: MarkStyle | None = None
     strength: float | None = None
 
     def target(
@@ -66,14 +66,14 @@ class Design:
         """The target image, possibly outside [0, 1].
 
         Args:
-            default: the treatment that suits the place, where none was asked for.
+            default: the style that suits the place, where none was asked for.
         """
-        treatment = self.treatment or default
-        strength = DEFAULT_STRENGTH[treatment] if self.strength is None else self.strength
-        return target_image(image, self.mark, replace(self.placement, strength=strength), treatment, period, tint)
+        style = self.style or default
+        strength = DEFAULT_STRENGTH[style] if self.strength is None else self.strength
+        return target_image(image, self.mark, replace(self.placement, strength=strength), style, period, tint)
 
     def describe(self) -> dict[str, Any]:
-        return {**asdict(self.placement), "treatment": self.treatment, "strength": self.strength}
+        return {**asdict(self.placement), "treatment": self.style, "strength": self.strength}
 
 
 class Unrounded(NamedTuple):

@@ -21,7 +21,7 @@ from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.loading import LoadedModel, finite
 from nullspace_cli.engine.plots.saliency import draw_saliency
-from nullspace_cli.engine.runtime.memory import in_chunks, within_memory
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.heat_maps import overlay
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
 from nullspace_cli.engine.transforms.evaluation import from_8_bits, overlap

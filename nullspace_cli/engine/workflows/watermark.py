@@ -18,7 +18,7 @@ from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullErr
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.models.loading import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.runtime.memory import in_chunks, within_memory
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp
-from nullspace_cli.engine.saliency.rules import RelevanceRules
 from nullspace_cli.engine.saliency.transformer import WatchedTransformer
 from tests.engine.saliency.literal_lrp import Array, LiteralViT
 from tests.engine.saliency.tiny import images_for, tiny

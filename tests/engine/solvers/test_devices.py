@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 
 pytestmark = pytest.mark.gpu
 

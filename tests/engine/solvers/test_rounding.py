@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nullspace_cli.engine.nullspace.patch_embedding import split_space
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 
 LEVELS = 255

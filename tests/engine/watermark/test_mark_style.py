@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import LinearView
-from nullspace_cli.engine.watermark import mark_style as treatment
+from nullspace_cli.engine.watermark import mark_style as style
 from nullspace_cli.engine.watermark.mark_style import (
     GREEN_MAGENTA,
     GREY,
@@ -55,7 +55,7 @@ def test_plain_is_the_mark_over_the_picture() -> None:
 @pytest.mark.parametrize("level", [0.0, 0.03, 0.2, 0.5, 0.9, 0.98, 1.0])
 @pytest.mark.parametrize("tint", [GREY, GREEN_MAGENTA])
 def test_the_hatch_has_the_mean_of_the_picture_and_stays_in_range(
-    period: Period, level: float, tint: treatment.Tint
+    period: Period, level: float, tint: style.Tint
 ) -> None:
     target = target_image(flat(level), block((0.8, 0.1, 0.2)), FULL, "hatch", period, tint)
     torch.testing.assert_close(within(target).mean((1, 2)), torch.full((3,), level, dtype=torch.float64))
@@ -170,8 +170,8 @@ def test_bands_join_without_a_seam(kind: MarkStyle, monkeypatch: pytest.MonkeyPa
     image = torch.rand(3, 90, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     placement = Placement(position="bottom-right", scale=0.9, strength=1)
     whole = target_image(image, text_mark("ab\ncd"), placement, kind, (5, math.inf))
-    monkeypatch.setattr(treatment._Ink, "of", lambda _: treatment._Ink(1.0, math.inf, 1.0))
-    monkeypatch.setattr(treatment, "BAND", 7 * 60)
+    monkeypatch.setattr(style._Ink, "of", lambda _: style._Ink(1.0, math.inf, 1.0))
+    monkeypatch.setattr(style, "BAND", 7 * 60)
     torch.testing.assert_close(target_image(image, text_mark("ab\ncd"), placement, kind, (5, math.inf)), whole)
 
 

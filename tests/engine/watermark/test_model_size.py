@@ -20,7 +20,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_png, read_pictur
 from nullspace_cli.engine.models.loading import ModelRequest, load_model
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
-from nullspace_cli.engine.solvers.box_l2 import project_affine_box
+from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.watermark import model_size
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark

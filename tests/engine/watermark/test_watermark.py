@@ -218,11 +218,9 @@ def test_a_change_within_the_nullspace_is_not_an_error(tmp_path: Path) -> None:
 def test_design_takes_what_suits_the_place() -> None:
     mark, image = text_mark("copy"), torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
     placement = Placement(fit="stretch", scale=0.5)
-    for treatment in ("outline", "hatch"):
-        expected = target_image(
-            image, mark, replace(placement, strength=DEFAULT_STRENGTH[treatment]), treatment, (4.0, 4.0)
-        )
-        assert torch.equal(Design(mark, placement).target(image, treatment, (4.0, 4.0)), expected)
+    for style in ("outline", "hatch"):
+        expected = target_image(image, mark, replace(placement, strength=DEFAULT_STRENGTH[style]), style, (4.0, 4.0))
+        assert torch.equal(Design(mark, placement).target(image, style, (4.0, 4.0)), expected)
     own = Design(mark, placement, "plain", 1.5)
     expected = target_image(image, mark, replace(placement, strength=1.5), "plain", (4.0, 4.0))
     assert torch.equal(own.target(image, "hatch", (4.0, 4.0)), expected)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nullspace_cli.engine.solvers.box_l2 import NEWTON_STEPS, project_affine_box
+from nullspace_cli.engine.solvers.box_projection import NEWTON_STEPS, project_affine_box
 from nullspace_cli.engine.solvers.solution import Status
 
 

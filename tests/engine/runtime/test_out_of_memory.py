@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError, is_out_of_memory
-from nullspace_cli.engine.runtime.memory import in_blocks, in_chunks, within_memory
+from nullspace_cli.engine.runtime.out_of_memory import in_blocks, in_chunks, within_memory
 
 SAID = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB",
