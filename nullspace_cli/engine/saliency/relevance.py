@@ -1,9 +1,9 @@
 """Relevance of attention and of pixels, propagated through a vision transformer's own forward pass.
 
-Chefer, Gur and Wolf 2021 (arXiv 2012.09838); `attribution_rules` holds what is done at each operation. All maps are computed in
-float64 and returned as float64 on the CPU, not normalised. Where the published method reads the row of the class token,
-the rows that the model's answer is read from are averaged (`Trace.readers`). All raise `ModelError` where the
-architecture is not supported or uses an operation that has no rule.
+Chefer, Gur and Wolf 2021 (arXiv 2012.09838); `attribution_rules` holds what is done at each operation. All maps are
+computed in float64 and returned as float64 on the CPU, not normalised. Where the published method reads the row of the
+class token, the rows that the model's answer is read from are averaged (`Trace.readers`). All raise `ModelError` where
+the architecture is not supported or uses an operation that has no rule.
 """
 
 from collections.abc import Callable

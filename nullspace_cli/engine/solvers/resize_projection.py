@@ -5,8 +5,8 @@
 where R_h [h, H] and R_w [w, W] are the two passes of the resize, b is the view to keep, and C says what of it must be
 kept: all of it (the resize's own nullspace) or its patch embeddings (the nullspaces composed).
 
-As in `box_projection`, the dual in y has no constraints, z(y) = clip(t + R_h^T (C^T y) R_w), and a semismooth Newton method
-with conjugate gradients finds it. Without the box, C = 1 has the closed form of a Kronecker product,
+As in `box_projection`, the dual in y has no constraints, z(y) = clip(t + R_h^T (C^T y) R_w), and a semismooth Newton
+method with conjugate gradients finds it. Without the box, C = 1 has the closed form of a Kronecker product,
 y = (R_h R_h^T)^-1 (b - R_h t R_w^T) (R_w R_w^T)^-1: two small matrices precondition everything else. Neither z nor any
 other float array of the image's size is ever held: strips of rows are made and used up while in the cache.
 """

@@ -20,7 +20,9 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
-from nullspace_cli.engine.preimage.preimage import Levels, PreimageProblem, PreimageSolver, View
+from nullspace_cli.engine.preimage.pillow_passes import Levels, View
+from nullspace_cli.engine.preimage.problem import PreimageProblem
+from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
 from nullspace_cli.engine.solvers.rounding import MetricRounding

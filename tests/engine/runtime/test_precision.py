@@ -13,7 +13,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.nullspace.basis import check_basis, find_basis
-from nullspace_cli.engine.preimage.preimage import PreimageSolver
+from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.runtime import precision
 from nullspace_cli.engine.runtime.precision import ABOVE, OPERATIONS, full_precision
 from nullspace_cli.engine.watermark.watermark import verify, verify_inputs

@@ -23,7 +23,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_like, read_pictu
 from nullspace_cli.engine.models.loading import ModelRequest, load_model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, split_space
-from nullspace_cli.engine.preimage.preimage import Passes
+from nullspace_cli.engine.preimage.pillow_passes import Passes
 from nullspace_cli.engine.solvers.resize_projection import (
     ResizeProblem,
     ResizeSolution,

@@ -12,7 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.parts import CropMode, Interpolation
-from nullspace_cli.engine.preimage.preimage import Levels, Passes, Preimage, PreimageProblem, PreimageSolver
+from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
+from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
+from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import LinearView
 
@@ -170,12 +172,12 @@ def test_the_source_itself_is_found_again() -> None:
 
 
 def test_sizes_of_blocks_and_strips_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nullspace_cli.engine.preimage import preimage as realisation
+    from nullspace_cli.engine.preimage import solver
     from nullspace_cli.engine.solvers import resize_projection
 
     view, source, found = LinearView(transform_of(), WIDTH, HEIGHT), drawing(), []
     for block, strip in ((512, 1_500_000), (17, 30_000)):
-        monkeypatch.setattr(realisation, "BLOCK_ROWS", block)
+        monkeypatch.setattr(solver, "BLOCK_ROWS", block)
         monkeypatch.setattr(resize_projection, "STRIP_BYTES", strip)
         preimages = PreimageSolver(view)
         found.append(realise(preimages, PreimageProblem(striped(source), preimages.passes(source), source)))
@@ -233,18 +235,18 @@ def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
     return found._replace(pixels=pixels, wrong=wrong)
 
 
-def test_mending_repairs_single_values() -> None:
+def test_repairing_mends_single_values() -> None:
     preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     problem = PreimageProblem(striped(source), preimages.passes(source), source)
     before = spoiled(preimages, problem)
-    after = preimages._repaired(before, problem)
+    after = preimages.repair(before, problem)
     np.testing.assert_array_equal(after.wrong, preimages.passes(after.pixels) != problem.wanted)
     assert after.wrong.sum() <= 0.1 * before.wrong.sum()
     assert (after.pixels != before.pixels).mean() < 0.01
 
 
-def test_mending_keeps_to_the_bounds() -> None:
+def test_repairing_keeps_to_the_bounds() -> None:
     preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     problem = PreimageProblem(striped(source), preimages.passes(source), source)
@@ -252,7 +254,7 @@ def test_mending_keeps_to_the_bounds() -> None:
     lower, upper = np.zeros_like(source), np.full_like(source, 255)
     lower[::2] = np.minimum(source, before.pixels)[::2]
     upper[::2] = np.maximum(source, before.pixels)[::2]
-    after = preimages._repaired(before, replace(problem, lower=lower, upper=upper))
+    after = preimages.repair(before, replace(problem, lower=lower, upper=upper))
     assert (after.pixels >= lower).all()
     assert (after.pixels <= upper).all()
     assert after.wrong.sum() < before.wrong.sum()

@@ -1,0 +1,87 @@
+"""The two passes by which Pillow resizes an image, and how each rounds.
+
+Pillow resizes first the rows and then the columns (or, for tall images since Pillow 13, the reverse: they are looked at
+transposed), and rounds and clips to 8 bits after each.
+"""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+
+from nullspace_cli.engine.transforms.evaluation import Geometry, overlap
+from nullspace_cli.engine.transforms.resize_operator import LinearView
+
+Levels = UInt8[NDArray[np.uint8], "H c W"]
+View = UInt8[NDArray[np.uint8], "h c w"]
+Plane = Float[NDArray[np.float32], "a c b"]
+
+
+class Passes:
+    """The resize and crop of one image size as PIL does it: two passes with rounding, and their exact coefficients.
+
+    Only that part of the crop counts that lies on the image; padding is no concern of the image's pixels.
+
+    Attributes:
+        transposed: whether PIL resizes the columns first. Pictures and views are then given transposed: what is called
+            rows here are the image's columns.
+    """
+
+    def __init__(self, view: LinearView) -> None:
+        self.transform, geometry = view.transform, view.geometry
+        matrices = (view.rows.to_dense().numpy(), view.cols.to_dense().numpy())
+        resized = geometry.resized[::-1]
+        spans = [
+            overlap(start, crop, size)
+            for start, crop, size in zip((geometry.top, geometry.left), geometry.crop, resized, strict=True)
+        ]
+        self.transposed = self._columns_first(geometry)
+        order = (1, 0) if self.transposed else (0, 1)
+        self._height, self._width = (resized[axis] for axis in order)
+        (self._rows_kept, rows_seen), (self._cols_kept, cols_seen) = (spans[axis] for axis in order)
+        self.rows: Float[NDArray[np.float64], "h H"] = matrices[order[0]][rows_seen]
+        self.cols: Float[NDArray[np.float64], "w W"] = matrices[order[1]][cols_seen]
+        self.row_windows, self.col_windows = _windows(self.rows), _windows(self.cols)
+
+    def _columns_first(self, geometry: Geometry) -> bool:
+        """Ask PIL itself: the order changes how values are rounded, and with it the result."""
+        (width, height), (resized_width, resized_height) = geometry.source, geometry.resized
+        if width == resized_width or height == resized_height:
+            return False
+        noise = np.random.default_rng(0).integers(0, 256, (height, width), np.uint8)
+        rows_first = self.transform.resample(
+            self.transform.resample(noise, (resized_width, height)), (resized_width, resized_height)
+        )
+        return not np.array_equal(rows_first, self.transform.resample(noise, geometry.resized))
+
+    def first(self, pixels: Levels) -> UInt8[NDArray[np.uint8], "H c w"]:
+        """The rows' pass."""
+        return self._resample(pixels, self._width, len(pixels))[..., self._cols_kept]
+
+    def second(self, J: UInt8[NDArray[np.uint8], "H c w"]) -> View:
+        """The columns' pass of what the rows' pass left."""
+        return self._resample(J, J.shape[2], self._height)[self._rows_kept]
+
+    def __call__(self, pixels: Levels) -> View:
+        return self.second(self.first(pixels))
+
+    def _resample(self, pixels: UInt8[NDArray[np.uint8], "a c b"], width: int, height: int) -> NDArray[np.uint8]:
+        image = pixels[:, 0] if pixels.shape[1] == 1 else pixels.swapaxes(1, 2)
+        resampled = self.transform.resample(np.ascontiguousarray(image), (width, height))
+        return resampled[:, None] if resampled.ndim == 2 else np.ascontiguousarray(resampled.swapaxes(1, 2))
+
+
+def _windows(matrix: Float[NDArray[np.float64], "k K"]) -> list[slice]:
+    """For each output the range of the entries that it reads."""
+    used = matrix != 0
+    first, last = used.argmax(1), used.shape[1] - used[:, ::-1].argmax(1)
+    return [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+
+
+def within_cell(error: Plane, level: NDArray[np.generic]) -> Plane:
+    """An error that clipping to [0, 255] forgives counts as none."""
+    return np.where(((level == 255) & (error > 0)) | ((level == 0) & (error < 0)), np.float32(0), error)
+
+
+def to_level(value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """As PIL rounds and clips between its passes."""
+    return np.floor(value + 0.5).clip(0, 255)

@@ -1,0 +1,59 @@
+"""What is looked for, and what is found: pictures with a given view, the model's 8-bit input."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+
+from nullspace_cli.engine.preimage.pillow_passes import Levels, View
+from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution
+
+
+@dataclass(frozen=True)
+class PreimageProblem:
+    """What is looked for: a picture near `target` whose view is `wanted`, between the bounds.
+
+    Attributes:
+        source: a picture whose view is `wanted`, blended to where the target cannot be had; None if there is none.
+        lower, upper: both numbers, or both of the picture's shape.
+    """
+
+    target: Levels
+    wanted: View
+    source: Levels | None
+    lower: Levels | int = 0
+    upper: Levels | int = 255
+
+    @property
+    def fixed(self) -> Bool[NDArray[np.bool_], "H c W"]:
+        """Which pixels cannot change."""
+        return np.broadcast_to(np.equal(self.lower, self.upper), self.target.shape)
+
+    def bounds_of(self, channel: int) -> tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]:
+        lower, upper = (bound if isinstance(bound, int) else bound[:, channel] for bound in (self.lower, self.upper))
+        return lower, upper
+
+
+class Preimage(NamedTuple):
+    """A picture found.
+
+    Attributes:
+        pixels: uint8 [H, c, W].
+        wrong: which values of its view are not the wanted ones.
+        target: the target that was aimed at in the end, blended to the source in places.
+        projection, solution: the exact projection that the picture was rounded from.
+    """
+
+    pixels: Levels
+    wrong: Bool[NDArray[np.bool_], "h c w"]
+    target: Levels
+    projection: ResizeProblem
+    solution: ResizeSolution
+
+
+def halved(source: Levels, target: Levels) -> Levels:
+    """The target half as far from the source; a level away, it is the source."""
+    change = target.astype(np.int16) - source
+    return (source + np.sign(change) * (np.abs(change) // 2)).astype(np.uint8)

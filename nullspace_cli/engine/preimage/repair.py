@@ -1,0 +1,136 @@
+"""The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+
+from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
+from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, halved
+
+FEW = 50
+"""Wrong values that are repaired one by one; more are better left to another try as a whole."""
+
+STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
+"""Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
+
+
+class Repair:
+    """Local search around wrong values of the views of one size of picture."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+
+    def __call__(self, found: Preimage, problem: PreimageProblem) -> Preimage:
+        """Local search around each wrong value, while they are few; the second time nearer to the source there."""
+        for blended in (False, True):
+            if not 0 < found.wrong.sum() <= FEW:
+                break
+            pixels, wrong = found.pixels.copy(), found.wrong
+            if blended:
+                if problem.source is None:
+                    break
+                pixels = self.blended(pixels, problem.source, wrong)
+                wrong = self._passes(pixels) != problem.wanted
+            wrong = self._repair_each(pixels, wrong, problem)
+            if wrong.sum() < found.wrong.sum():
+                found = found._replace(pixels=pixels, wrong=wrong)
+        return found
+
+    def restored(self, found: Preimage, problem: PreimageProblem, sweeps: int = 12) -> Preimage:
+        """The source's own pixels under what is still wrong, and under what that makes wrong, as long as need be.
+
+        A value all of whose pixels are the source's is right; what else it touches is repaired with the pixels around.
+        """
+        assert problem.source is not None
+        pixels, wrong = found.pixels.copy(), found.wrong
+        rows, columns = self._passes.row_windows, self._passes.col_windows
+        lower, upper = (np.array(bound, np.uint8) for bound in (problem.lower, problem.upper))
+        for _ in range(sweeps):
+            if not wrong.any():
+                break
+            for i, j in np.argwhere(wrong.any(1)):
+                part = (rows[i], slice(None), columns[j])
+                pixels[part] = lower[part] = upper[part] = problem.source[part]
+            wrong = self._passes(pixels) != problem.wanted
+            if wrong.sum() <= FEW:
+                wrong = self._repair_each(pixels, wrong, replace(problem, lower=lower, upper=upper))
+            if wrong.sum() < found.wrong.sum():
+                found = found._replace(pixels=pixels.copy(), wrong=wrong)
+        return found
+
+    def blended(self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"]) -> Levels:
+        """The target half as far from the source under the wrong values, in all channels."""
+        rows, columns = self._passes.row_windows, self._passes.col_windows
+        target = target.copy()
+        for i, j in np.argwhere(wrong.any(1)):
+            part = (rows[i], slice(None), columns[j])
+            target[part] = halved(source[part], target[part])
+        return target
+
+    def _repair_each(
+        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem
+    ) -> Bool[NDArray[np.bool_], "h c w"]:
+        """Repair wrong values one after another, in place; what is wrong then."""
+        for i, channel, j in np.argwhere(wrong):
+            self._repair(pixels[:, channel], int(i), int(j), problem.wanted[:, channel], problem.bounds_of(channel))
+        return self._passes(pixels) != problem.wanted
+
+    def _repair(
+        self,
+        plane: UInt8[NDArray[np.uint8], "H W"],
+        i: int,
+        j: int,
+        wanted: UInt8[NDArray[np.uint8], "h w"],
+        bounds: tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int],
+        steps: int = 20,
+    ) -> None:
+        """Change single pixels under view value (i, j), by some levels, as long as its neighbourhood gains."""
+        under = (self._passes.row_windows[i], self._passes.col_windows[j])
+        (rows_hit, A), (cols_hit, B) = (
+            _touched(matrix, window)
+            for matrix, window in zip((self._passes.rows, self._passes.cols), under, strict=True)
+        )
+        lower, upper = (bound if isinstance(bound, int) else bound[under].astype(int) for bound in bounds)
+        around = _reach(self._passes.rows[rows_hit])
+        sums = plane[around] @ self._passes.cols[cols_hit].T
+        V = self._passes.rows[rows_hit, around] @ to_level(sums)
+        S, levels = sums[under[0].start - around.start : under[0].stop - around.start], wanted[rows_hit, cols_hit]
+        for _ in range(steps):
+            cost, best = _excess(V, levels).sum(), None
+            for change in STEPS:
+                step = to_level(S[:, None] + change * B.T) - to_level(S)[:, None]  # [K, L, p]: of J, by each pixel
+                there = plane[under].astype(int) + change
+                k, col = np.nonzero(step.any(2) & (there >= lower) & (there <= upper))
+                if not len(k):
+                    continue
+                after = _excess(V + np.einsum("mn,np->nmp", A[:, k], step[k, col]), levels).sum((1, 2))
+                least = int(after.argmin())
+                if after[least] < cost - 1e-9:
+                    cost, best = after[least], (change, k[least], col[least])
+            if best is None:
+                return
+            change, k, col = best
+            V += np.outer(A[:, k], to_level(S[k] + change * B[:, col]) - to_level(S[k]))
+            S[k] += change * B[:, col]
+            plane[under[0].start + k, under[1].start + col] += np.array(change).astype(np.uint8)
+
+
+def _reach(matrix: Float[NDArray[np.float64], "k K"]) -> slice:
+    """The range of the entries that any of the outputs reads."""
+    used = np.nonzero((matrix != 0).any(0))[0]
+    return slice(int(used[0]), int(used[-1]) + 1)
+
+
+def _touched(
+    matrix: Float[NDArray[np.float64], "k K"], window: slice
+) -> tuple[slice, Float[NDArray[np.float64], "m n"]]:
+    """The outputs that read any entry of a window, and their coefficients there."""
+    outputs = _reach(matrix[:, window].T)
+    return outputs, matrix[outputs, window]
+
+
+def _excess(value: NDArray[np.float64], level: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """How far values lie outside their rounding cells, or nearly so."""
+    return np.maximum(np.abs(value.clip(0, 255) - level) - 0.49, 0)
