@@ -128,11 +128,13 @@ def evaluate(
         raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
 
     from nullspace_cli.engine.data.datasets import open_data
-    from nullspace_cli.engine.documents.artefacts import read_provenance, sha256_of, write_json
+    from nullspace_cli.engine.documents.artefacts import read_provenance
     from nullspace_cli.engine.documents.kinds import BASIS, NOISE
     from nullspace_cli.engine.errors import UsageError
     from nullspace_cli.engine.evaluation import stability as engine
     from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test, with_realised
+    from nullspace_cli.engine.files.hashes import sha256_of
+    from nullspace_cli.engine.files.writing import write_json
     from nullspace_cli.engine.models.loading import load_model
     from nullspace_cli.engine.runtime.distributed import joined_ranks
 

@@ -230,8 +230,8 @@ def _check_outputs(
     jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""
-    from nullspace_cli.engine.documents.artefacts import check_output, make_folder
     from nullspace_cli.engine.files.paths import why_unreadable
+    from nullspace_cli.engine.files.writing import check_output, make_folder
 
     curves = [plot] if plot else []
     refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])

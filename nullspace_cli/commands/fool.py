@@ -108,9 +108,9 @@ def fool(
         raise typer.BadParameter("at native size the nullspace is the resize's; leave it out", param_hint="--basis")
     amount = _strength(strength)
 
-    from nullspace_cli.engine.documents.artefacts import make_folder
     from nullspace_cli.engine.files.paths import real
     from nullspace_cli.engine.files.pictures import check_picture, read_picture
+    from nullspace_cli.engine.files.writing import make_folder
 
     candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):

@@ -131,8 +131,8 @@ def plan_outputs(
         refuse_stream(out, "a watermark is read back and measured; name a file")
     refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
-    from nullspace_cli.engine.documents.artefacts import check_output
     from nullspace_cli.engine.files.paths import exists
+    from nullspace_cli.engine.files.writing import check_output
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
@@ -145,7 +145,7 @@ def plan_outputs(
 
 def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> None:
     """Make the folders below `out_dir` that results go into."""
-    from nullspace_cli.engine.documents.artefacts import make_folder
+    from nullspace_cli.engine.files.writing import make_folder
 
     if out_dir:
         for folder in sorted({target.parent for _, target in _readable(files)}):

@@ -93,8 +93,8 @@ def learn_noise(
 
     from nullspace_cli.engine.data.datasets import open_data
     from nullspace_cli.engine.data.loader import Store
-    from nullspace_cli.engine.documents.artefacts import check_output, make_folder
     from nullspace_cli.engine.errors import UsageError
+    from nullspace_cli.engine.files.writing import check_output, make_folder
     from nullspace_cli.engine.models.loading import load_model
     from nullspace_cli.engine.noise.injection_sites import injection_site
     from nullspace_cli.engine.noise.presets import PROTOCOLS, chosen_images

@@ -17,7 +17,7 @@ def claim(written: Sequence[Path], read: Iterable[Path | None], *, force: bool) 
         typer.BadParameter: see `refuse_clashes`.
         ArtifactError: a file exists and `force` is not given, or could not be written.
     """
-    from nullspace_cli.engine.documents.artefacts import check_output
+    from nullspace_cli.engine.files.writing import check_output
 
     refuse_clashes(written, read)
     for path in written:

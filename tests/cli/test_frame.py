@@ -279,11 +279,11 @@ def test_out_of_memory_says_what_to_try(
 
 PAUSED = """
 import sys, time
-from nullspace_cli.engine.documents import artefacts as artifacts
+from nullspace_cli.engine.documents import artefacts
 def pause(*arguments):
     print("paused", file=sys.stderr, flush=True)
     time.sleep(600)
-artifacts.os.link = pause
+artefacts.os.link = pause
 from nullspace_cli.__main__ import main
 main()
 """

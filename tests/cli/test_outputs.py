@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from nullspace_cli.commands import outputs
+from nullspace_cli.demo.models import WEIGHTS
 from nullspace_cli.engine.files import paths
 from nullspace_cli.engine.models.loading import ModelRequest, load_model
 from tests.conftest import Vitnull
@@ -88,7 +89,7 @@ def test_nor_under_another_name(
 
 
 def test_the_embedded_weights_are_an_input(vitnull: Vitnull, no_model: None) -> None:
-    weights = Path(paths.__file__).parent.parent / "demo" / "weights" / "vit.safetensors"
+    weights = WEIGHTS / "vit.safetensors"
     assert "own input" in vitnull("basis", "demo", "--out", weights, "--no-preview", "--force", expect=2).message
 
 

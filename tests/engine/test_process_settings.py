@@ -16,9 +16,9 @@ import torch
 from huggingface_hub import constants
 from PIL import Image, ImageFile
 
-from nullspace_cli.engine.documents.artefacts import hash_state
 from nullspace_cli.engine.errors import ImageError, ModelError, VitnullError
 from nullspace_cli.engine.files import hub
+from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import ModelRequest, load_model, load_view

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
-from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of_each, write_bytes, write_tensors
+from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import FOOLED
+from nullspace_cli.engine.files.hashes import sha256_of_each
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.nullspace.basis import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace

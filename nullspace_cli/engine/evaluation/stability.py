@@ -30,10 +30,10 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, batches, left_out
-from nullspace_cli.engine.documents.artefacts import write_bytes, write_file
 from nullspace_cli.engine.documents.commands import checked_line
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
+from nullspace_cli.engine.files.writing import write_bytes, write_file
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.models.loading import LoadedModel, Outputs
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site

@@ -19,11 +19,11 @@ from torch.nn.modules.module import (
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
-from nullspace_cli.engine.documents.artefacts import hash_state
 from nullspace_cli.engine.documents.base import describe, read_json
 from nullspace_cli.engine.documents.model_folder import MAX_SIZE, ModelFolder
 from nullspace_cli.engine.documents.parts import DataConfig
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
+from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
 from nullspace_cli.engine.models.checkpoints import (
     load_checkpoint,

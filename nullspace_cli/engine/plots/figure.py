@@ -11,7 +11,7 @@ from matplotlib.axis import Tick
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from nullspace_cli.engine.documents.artefacts import write_bytes
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.text import shortened, visible
 

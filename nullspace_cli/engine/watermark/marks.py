@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from nullspace_cli.engine.documents.artefacts import sha256_of
 from nullspace_cli.engine.errors import ImageError, UsageError
+from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import read_picture
 
 Plane = NDArray[np.floating]

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of_each, write_tensors
+from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import WATERMARK
+from nullspace_cli.engine.files.hashes import sha256_of_each
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.loading import LoadedModel, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap

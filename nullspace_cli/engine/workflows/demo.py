@@ -16,11 +16,11 @@ from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.report import Files, report
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.documents.artefacts import check_output, make_folder, write_bytes
 from nullspace_cli.engine.errors import NoNullspaceError
 from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
+from nullspace_cli.engine.files.writing import check_output, make_folder, write_bytes
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images

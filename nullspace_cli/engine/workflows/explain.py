@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.documents.artefacts import Provenance, sha256_of, write_bytes, write_tensors
+from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import SALIENCY
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
+from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.loading import LoadedModel, finite

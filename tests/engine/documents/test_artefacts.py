@@ -1,22 +1,18 @@
-"""Files: whole or not at all, the same bytes for the same content, refused where they do not belong."""
+"""Artefacts: the same bytes for the same content, refused where they are damaged or do not belong."""
 
-import errno
 import json
-import os
-import socket
 import struct
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from nullspace_cli.engine.documents import artefacts as artifacts
+from nullspace_cli.engine.documents import artefacts
 from nullspace_cli.engine.documents.artefacts import Provenance
 from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.files import hashes
 
 PARAMETERS = {"rtol": 1e-7, "per_channel": False, "compact": True, "std": [0.5]}
 PROVENANCE = Provenance("basis", "pixel", "demo", "ab" * 32, seed=3, parameters=PARAMETERS, parents={"a": "cd" * 32})
@@ -26,20 +22,16 @@ TENSORS = {
 }
 
 
-def write_bytes(path: Path, data: bytes, **options: bool) -> Path:
-    return artifacts.write_file(path, lambda temporary: temporary.write_bytes(data), **options)
-
-
 def test_round_trip(tmp_path: Path) -> None:
-    path = artifacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
-    tensors, provenance = artifacts.read_tensors(path, "basis")
+    path = artefacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
+    tensors, provenance = artefacts.read_tensors(path, "basis")
     assert provenance == PROVENANCE
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in tensors)
 
 
 def test_metadata_is_one_json_document(tmp_path: Path) -> None:
-    path = artifacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
+    path = artefacts.write_tensors(tmp_path / "x.safetensors", TENSORS, PROVENANCE)
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     assert list(metadata) == ["vitnull"]
@@ -49,245 +41,42 @@ def test_metadata_is_one_json_document(tmp_path: Path) -> None:
 
 
 def test_same_content_same_bytes(tmp_path: Path) -> None:
-    first = artifacts.write_tensors(tmp_path / "1", TENSORS, PROVENANCE)
-    second = artifacts.write_tensors(tmp_path / "2", dict(reversed(TENSORS.items())), PROVENANCE)
+    first = artefacts.write_tensors(tmp_path / "1", TENSORS, PROVENANCE)
+    second = artefacts.write_tensors(tmp_path / "2", dict(reversed(TENSORS.items())), PROVENANCE)
     assert first.read_bytes() == second.read_bytes()
-    assert artifacts.sha256_of(first) == artifacts.sha256_of(second)
-
-
-def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
-    path = write_bytes(tmp_path / "x", b"old")
-    with pytest.raises(ArtifactError, match=r"exists already.*--force"):
-        write_bytes(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert write_bytes(path, b"new", force=True).read_bytes() == b"new"
-
-
-def test_a_file_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-
-    def slow(temporary: Path) -> None:
-        temporary.write_bytes(b"late")
-        path.write_bytes(b"first")
-
-    with pytest.raises(ArtifactError, match="another process"):
-        artifacts.write_file(path, slow)
-    assert path.read_bytes() == b"first"
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, error: type[BaseException]) -> None:
-    write_bytes(tmp_path / "x", b"old")
-
-    def fail(temporary: Path) -> None:
-        temporary.write_bytes(b"half")
-        raise error
-
-    with pytest.raises(error):
-        artifacts.write_file(tmp_path / "x", fail, force=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"old"
-
-
-def test_system_errors_are_put_into_words(tmp_path: Path) -> None:
-    def full(temporary: Path) -> None:
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(ArtifactError, match="No space left on device"):
-        artifacts.write_file(tmp_path / "x", full)
-    assert not list(tmp_path.iterdir())
-
-
-def test_output_is_checked_beforehand(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"folder .* does not exist"):
-        artifacts.check_output(tmp_path / "no" / "x", force=True)
-    with pytest.raises(ArtifactError, match="is a folder"):
-        artifacts.check_output(tmp_path, force=True)
-    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ArtifactError, match="exists already"):
-        artifacts.check_output(tmp_path / "dangling", force=False)
-    (tmp_path / "file").touch()
-    with pytest.raises(ArtifactError, match="Cannot create the folder"):
-        artifacts.make_folder(tmp_path / "file" / "x")
-
-
-def test_a_device_is_written_into_and_never_replaced(tmp_path: Path) -> None:
-    null = Path("/dev/null")
-    for force in (False, True):
-        artifacts.check_output(null, force=force)
-        write_bytes(null, b"x", force=force)
-        assert null.is_char_device()
-    (tmp_path / "null").symlink_to(null)
-    write_bytes(tmp_path / "null", b"x", force=True)
-    assert (tmp_path / "null").readlink() == null
-    with pytest.raises(ArtifactError, match=r"Cannot write /dev/full: No space left on device\. Make room"):
-        write_bytes(Path("/dev/full"), b"x" * 100_000)
-
-
-def test_a_pipe_is_written_into_where_somebody_reads(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(ArtifactError, match="a pipe that nobody reads from"):
-        write_bytes(pipe, b"x")
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        write_bytes(pipe, b"whole", force=True)
-        assert os.read(reader, 100) == b"whole"
-    finally:
-        os.close(reader)
-    assert pipe.is_fifo()
-    assert [file.name for file in tmp_path.iterdir()] == ["pipe"]
-
-
-def test_what_is_neither_file_nor_stream_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind("socket")
-        for force in (False, True):
-            with pytest.raises(ArtifactError, match="Cannot write socket: it is a socket"):
-                write_bytes(Path("socket"), b"x", force=force)
-    assert Path("socket").is_socket()
-    for folder in (".", "..", "/", ""):
-        with pytest.raises(ArtifactError, match="it is a folder"):
-            artifacts.check_output(Path(folder), force=True)
-
-
-def test_the_file_behind_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> None:
-    (tmp_path / "disk").mkdir()
-    link, file = tmp_path / "link", tmp_path / "disk" / "file"
-    link.symlink_to("disk/file")
-    with pytest.raises(ArtifactError, match="exists already"):
-        write_bytes(link, b"x")
-    assert not file.exists()
-    for data in (b"new", b"newer"):  # dangling at first
-        write_bytes(link, data, force=True)
-        assert file.read_bytes() == data
-        assert str(link.readlink()) == "disk/file"
-    link.unlink()
-    link.symlink_to("no/file")
-    with pytest.raises(ArtifactError, match=r"the folder .*/no does not exist"):
-        artifacts.check_output(link, force=True)
-
-
-@pytest.mark.parametrize("name", ["circle", "circle/x", "n" * 256, "é" * 128, "a\0b", "\ud800"])
-@pytest.mark.parametrize("force", [False, True])
-def test_names_that_no_file_can_have(tmp_path: Path, name: str, force: bool) -> None:
-    (tmp_path / "circle").symlink_to("circle")
-    for act in (
-        lambda: artifacts.check_output(tmp_path / name, force=force),
-        lambda: write_bytes(tmp_path / name, b""),
-    ):
-        with pytest.raises(ArtifactError, match="Cannot write"):
-            act()
-    if "/" not in name:
-        with pytest.raises(ArtifactError, match="Cannot create the folder"):
-            artifacts.make_folder(tmp_path / name / "deeper")
-    assert [file.name for file in tmp_path.iterdir()] == ["circle"]
-
-
-@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
-def test_the_longest_names_are_written(tmp_path: Path, name: str) -> None:
-    artifacts.check_output(tmp_path / name, force=False)
-    assert write_bytes(tmp_path / name, b"x").read_bytes() == b"x"
-    assert write_bytes(tmp_path / name, b"y", force=True).read_bytes() == b"y"
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_a_file_is_on_the_disk_before_it_has_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
-) -> None:
-    """Else a power cut may leave an empty file of the right name, where the old one was."""
-    happened: list[str] = []
-
-    def spy(module: object, name: str, note: Callable[..., str]) -> None:
-        real = getattr(module, name)
-
-        def seen(*arguments: Any) -> Any:
-            happened.append(note(*arguments))
-            return real(*arguments)
-
-        monkeypatch.setattr(module, name, seen)
-
-    spy(os, "fsync", lambda file: f"sync {Path(f'/proc/self/fd/{file}').resolve().suffix or 'folder'}")
-    spy(os, "link", lambda *_: "name")
-    spy(Path, "replace", lambda *_: "name")
-    write_bytes(tmp_path / "x", b"data", force=force)
-    assert happened == ["sync .part", "name", "sync folder"]
-
-
-def test_a_disk_that_cannot_sync_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unable(file: int) -> None:
-        raise OSError(errno.EINVAL, "Invalid argument")
-
-    monkeypatch.setattr(os, "fsync", unable)
-    assert write_bytes(tmp_path / "x", b"x").read_bytes() == b"x"
-
-
-def test_a_disk_that_is_full_when_it_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    write_bytes(tmp_path / "x", b"old")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactError, match=r"Cannot write .*x: No space left on device\. Make room"):
-        write_bytes(tmp_path / "x", b"new", force=True)
-    assert [file.name for file in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"old"
-
-
-def test_permissions_of_what_is_overwritten_stay(tmp_path: Path) -> None:
-    path = write_bytes(tmp_path / "x", b"secret")
-    path.chmod(0o600)
-    assert write_bytes(path, b"new", force=True).stat().st_mode & 0o777 == 0o600
-
-
-def test_permissions_follow_the_umask(tmp_path: Path) -> None:
-    mask = os.umask(0o027)
-    try:
-        path = write_bytes(tmp_path / "x", b"")
-    finally:
-        os.umask(mask)
-    assert path.stat().st_mode & 0o777 == 0o640
+    assert hashes.sha256_of(first) == hashes.sha256_of(second)
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     with pytest.raises(ArtifactError, match=r"no file .*Expected a basis"):
-        artifacts.read_provenance(path, "basis")
+        artefacts.read_provenance(path, "basis")
     for data in (b"", b"hello", struct.pack("<Q", 1 << 60), struct.pack("<Q", 10) + b"{}"):
         path.write_bytes(data)
         with pytest.raises(ArtifactError, match="not a readable safetensors"):
-            artifacts.read_provenance(path, "basis")
+            artefacts.read_provenance(path, "basis")
     save_file(TENSORS, path)
     with pytest.raises(ArtifactError, match="not written by vitnull"):
-        artifacts.read_provenance(path, "basis")
+        artefacts.read_provenance(path, "basis")
     save_file(TENSORS, path, {"vitnull": "{}"})
     with pytest.raises(ArtifactError, match="not written by vitnull"):
-        artifacts.read_provenance(path, "basis")
+        artefacts.read_provenance(path, "basis")
     save_file(TENSORS, path, {"vitnull": '{"kind": "noise", "schema": "vitnull/noise/1"}'})
     with pytest.raises(ArtifactError, match="holds a noise; expected a basis"):
-        artifacts.read_tensors(path, "basis")
+        artefacts.read_tensors(path, "basis")
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
-    artifacts.require_weights(tmp_path, PROVENANCE, "demo", "ab" * 32)
+    artefacts.require_weights(tmp_path, PROVENANCE, "demo", "ab" * 32)
     with pytest.raises(ArtifactError, match="made from other weights"):
-        artifacts.require_weights(tmp_path, PROVENANCE, "demo", "cd" * 32)
-
-
-def test_json_takes_no_nan(tmp_path: Path) -> None:
-    artifacts.write_json(tmp_path / "x.json", {"a": 1})
-    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
-    with pytest.raises(ValueError, match="Out of range float"):
-        artifacts.write_json(tmp_path / "y.json", {"a": float("nan")})
+        artefacts.require_weights(tmp_path, PROVENANCE, "demo", "cd" * 32)
 
 
 def test_state_hash_sees_names_types_shapes_and_values() -> None:
     state = {"a": torch.zeros(2, 3), "b": torch.ones(1, dtype=torch.int64)}
-    reference = artifacts.hash_state(state)
-    assert artifacts.hash_state(dict(reversed(state.items()))) == reference
-    assert artifacts.hash_state({**state, "a": torch.zeros(3, 2).mT}) == reference
+    reference = hashes.hash_state(state)
+    assert hashes.hash_state(dict(reversed(state.items()))) == reference
+    assert hashes.hash_state({**state, "a": torch.zeros(3, 2).mT}) == reference
     others = [
         {**state, "a": torch.zeros(3, 2)},
         {**state, "a": torch.zeros(2, 3, dtype=torch.float16)},
@@ -295,4 +84,4 @@ def test_state_hash_sees_names_types_shapes_and_values() -> None:
         {"A": state["a"], "b": state["b"]},
         {"a": state["a"]},
     ]
-    assert len({reference, *map(artifacts.hash_state, others)}) == 6
+    assert len({reference, *map(hashes.hash_state, others)}) == 6

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from nullspace_cli.demo.drawing import CLASSES
-from nullspace_cli.engine.documents.artefacts import hash_state
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
+from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES, load_checkpoint
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model, load_view, resolve_device
 

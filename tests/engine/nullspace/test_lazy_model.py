@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullspace_cli.engine.documents.artefacts import write_bytes
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis, save_basis

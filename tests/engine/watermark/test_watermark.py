@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from nullspace_cli.engine.documents.artefacts import read_tensors, sha256_of
+from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.loading import LoadedModel
 from nullspace_cli.engine.nullspace.basis import patch_map_of

@@ -1,0 +1,171 @@
+"""The only writer of files. Every file appears whole or not at all."""
+
+import errno
+import json
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.files.paths import is_folder, is_stream, kind_of, reason_of, status
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Fail now rather than after the slow work: the folder is there and writable, and nothing would be lost.
+
+    Raises:
+        ArtifactError: `path` exists and `force` is not given, is a folder, a disk or a socket, or could not be written.
+    """
+    try:
+        destination = _destination(path, force)
+        if destination is None:
+            return
+        folder = destination.parent
+        if not is_folder(folder):
+            raise ArtifactError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def make_folder(path: Path) -> Path:
+    """Create an output folder and its parents, if need be.
+
+    Raises:
+        ArtifactError: it cannot be created, or a file of that name is in the way.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"Cannot create the folder {path}: {reason_of(error)}. Name another.") from error
+    return path
+
+
+def _destination(path: Path, force: bool) -> Path | None:
+    """The file that is to be replaced or made, at the end of links, as with `cp`; None for a stream, written as it is.
+
+    Raises:
+        ArtifactError: something is there that must not be overwritten.
+        OSError: the path cannot be looked up.
+    """
+    found = status(path)
+    if found and stat.S_ISDIR(found.st_mode):
+        raise ArtifactError(f"Cannot write {path}: it is a folder. Give the name of a file.")
+    if found and is_stream(path):
+        return None
+    if found and not stat.S_ISREG(found.st_mode):
+        raise ArtifactError(f"Cannot write {path}: it is {kind_of(found)}. Give the name of a file.")
+    if os.path.lexists(path) and not force:
+        raise ArtifactError(f"{path} exists already. Use --force to overwrite it, or another name.")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _unwritable(path: Path, error: OSError) -> ArtifactError:
+    advice = {
+        errno.ENAMETOOLONG: "Give it a shorter name",
+        errno.ENOSPC: "Make room, or choose another folder",
+        errno.EDQUOT: "Make room, or choose another folder",
+        errno.ENXIO: "It is a pipe that nobody reads from: start its reader first",
+    }
+    choice = advice.get(error.errno or 0, "Choose another name or folder")
+    return ArtifactError(f"Cannot write {path}: {reason_of(error)}. {choice}.")
+
+
+@contextmanager
+def _replacing(path: Path, force: bool) -> Iterator[Path]:
+    """A temporary name beside `path`; moved into place when the block ends well, removed when it does not.
+
+    What it holds is on the disk before it gets its name, and the name before this returns: whenever the power fails,
+    the old file or the new one is there, whole.
+    """
+    # Its length does not depend on the file's: what fits into the folder's names fits beside it, too.
+    temporary = path.with_name(f".vitnull-{secrets.token_hex(6)}.part")
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
+    try:
+        yield temporary
+        _sync(temporary)
+        if force:
+            if old := status(path):
+                temporary.chmod(stat.S_IMODE(old.st_mode) & 0o777)  # whoever could not read it still cannot
+            temporary.replace(path)
+        else:
+            _move_without_overwriting(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    with suppress(OSError):  # not every system lets a folder be opened
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk; a file system that knows no such thing goes without."""
+    file = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+    finally:
+        os.close(file)
+
+
+def _move_without_overwriting(temporary: Path, path: Path) -> None:
+    """A hard link fails where a rename would silently overwrite what another process has just finished."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        # A file system without hard links: claim the name, then fill it.
+        path.touch(exist_ok=False)
+        temporary.replace(path)
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, force: bool = False) -> Path:
+    """Call `write` on a temporary name and move the result to `path`.
+
+    At the end of a link it is the link's target that is replaced; an existing file's permissions stay. Into a device
+    or a pipe the result is written, `force` or not: there is nothing to replace.
+
+    Raises:
+        ArtifactError: the file exists (and `force` is not given), or the system would not write it.
+    """
+    check_output(path, force=force)
+    try:
+        destination = _destination(path, force)
+        if destination is None:
+            _stream(path, write)
+            return path
+        with _replacing(destination, force) as temporary:
+            write(temporary)
+    except FileExistsError as error:
+        raise ArtifactError(f"{path} was written by another process meanwhile; it was left as it is.") from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return path
+
+
+def _stream(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a whole result into a device or a pipe, once there is one."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "result")
+        write(file)
+        # A pipe that nobody reads from would else keep us waiting for ever.
+        descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(file.read_bytes())
+
+
+def write_bytes(path: Path, data: bytes, *, force: bool = False) -> Path:
+    return write_file(path, lambda temporary: temporary.write_bytes(data), force=force)
+
+
+def write_json(path: Path, document: Any, *, force: bool = False) -> Path:
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), force=force)
