@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nullspace_cli.engine.documents.commands import DOCUMENTS, LINES
+from nullspace_cli.engine.documents.commands.registry import DOCUMENTS, LINES
 from nullspace_cli.engine.documents.kinds import ARTEFACTS
 from nullspace_cli.engine.documents.model_folder import ModelFolder
 

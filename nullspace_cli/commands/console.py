@@ -46,13 +46,13 @@ class Console:
 
     def json(self, document: Mapping[str, Any]) -> None:
         """The machine's result: one JSON document, as it is declared. Whatever else there is in it is a bug."""
-        from nullspace_cli.engine.documents.commands import checked_document
+        from nullspace_cli.engine.documents.commands.registry import checked_document
 
         self._out(checked_document(document))
 
     def record(self, name: str, record: Mapping[str, Any]) -> None:
         """One line of a machine's result, sent off at once; `name` is that of its declaration."""
-        from nullspace_cli.engine.documents.commands import checked_line
+        from nullspace_cli.engine.documents.commands.registry import checked_line
 
         self._out(checked_line(name, record))
         self.flush()
@@ -131,7 +131,7 @@ class Console:
 
         It is checked here, before it or anything that is made from it is written.
         """
-        from nullspace_cli.engine.documents.commands import checked_document
+        from nullspace_cli.engine.documents.commands.registry import checked_document
 
         document = {
             "schema": f"vitnull/{command}/1",

@@ -30,7 +30,7 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, batches, left_out
-from nullspace_cli.engine.documents.commands import checked_line
+from nullspace_cli.engine.documents.commands.registry import checked_line
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
 from nullspace_cli.engine.files.writing import write_bytes, write_file

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nullspace_cli.engine.documents.base import read_json
-from nullspace_cli.engine.documents.commands import Eval
+from nullspace_cli.engine.documents.commands.eval import Eval
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.plots.figure import GREY, PALETTE, save_figure
 from nullspace_cli.engine.text import shortest

@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field, ValidationError
 
 from nullspace_cli.engine.documents.base import Document, parse_json, read_json
-from nullspace_cli.engine.documents.commands import DOCUMENTS, Eval
+from nullspace_cli.engine.documents.commands.eval import Eval
+from nullspace_cli.engine.documents.commands.registry import DOCUMENTS
 from nullspace_cli.engine.documents.kinds import ARTEFACTS
 from nullspace_cli.engine.errors import ArtifactError, ModelError
 from nullspace_cli.engine.files.reading import read_bounded

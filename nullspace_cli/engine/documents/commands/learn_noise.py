@@ -1,0 +1,27 @@
+"""The document of `vitnull learn-noise`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from nullspace_cli.engine.documents.base import Natural, NonNegative
+from nullspace_cli.engine.documents.commands.run import Run
+from nullspace_cli.engine.documents.parts import Level, NoiseRecord, Plan
+
+
+class LearnedNoise(NoiseRecord):
+    noise: str
+    images_per_second: NonNegative | None
+
+
+class LearnNoise(Run):
+    """`vitnull learn-noise`."""
+
+    schema_: Literal["vitnull/learn-noise/1"] = Field(alias="schema")
+    level: Level
+    noises: list[LearnedNoise]
+    images: Natural
+    skipped: list[str]
+    outputs: Literal["logits", "features"]
+    plan: Plan
+    preview: str | None

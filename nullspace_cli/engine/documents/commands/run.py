@@ -1,0 +1,37 @@
+"""What the documents of all commands have in common."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from nullspace_cli.engine.documents.base import Document, Natural, NonNegative, Sha256
+from nullspace_cli.engine.documents.parts import DataConfig
+
+Pair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Versions(Document):
+    vitnull: str
+    torch: str
+    timm: str
+
+
+class Run(Document):
+    """What every command says of its run."""
+
+    model: str
+    weights: str | None = Field(description="pretrained, embedded, random or a file; null where none were read")
+    weights_sha256: Sha256 | None
+    data_config: DataConfig
+    device: str
+    seed: int
+    seconds: NonNegative
+    versions: Versions
+
+
+class Failure(Document):
+    """An input that could not be done."""
+
+    source: str
+    error: str
