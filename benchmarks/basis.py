@@ -4,7 +4,8 @@ import scipy.linalg
 import torch
 
 from benchmarks.measure import Row, in_turns
-from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import split_space
 

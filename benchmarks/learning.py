@@ -20,7 +20,9 @@ from benchmarks.measure import Row, in_turns
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer

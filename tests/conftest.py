@@ -116,23 +116,23 @@ def _card_of_gpu_tests(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _best_device() -> "Iterator[Callable[[], torch.device]]":
     """Tests never depend on which device the machine has: "auto" fails them. What "auto" asks where it may."""
-    from nullspace_cli.engine.models import loading as models
+    from nullspace_cli.engine.models import devices
 
     def refuse() -> NoReturn:
         pytest.fail('device "auto": take the `device` fixture, say device="cpu", or ask for `any_device`')
 
     with pytest.MonkeyPatch.context() as patch:
-        asked = models.best_device
-        patch.setattr(models, "best_device", refuse)
+        asked = devices.best_device
+        patch.setattr(devices, "best_device", refuse)
         yield asked
 
 
 @pytest.fixture
 def any_device(_best_device: "Callable[[], torch.device]", monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a test, one about "auto" itself, have the best device that there is."""
-    from nullspace_cli.engine.models import loading as models
+    from nullspace_cli.engine.models import devices
 
-    monkeypatch.setattr(models, "best_device", _best_device)
+    monkeypatch.setattr(devices, "best_device", _best_device)
 
 
 class NetworkForbiddenError(Exception):
@@ -282,11 +282,11 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
-    from nullspace_cli.engine.models import loading as models
-    from nullspace_cli.engine.nullspace import lazy_model as network
-    from nullspace_cli.engine.workflows import demo as demonstration
+    from nullspace_cli.engine.models import loading
+    from nullspace_cli.engine.nullspace import lazy_model
+    from nullspace_cli.engine.workflows import demo
 
-    for module in (demonstration, models, network):  # the others import it when they need it
+    for module in (demo, loading, lazy_model):  # the others import it when they need it
         monkeypatch.setattr(module, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nullspace_cli.engine.data.datasets import ImageSet
-    from nullspace_cli.engine.models.loading import LoadedModel
+    from nullspace_cli.engine.models.model import LoadedModel
     from nullspace_cli.engine.noise.injection_sites import Level
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullspace_cli.engine.models import loading as models
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.request import ModelRequest
 from tests.conftest import Vitnull
 
 
 def test_no_test_runs_on_whatever_the_machine_has() -> None:
     with pytest.raises(pytest.fail.Exception, match='device "auto"'):
-        models.load_model(models.ModelRequest("demo"))
+        load_model(ModelRequest("demo"))
 
 
 def test_nor_does_the_command_line(

@@ -22,7 +22,7 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import refuse_clashes
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models.loading import LoadedModel
+    from nullspace_cli.engine.models.model import LoadedModel
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.workflows.explain import Explainer, ExplainFiles

@@ -35,7 +35,8 @@ class Inputs:
     def __init__(self, folder: Path) -> None:
         import json
 
-        from nullspace_cli.engine.models.loading import ModelRequest, load_model
+        from nullspace_cli.engine.models.loading import load_model
+        from nullspace_cli.engine.models.request import ModelRequest
         from nullspace_cli.engine.nullspace import basis as bases
 
         self.data = folder / "data"

@@ -20,7 +20,8 @@ from safetensors import safe_open
 from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine.models import loading as models
-from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import basis as bases
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from nullspace_cli.commands import outputs
 from nullspace_cli.demo.models import WEIGHTS
 from nullspace_cli.engine.files import paths
-from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.request import ModelRequest
 from tests.conftest import Vitnull
 from tests.made import write_noise
 

@@ -20,7 +20,9 @@ from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import evaluate
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

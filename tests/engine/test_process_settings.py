@@ -21,7 +21,8 @@ from nullspace_cli.engine.files import hub
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
 from nullspace_cli.engine.files.pictures import read_picture
-from nullspace_cli.engine.models.loading import ModelRequest, load_model, load_view
+from nullspace_cli.engine.models.loading import load_model, load_view
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
 from nullspace_cli.engine.watermark.marks import Placement, text_mark

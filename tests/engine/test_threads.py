@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import EncoderSite
 from nullspace_cli.engine.saliency.cnn import gradcam

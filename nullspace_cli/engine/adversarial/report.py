@@ -17,7 +17,7 @@ from nullspace_cli.engine.documents.kinds import FOOLED
 from nullspace_cli.engine.files.hashes import sha256_of_each
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.files.writing import write_bytes
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision

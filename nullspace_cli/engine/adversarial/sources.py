@@ -11,7 +11,7 @@ from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.errors import DataError, ImageError, MemoryShortError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.classes import class_index
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
 from nullspace_cli.engine.watermark.watermark import Pixels
 

@@ -11,7 +11,7 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS, NOISE
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.noise import noise
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise

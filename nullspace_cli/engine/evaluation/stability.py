@@ -35,7 +35,7 @@ from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
 from nullspace_cli.engine.files.writing import write_bytes, write_file
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
-from nullspace_cli.engine.models.loading import LoadedModel, Outputs
+from nullspace_cli.engine.models.model import LoadedModel, Outputs
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks

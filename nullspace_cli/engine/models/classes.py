@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nullspace_cli.engine.errors import UsageError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 
 
 class GroundTruth(NamedTuple):

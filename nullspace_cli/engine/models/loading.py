@@ -1,30 +1,24 @@
-"""Models: their names, weights and data configuration, and what they answer. The only place that knows timm."""
+"""Models by their names: built with timm, given their weights, and put on their device."""
 
 import difflib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch import nn
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
-from nullspace_cli.engine.documents.base import describe, read_json
-from nullspace_cli.engine.documents.model_folder import MAX_SIZE, ModelFolder
-from nullspace_cli.engine.documents.parts import DataConfig
-from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
+from nullspace_cli.engine.documents.base import read_json
+from nullspace_cli.engine.documents.model_folder import ModelFolder
+from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
+from nullspace_cli.engine.models.arguments import is_modest, refuse_arguments, within_bounds
 from nullspace_cli.engine.models.checkpoints import (
     load_checkpoint,
     read_state,
@@ -33,243 +27,16 @@ from nullspace_cli.engine.models.checkpoints import (
     require_floats,
     weights_in,
 )
-from nullspace_cli.engine.models.stem import Stem, find_stem
-from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
-from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
-from nullspace_cli.engine.runtime.out_of_memory import in_chunks
-from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.models.data_config import data_config_of, transform_of
+from nullspace_cli.engine.models.devices import resolve_device
+from nullspace_cli.engine.models.model import LoadedModel, ModelView, classifier_of
+from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
-Amp = Literal["none", "bf16", "fp16"]
 NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 _BUILDING = threading.Lock()
 """timm draws weights from the generator of the process: one model at a time."""
-
-AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Which model, with which weights, where.
-
-    Attributes:
-        name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
-        checkpoint: a weights file (safetensors, pth, npz) to load instead of the published weights.
-        pretrained: False for random weights, drawn from `seed`.
-        kwargs: further arguments of `timm.create_model`.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        amp: precision of forward passes under autocast.
-        batch_size: images in one forward pass.
-        offline: use cached weights only.
-    """
-
-    name: str
-    checkpoint: Path | None = None
-    pretrained: bool = True
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    device: str = "auto"
-    amp: Amp = "none"
-    batch_size: int = 32
-    offline: bool = False
-    seed: int = 0
-
-
-class Outputs(NamedTuple):
-    """What a model says of a batch: logits [b, k], None without a head, and the features [b, f] before the head."""
-
-    logits: Float[Tensor, "b k"] | None
-    features: Float[Tensor, "b f"]
-
-    @property
-    def answer(self) -> Float[Tensor, "b k"]:
-        """What the model is asked for: its logits, or the features of a model without a head."""
-        return self.features if self.logits is None else self.logits
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A built model with its weights, ready to be asked.
-
-    Attributes:
-        name: full timm name with tag, or the hf-hub: / local-dir: name as it was given.
-        weights: where they came from: "pretrained", "embedded", "random" or the checkpoint's path.
-        weights_sha256: over the state dictionary (`artefacts.hash_state`).
-        transform: the model's evaluation transform, at the *built* model's input size.
-        seed: what random weights were drawn from.
-        labels: the name of each class, where known; of ImageNet's, synonyms with commas between them.
-        synsets: the WordNet synset of each class ("n01440764"), where its classes are ImageNet's.
-    """
-
-    module: nn.Module
-    name: str
-    weights: str
-    weights_sha256: str
-    transform: EvalTransform
-    device: torch.device
-    amp: Amp
-    batch_size: int
-    seed: int
-    labels: tuple[str, ...] | None
-    synsets: tuple[str, ...] | None = None
-
-    def in_full_precision(self) -> "LoadedModel":
-        """The same model in full precision: what decides whether something is exact must not round by itself."""
-        return replace(self, amp="none")
-
-    @torch.no_grad()
-    def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
-        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU."""
-        parts: list[Outputs] = []
-
-        def ask(start: int, stop: int) -> None:
-            logits, features = self.forward(images[start:stop])
-            parts.append(Outputs(None if logits is None else logits.cpu(), features.cpu()))
-
-        in_chunks(ask, len(images), self.batch_size)
-        logits = [part.logits for part in parts if part.logits is not None]
-        return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
-
-    @full_precision  # but for what `amp` asks for
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
-        """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
-
-        The features are whatever reaches the classifier, or the output of a model without one.
-        """
-        seen: list[Tensor] = []
-        head = classifier_of(self.module)
-        module = rewired(self.module, {head: standing_in(head, _noting(head, seen))}) if head else self.module
-        kind = AMP_TYPES.get(self.amp)
-        with ordinary_tensors(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
-            answer = module(ordinary(images).to(self.device, torch.float32))
-            features = (seen[0] if seen else answer).flatten(1).float()
-            seen.clear()
-            return Outputs(answer.float() if head else None, features)
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes the model tells apart; 0 without a head."""
-        return int(getattr(self.module, "num_classes", 0))
-
-    @property
-    def has_head(self) -> bool:
-        return classifier_of(self.module) is not None
-
-    def answer(self, index: int, probability: float | None) -> dict[str, Any]:
-        """The keys of JSON documents for a class that was predicted."""
-        return {"class": index, "label": self.label(index), "probability": probability}
-
-    def label(self, index: int) -> str | None:
-        return self.labels[index] if self.labels and index < len(self.labels) else None
-
-    def stem(self) -> Stem:
-        """How the network reads the image.
-
-        Raises:
-            ModelError: the model does not accept an image of its own input size.
-        """
-        try:
-            return find_stem(self.module, self.transform.input_size)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if is_out_of_memory(error):
-                raise
-            size = " x ".join(map(str, self.transform.input_size))
-            raise ModelError(f"{self.name} does not accept an image of {size}: {error}") from error
-
-    def describe(self) -> dict[str, Any]:
-        """The keys about the model that every JSON document carries."""
-        return {
-            "model": self.name,
-            "weights": self.weights,
-            "weights_sha256": self.weights_sha256,
-            "data_config": asdict(self.transform),
-            "device": str(self.device),
-        }
-
-
-def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
-    """What the layer answers; its first input goes to `seen`."""
-
-    def forward(first: Tensor, *args: Any, **kwargs: Any) -> Any:
-        seen.append(first)
-        return layer(first, *args, **kwargs)
-
-    return forward
-
-
-def finite(outputs: Outputs, model: LoadedModel, of: str) -> Outputs:
-    """What a model says, if it says something.
-
-    Args:
-        of: what the model was shown, for the message.
-
-    Raises:
-        ModelError: not all of it are finite numbers.
-    """
-    for name, values in outputs._asdict().items():
-        if values is not None and not bool(values.isfinite().all()):
-            hint = "Check them." if model.amp == "none" else "Check them, or use --amp bf16 or none."
-            raise ModelError(
-                f"{model.name} answers {of} with {name} that are not finite numbers, with these weights: "
-                f"{model.weights}. {hint}"
-            )
-    return outputs
-
-
-@dataclass(frozen=True)
-class ModelView:
-    """How a model looks at images: all that is known of it without its weights.
-
-    Attributes:
-        name: as `LoadedModel.name`.
-        transform: the same as `LoadedModel.transform`.
-        has_head: the same as `LoadedModel.has_head`.
-    """
-
-    name: str
-    transform: EvalTransform
-    has_head: bool
-
-    def describe(self) -> dict[str, Any]:
-        """The keys of `LoadedModel.describe`; no weights were read, and nothing was put on a device."""
-        return {
-            "model": self.name,
-            "weights": None,
-            "weights_sha256": None,
-            "data_config": asdict(self.transform),
-            "device": "cpu",
-        }
-
-
-def classifier_of(module: nn.Module) -> nn.Module | None:
-    """The layer that turns features into logits; the first one where a distilled model has two."""
-    if getattr(module, "num_classes", 0) == 0:
-        return None
-    head = module.get_classifier()  # type: ignore[operator]
-    head = head[0] if isinstance(head, tuple | list | nn.ModuleList) else head
-    return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None
-
-
-def best_device() -> torch.device:
-    """The first CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def resolve_device(name: str) -> torch.device:
-    """ "auto" is the best device; anything asked for by name must exist."""
-    if name == "auto":
-        return best_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise UsageError(f"Unknown device '{name}': expected auto, cpu, cuda or cuda:N.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"The device {name} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here."
-        )
-    return device
 
 
 @ordinary_tensors()
@@ -287,16 +54,16 @@ def load_model(request: ModelRequest) -> LoadedModel:
     with WITHOUT_WARNINGS:
         if demo:
             own = replace(request, kwargs={**demo.model_kwargs, **request.kwargs})
-            _refuse_arguments(request.kwargs, request.name)
-            if not _is_modest(request.kwargs):
-                with torch.device("meta"), _within_bounds(request.name):
+            refuse_arguments(request.kwargs, request.name)
+            if not is_modest(request.kwargs):
+                with torch.device("meta"), within_bounds(request.name):
                     _create(own, demo.architecture)
             module, name = _create(own, demo.architecture), request.name
             weights = _fill(module, request, WEIGHTS / demo.weights)
             config = dict(demo.data_config)
         else:
             module, name, weights = _build(request)
-            config = _data_config(module, name)
+            config = data_config_of(module, name)
     require_finite(module.state_dict(), f"{name} ({weights})")
     module.eval().requires_grad_(False)
     weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back
@@ -306,7 +73,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
         name=name,
         weights=weights,
         weights_sha256=weights_sha256,
-        transform=_transform(config, name),
+        transform=transform_of(config, name),
         device=device,
         amp=request.amp,
         batch_size=request.batch_size,
@@ -328,11 +95,11 @@ def load_view(request: ModelRequest) -> ModelView:
     demo = DEMO_MODELS.get(request.name)
     if demo:
         classes = {**demo.model_kwargs, **request.kwargs}["num_classes"]
-        transform = _transform(demo.data_config, request.name)
+        transform = transform_of(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
     with WITHOUT_WARNINGS, torch.device("meta"):
         module, name, _ = _build(replace(request, checkpoint=None, pretrained=False), surveyed=True)
-        transform = _transform(_data_config(module, name), name)
+        transform = transform_of(data_config_of(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
 
 
@@ -346,14 +113,14 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module,
     published = request.pretrained and request.checkpoint is None
     folder = _folder_of(name)
     config = _read_folder(folder) if folder else {}
-    _refuse_arguments({**(config.get("model_args") or {}), **request.kwargs}, name)
-    if not surveyed and not (_is_modest(request.kwargs) and _is_modest(config)):
+    refuse_arguments({**(config.get("model_args") or {}), **request.kwargs}, name)
+    if not surveyed and not (is_modest(request.kwargs) and is_modest(config)):
         load_view(request)  # refuses what is too large, at the expense of no memory
     file = weights_in(folder) if folder and published else None
     types = _types_in(file, name) if file else {}
     if published and ":" not in name:
         _require_published(name)
-    with _within_bounds(name) if surveyed else nullcontext():
+    with within_bounds(name) if surveyed else nullcontext():
         if name.startswith("hf-hub:") or (published and not folder):
             with hub_access(offline=request.offline):
                 module = _create(request, name, pretrained=published)
@@ -400,21 +167,6 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
     return module
 
 
-# What is asked for, before it is built
-
-BENIGN = {"num_classes": 2**17, "img_size": 1024, "in_chans": 16, "input_size": 1024, "num_features": 2**14}
-"""Up to which number an argument makes no model that does not fit; others up to 64."""
-MAX_TENSORS = 10_000
-"""Parameters and buffers of a model; the largest of timm have some thousand."""
-UNUSABLE = {
-    "checkpoint_path": "Give weights with --checkpoint FILE.",
-    "features_only": "What it answers are many maps, and no logits or features.",
-    "scriptable": "Gradients of a scripted model are not its own.",
-    "device": "Choose it with --device.",
-    "dtype": "Weights are taken in single precision; see --amp.",
-}
-
-
 def _folder_of(name: str) -> Path | None:
     """The folder that a name means; timm reads the first part of the name in lower case."""
     source, colon, folder = name.partition(":")
@@ -448,73 +200,6 @@ def _types_in(file: Path, name: str) -> dict[str, torch.dtype]:
         return {key: value.dtype for key, value in read_state(file).items()}
     except ModelError as error:
         raise ModelError(f"Cannot load {name}: {error}") from error
-
-
-def _refuse_arguments(arguments: Mapping[str, Any], model: str) -> None:
-    for name, why in UNUSABLE.items():
-        if arguments.get(name):
-            raise ModelError(f"The argument {name} of {model} cannot be used here. {why}")
-    for name, value in arguments.items():
-        if _largest(value) > MAX_SIZE:
-            raise ModelError(
-                f"The argument {name} of {model} is {describe(value)}; nothing in a model is more than {MAX_SIZE}."
-            )
-
-
-def _is_modest(arguments: Mapping[str, Any]) -> bool:
-    return all(
-        _is_modest(value) if isinstance(value, Mapping) else _largest(value) <= BENIGN.get(name, 64)
-        for name, value in arguments.items()
-    )
-
-
-def _largest(value: Any) -> float:
-    """The largest magnitude of the numbers in a value, however it is nested."""
-    if isinstance(value, Mapping):
-        return max(map(_largest, value.values()), default=0)
-    if isinstance(value, list | tuple | set):
-        return max(map(_largest, value), default=0)
-    return abs(value) if isinstance(value, int | float) else 0
-
-
-@contextmanager
-def _within_bounds(name: str) -> Iterator[None]:
-    """Refuse, while it is being built, a model that does not fit into this machine's memory.
-
-    PyTorch calls these hooks for all modules that are built meanwhile; those of other threads are let through.
-
-    Raises:
-        ModelError: it has too many parameters.
-    """
-    room, builder = _memory(), threading.get_ident()
-    count = held = 0
-
-    def counted(_: nn.Module, __: str, tensor: Tensor | None) -> None:
-        nonlocal count, held
-        if tensor is None or threading.get_ident() != builder:
-            return
-        count, held = count + 1, held + tensor.numel() * tensor.element_size()
-        if count > MAX_TENSORS or held > room:
-            size = f"{count} tensors" if count > MAX_TENSORS else f"{held / 2**30:.0f} GiB"
-            raise ModelError(
-                f"{name} with these arguments has more than {size} of weights; this machine has "
-                f"{room / 2**30:.0f} GiB of memory. See --model-kwargs."
-            )
-
-    hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory; where that cannot be asked, enough for any published model."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**36
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
@@ -562,37 +247,6 @@ def _require_published(name: str) -> None:
             f"timm publishes no weights for {name}. Give your own with --checkpoint FILE, or use --no-pretrained "
             f"for random ones."
         )
-
-
-def _data_config(module: nn.Module, name: str) -> dict[str, Any]:
-    """timm's data configuration, with the input size of the model as it was built, not as it was once trained.
-
-    Raises:
-        ModelError: a value in it is not of the type that it should be.
-    """
-    from timm.data import resolve_model_data_config
-
-    config: dict[str, Any] = resolve_model_data_config(module)
-    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    DataConfig.read(lists, f"The data config of {name}", ModelError)
-    channels = getattr(module, "in_chans", config["input_size"][0])
-    built = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    built = built or (getattr(module, "_traits", None) or {}).get("img_size")
-    size = built or config["input_size"][1:]
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    config["input_size"] = (int(channels), *size)
-    for key in ("mean", "std"):
-        values = tuple(config[key])
-        config[key] = values if len(values) == channels else (values * channels)[:channels]
-    return config
-
-
-def _transform(config: Mapping[str, Any], name: str) -> EvalTransform:
-    """The evaluation transform of a model's data configuration; what is wrong with that names the model."""
-    try:
-        return EvalTransform.from_data_config(config)
-    except ModelError as error:
-        raise ModelError(f"{name} cannot read images. {error}") from error
 
 
 def _imagenet_classes(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel, Outputs
+from nullspace_cli.engine.models.model import LoadedModel, Outputs
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 
 Level = Literal["encoder", "input"]

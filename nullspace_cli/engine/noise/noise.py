@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

@@ -11,7 +11,7 @@ from torch import Tensor
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, Store, batches, left_out
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.models.loading import LoadedModel, finite
+from nullspace_cli.engine.models.model import LoadedModel, finite
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

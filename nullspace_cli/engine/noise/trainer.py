@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

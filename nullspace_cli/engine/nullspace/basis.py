@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
-from nullspace_cli.engine.models.loading import LoadedModel, finite
+from nullspace_cli.engine.models.model import LoadedModel, finite
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.patch_embedding import (
     Nullspace,

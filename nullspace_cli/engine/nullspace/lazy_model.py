@@ -7,7 +7,9 @@ from typing import Any, TypeVar
 
 from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, ModelView, finite, load_model, load_view
+from nullspace_cli.engine.models.loading import load_model, load_view
+from nullspace_cli.engine.models.model import LoadedModel, ModelView, finite
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis, load_row_space, patch_map_of, probe_images
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import PatchBasis, equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
 from nullspace_cli.engine.transforms.evaluation import from_8_bits

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.saliency.gradients import explained
 from nullspace_cli.engine.saliency.transformer import WatchedTransformer, explain_by_passes
 

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.saliency.gradients import explained, precision

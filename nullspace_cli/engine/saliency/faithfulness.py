@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.saliency.methods import upsampled
 
 FRACTIONS = tuple(step / 10 for step in range(10))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.transforms.evaluation import per_channel

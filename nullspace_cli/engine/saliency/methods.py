@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError, UsageError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, transformer
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import control_noises, find_basis, null_noise
 from nullspace_cli.engine.runtime.generators import stream
 from nullspace_cli.engine.saliency.methods import Method, explain

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.gradients import explained

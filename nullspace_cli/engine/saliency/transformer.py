@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks

@@ -19,7 +19,7 @@ from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import WATERMARK
 from nullspace_cli.engine.files.hashes import sha256_of_each
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.models.loading import LoadedModel, finite
+from nullspace_cli.engine.models.model import LoadedModel, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

@@ -21,7 +21,9 @@ from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noi
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.files.writing import check_output, make_folder, write_bytes
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images
 from nullspace_cli.engine.noise.trainer import Plan

@@ -21,7 +21,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_png, read_pictur
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
-from nullspace_cli.engine.models.loading import LoadedModel, finite
+from nullspace_cli.engine.models.model import LoadedModel, finite
 from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.heat_maps import overlay

@@ -16,7 +16,7 @@ import torch
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
 from nullspace_cli.engine.files.writing import write_bytes
-from nullspace_cli.engine.models.loading import resolve_device
+from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.runtime.process import Shared

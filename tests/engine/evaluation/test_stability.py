@@ -19,7 +19,9 @@ from nullspace_cli.engine.errors import DataError, ModelError
 from nullspace_cli.engine.evaluation import stability as evaluation
 from nullspace_cli.engine.evaluation.noises_under_test import Case, NoiseUnderTest, cases_of, with_realised
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate, spread
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, Outputs, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel, Outputs
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.runtime.distributed import Ranks

@@ -16,7 +16,10 @@ from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES, load_checkpoint
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model, load_view, resolve_device
+from nullspace_cli.engine.models.devices import resolve_device
+from nullspace_cli.engine.models.loading import load_model, load_view
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}

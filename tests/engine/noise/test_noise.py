@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
 from nullspace_cli.engine.nullspace.basis import find_basis, save_basis

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import basis as bases
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
 

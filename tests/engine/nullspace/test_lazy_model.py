@@ -10,7 +10,9 @@ import torch
 
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.writing import write_bytes
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel

@@ -12,7 +12,9 @@ from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test
 from nullspace_cli.engine.evaluation.stability import evaluate
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

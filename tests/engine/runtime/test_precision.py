@@ -11,7 +11,9 @@ from PIL import Image
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import read_picture
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import check_basis, find_basis
 from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.runtime import precision

@@ -3,7 +3,7 @@
 import pytest
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from tests.engine.saliency.literal_lrp import LiteralViT
 from tests.engine.saliency.tiny import images_for, load, tiny
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.saliency.attention import attention_gradcam, raw_attention, rollout, token_gradcam
 from tests.engine.saliency.literal_lrp import Array, LiteralViT
 from tests.engine.saliency.tiny import images_for, tiny

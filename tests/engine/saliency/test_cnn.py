@@ -11,7 +11,9 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam, has_feature_map
 from tests.engine.saliency.tiny import load
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam
 from nullspace_cli.engine.saliency.faithfulness import FRACTIONS, Curve, faithfulness
 from nullspace_cli.engine.saliency.methods import upsampled

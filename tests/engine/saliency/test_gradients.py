@@ -10,7 +10,7 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import sample_null
 from nullspace_cli.engine.saliency import gradients

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nullspace_cli.engine.errors import ModelError, UsageError
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain, supported, upsampled
 from tests.engine.saliency.tiny import load
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp
 from nullspace_cli.engine.saliency.transformer import WatchedTransformer

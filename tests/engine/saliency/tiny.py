@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.request import ModelRequest
 
 SIZE = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 4}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -20,7 +20,8 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.parts import CropMode, Interpolation
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, encode_like, read_picture
-from nullspace_cli.engine.models.loading import ModelRequest, load_model
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, split_space
 from nullspace_cli.engine.preimage.pillow_passes import Passes

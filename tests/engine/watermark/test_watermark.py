@@ -15,7 +15,7 @@ from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, read_picture
-from nullspace_cli.engine.models.loading import LoadedModel
+from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, sample_null, split_space
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

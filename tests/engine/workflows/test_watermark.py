@@ -15,7 +15,8 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
-from nullspace_cli.engine.models.loading import LoadedModel, ModelRequest, ModelView
+from nullspace_cli.engine.models.model import LoadedModel, ModelView
+from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.evaluation import EvalTransform

@@ -1,0 +1,195 @@
+"""A model that can be asked: what it answers, and what is said of it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from nullspace_cli.engine.errors import ModelError, is_out_of_memory
+from nullspace_cli.engine.models.stem import Stem, find_stem
+from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
+from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
+from nullspace_cli.engine.runtime.out_of_memory import in_chunks
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+
+Amp = Literal["none", "bf16", "fp16"]
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch: logits [b, k], None without a head, and the features [b, f] before the head."""
+
+    logits: Float[Tensor, "b k"] | None
+    features: Float[Tensor, "b f"]
+
+    @property
+    def answer(self) -> Float[Tensor, "b k"]:
+        """What the model is asked for: its logits, or the features of a model without a head."""
+        return self.features if self.logits is None else self.logits
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A built model with its weights, ready to be asked.
+
+    Attributes:
+        name: full timm name with tag, or the hf-hub: / local-dir: name as it was given.
+        weights: where they came from: "pretrained", "embedded", "random" or the checkpoint's path.
+        weights_sha256: over the state dictionary (`artefacts.hash_state`).
+        transform: the model's evaluation transform, at the *built* model's input size.
+        seed: what random weights were drawn from.
+        labels: the name of each class, where known; of ImageNet's, synonyms with commas between them.
+        synsets: the WordNet synset of each class ("n01440764"), where its classes are ImageNet's.
+    """
+
+    module: nn.Module
+    name: str
+    weights: str
+    weights_sha256: str
+    transform: EvalTransform
+    device: torch.device
+    amp: Amp
+    batch_size: int
+    seed: int
+    labels: tuple[str, ...] | None
+    synsets: tuple[str, ...] | None = None
+
+    def in_full_precision(self) -> "LoadedModel":
+        """The same model in full precision: what decides whether something is exact must not round by itself."""
+        return replace(self, amp="none")
+
+    @torch.no_grad()
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU."""
+        parts: list[Outputs] = []
+
+        def ask(start: int, stop: int) -> None:
+            logits, features = self.forward(images[start:stop])
+            parts.append(Outputs(None if logits is None else logits.cpu(), features.cpu()))
+
+        in_chunks(ask, len(images), self.batch_size)
+        logits = [part.logits for part in parts if part.logits is not None]
+        return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
+
+    @full_precision  # but for what `amp` asks for
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.
+
+        The features are whatever reaches the classifier, or the output of a model without one.
+        """
+        seen: list[Tensor] = []
+        head = classifier_of(self.module)
+        module = rewired(self.module, {head: standing_in(head, _noting(head, seen))}) if head else self.module
+        kind = AMP_TYPES.get(self.amp)
+        with ordinary_tensors(), torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
+            answer = module(ordinary(images).to(self.device, torch.float32))
+            features = (seen[0] if seen else answer).flatten(1).float()
+            seen.clear()
+            return Outputs(answer.float() if head else None, features)
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the model tells apart; 0 without a head."""
+        return int(getattr(self.module, "num_classes", 0))
+
+    @property
+    def has_head(self) -> bool:
+        return classifier_of(self.module) is not None
+
+    def answer(self, index: int, probability: float | None) -> dict[str, Any]:
+        """The keys of JSON documents for a class that was predicted."""
+        return {"class": index, "label": self.label(index), "probability": probability}
+
+    def label(self, index: int) -> str | None:
+        return self.labels[index] if self.labels and index < len(self.labels) else None
+
+    def stem(self) -> Stem:
+        """How the network reads the image.
+
+        Raises:
+            ModelError: the model does not accept an image of its own input size.
+        """
+        try:
+            return find_stem(self.module, self.transform.input_size)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if is_out_of_memory(error):
+                raise
+            size = " x ".join(map(str, self.transform.input_size))
+            raise ModelError(f"{self.name} does not accept an image of {size}: {error}") from error
+
+    def describe(self) -> dict[str, Any]:
+        """The keys about the model that every JSON document carries."""
+        return {
+            "model": self.name,
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "data_config": asdict(self.transform),
+            "device": str(self.device),
+        }
+
+
+def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
+    """What the layer answers; its first input goes to `seen`."""
+
+    def forward(first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(first)
+        return layer(first, *args, **kwargs)
+
+    return forward
+
+
+def finite(outputs: Outputs, model: LoadedModel, of: str) -> Outputs:
+    """What a model says, if it says something.
+
+    Args:
+        of: what the model was shown, for the message.
+
+    Raises:
+        ModelError: not all of it are finite numbers.
+    """
+    for name, values in outputs._asdict().items():
+        if values is not None and not bool(values.isfinite().all()):
+            hint = "Check them." if model.amp == "none" else "Check them, or use --amp bf16 or none."
+            raise ModelError(
+                f"{model.name} answers {of} with {name} that are not finite numbers, with these weights: "
+                f"{model.weights}. {hint}"
+            )
+    return outputs
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """How a model looks at images: all that is known of it without its weights.
+
+    Attributes:
+        name: as `LoadedModel.name`.
+        transform: the same as `LoadedModel.transform`.
+        has_head: the same as `LoadedModel.has_head`.
+    """
+
+    name: str
+    transform: EvalTransform
+    has_head: bool
+
+    def describe(self) -> dict[str, Any]:
+        """The keys of `LoadedModel.describe`; no weights were read, and nothing was put on a device."""
+        return {
+            "model": self.name,
+            "weights": None,
+            "weights_sha256": None,
+            "data_config": asdict(self.transform),
+            "device": "cpu",
+        }
+
+
+def classifier_of(module: nn.Module) -> nn.Module | None:
+    """The layer that turns features into logits; the first one where a distilled model has two."""
+    if getattr(module, "num_classes", 0) == 0:
+        return None
+    head = module.get_classifier()  # type: ignore[operator]
+    head = head[0] if isinstance(head, tuple | list | nn.ModuleList) else head
+    return head if isinstance(head, nn.Module) and not isinstance(head, nn.Identity) else None

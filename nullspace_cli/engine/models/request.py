@@ -1,0 +1,34 @@
+"""Which model, with which weights, where."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nullspace_cli.engine.models.model import Amp
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, with which weights, where.
+
+    Attributes:
+        name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
+        checkpoint: a weights file (safetensors, pth, npz) to load instead of the published weights.
+        pretrained: False for random weights, drawn from `seed`.
+        kwargs: further arguments of `timm.create_model`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        amp: precision of forward passes under autocast.
+        batch_size: images in one forward pass.
+        offline: use cached weights only.
+    """
+
+    name: str
+    checkpoint: Path | None = None
+    pretrained: bool = True
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    device: str = "auto"
+    amp: Amp = "none"
+    batch_size: int = 32
+    offline: bool = False
+    seed: int = 0
