@@ -20,9 +20,9 @@ from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Mark, Placement
-from nullspace_cli.engine.watermark.watermark import Design
 
 CHOSEN = (24, 12)
 """The patches that OSQP solves; SLSQP and HiGHS, which take far longer, solve the first of them."""

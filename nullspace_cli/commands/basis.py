@@ -10,7 +10,7 @@ from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOptio
 from nullspace_cli.commands.outputs import claim, refuse_stream
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.nullspace.basis import Check
+    from nullspace_cli.engine.nullspace.check import Check
 
 
 def basis(
@@ -60,19 +60,21 @@ def basis(
 
     from nullspace_cli.engine.errors import NoNullspaceError
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.nullspace import basis as engine
+    from nullspace_cli.engine.nullspace.basis import find_basis
+    from nullspace_cli.engine.nullspace.basis_file import save_basis
+    from nullspace_cli.engine.nullspace.check import check_basis
 
     loaded = load_model(options.request(model))
     console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
     try:
-        found = engine.find_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
+        found = find_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
     except NoNullspaceError as error:
         if output.json:
             body = {**error.report, "check": None, "basis": None, "preview": None}
             console.json(console.document("basis", loaded, options.seed, body))
         raise
-    verdict = engine.check_basis(loaded, found, seed=options.seed) if check else None
-    engine.save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
+    verdict = check_basis(loaded, found, seed=options.seed) if check else None
+    save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     if preview:
         from nullspace_cli.engine.nullspace.preview import preview_of
         from nullspace_cli.engine.plots.basis import draw_basis

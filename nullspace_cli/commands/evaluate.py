@@ -131,8 +131,9 @@ def evaluate(
     from nullspace_cli.engine.documents.artefacts import read_provenance
     from nullspace_cli.engine.documents.kinds import BASIS, NOISE
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.evaluation import stability as engine
     from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test, with_realised
+    from nullspace_cli.engine.evaluation.stability import evaluate, spread
+    from nullspace_cli.engine.evaluation.tables import write_csv, write_per_image
     from nullspace_cli.engine.files.hashes import sha256_of
     from nullspace_cli.engine.files.writing import write_json
     from nullspace_cli.engine.models.loading import load_model
@@ -156,7 +157,7 @@ def evaluate(
             ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
         refuse_clashes(written, images.files())
         if count is not None:
-            images = images.select(engine.spread(count, len(images), options.seed))
+            images = images.select(spread(count, len(images), options.seed))
         loaded = load_model(options.request(model, ranks.device(options.device)))
         ranks.agree("weights", f"{loaded.name} with sha256 {loaded.weights_sha256[:12]}")
         if transform == "squash":
@@ -175,7 +176,7 @@ def evaluate(
                 for _ in range(count):
                     advance()
 
-            found = engine.evaluate(
+            found = evaluate(
                 loaded,
                 images,
                 cases_of(noises, chosen, trials, options.seed),
@@ -190,9 +191,9 @@ def evaluate(
     body = {"data": data, "split": split, "transform": transform, **found.to_json()}
     document = console.document("eval", loaded, options.seed, body)
     if per_image:
-        engine.write_per_image(per_image, found, force=output.force)
+        write_per_image(per_image, found, force=output.force)
     if csv:
-        engine.write_csv(csv, document["results"], force=output.force)
+        write_csv(csv, document["results"], force=output.force)
     if out:
         write_json(out, document, force=output.force)
     if plot:

@@ -111,25 +111,24 @@ def fool(
     from nullspace_cli.engine.files.paths import real
     from nullspace_cli.engine.files.pictures import check_picture, read_picture
     from nullspace_cli.engine.files.writing import make_folder
+    from nullspace_cli.engine.workflows.fool import FoolFiles
 
     candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):
         check_picture(path)
     make_folder(out_dir)
 
-    from nullspace_cli.engine.adversarial.report import Files
-
     name = source.stem if source else Path(real(sources or Path())).name
-    artifacts = Files.of(out_dir, name, target.stem, exact=float_)
+    artifacts = FoolFiles.of(out_dir, name, target.stem, exact=float_)
     read = [*candidates, target, basis, *options.files(model)]
     claim([path for path in artifacts if path], read, force=output.force)
 
     from nullspace_cli.engine.adversarial.attack import Attack
-    from nullspace_cli.engine.adversarial.report import report
     from nullspace_cli.engine.adversarial.sources import choose_source
     from nullspace_cli.engine.errors import VitnullError
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
+    from nullspace_cli.engine.workflows.fool import report
 
     network = LazyModel(options.request(model), basis)
     maker = Attack(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]

@@ -158,8 +158,8 @@ def watermark(
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
+    from nullspace_cli.engine.watermark.design import Design
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
-    from nullspace_cli.engine.watermark.watermark import Design
     from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused
 
     with joined_ranks() as ranks:

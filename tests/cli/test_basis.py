@@ -263,13 +263,13 @@ def test_two_processes_write_one_file(tmp_path: Path, tiny_basis: tuple[str, ...
     # Each has written its temporary file, and waits for the other before it moves that into place.
     code = """
 import sys
-from nullspace_cli.engine.documents import artefacts
-link = artefacts.os.link
+from nullspace_cli.engine.files import writing
+link = writing.os.link
 def wait_and_link(*arguments):
     print("ready", file=sys.stderr, flush=True)
     sys.stdin.readline()
     link(*arguments)
-artefacts.os.link = wait_and_link
+writing.os.link = wait_and_link
 from nullspace_cli.__main__ import main
 main()
 """

@@ -37,7 +37,8 @@ class Inputs:
 
         from nullspace_cli.engine.models.loading import load_model
         from nullspace_cli.engine.models.request import ModelRequest
-        from nullspace_cli.engine.nullspace import basis as bases
+        from nullspace_cli.engine.nullspace.basis import find_basis
+        from nullspace_cli.engine.nullspace.basis_file import save_basis
 
         self.data = folder / "data"
         self.data.mkdir()
@@ -47,7 +48,7 @@ class Inputs:
         self.logo = folder / "logo.png"
         Image.fromarray(draw_logo()).save(self.logo)
         model = load_model(ModelRequest(NAME, pretrained=False, kwargs=KWARGS, device="cpu"))
-        self.basis = bases.save_basis(folder / "basis.safetensors", model, bases.find_basis(model))
+        self.basis = save_basis(folder / "basis.safetensors", model, find_basis(model))
         delta = torch.randn(1, 4, 24, generator=torch.Generator().manual_seed(0))
         self.noise = write_noise(folder / "noise.safetensors", model, "encoder", delta)
         self.results = folder / "results.json"

@@ -19,10 +19,10 @@ from safetensors import safe_open
 
 from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
-from nullspace_cli.engine.models import loading as models
+from nullspace_cli.engine.models import model
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.request import ModelRequest
-from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.nullspace import basis, check
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
@@ -202,7 +202,7 @@ def test_debug_shows_where_memory_was_short(
     def starved(*arguments: object, **options: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(bases, "check_basis", starved)
+    monkeypatch.setattr(check, "check_basis", starved)
     lines = vitnull("basis", *tiny_vit, "--debug", expect=1).stderr.splitlines()
     assert "Traceback (most recent call last):" in lines
     assert lines[-2:-1] == ["MemoryError"]
@@ -226,7 +226,7 @@ def broken(*arguments: object, **options: object) -> None:
 def test_a_bug_is_not_mistaken_for_an_error(
     vitnull: Vitnull, tiny_vit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bases, "find_basis", broken)
+    monkeypatch.setattr(basis, "find_basis", broken)
     with pytest.raises(ZeroDivisionError):
         vitnull("basis", *tiny_vit)
 
@@ -235,7 +235,7 @@ def test_a_bug_shows_its_traceback(tmp_path: Path) -> None:
     # An engine that is broken, and quick to import.
     code = """
 import sys, types
-engine = types.ModuleType("nullspace_cli.engine.documents.artefacts")
+engine = types.ModuleType("nullspace_cli.engine.files.writing")
 engine.check_output = lambda path, force: 1 / 0
 sys.modules[engine.__name__] = engine
 from nullspace_cli.__main__ import main
@@ -268,7 +268,7 @@ def test_out_of_memory_says_what_to_try(
     def starved(*arguments: object, **options: object) -> None:
         raise error
 
-    where = {"check": (bases, "check_basis"), "stem": (models, "find_stem"), "building": (timm, "create_model")}
+    where = {"check": (check, "check_basis"), "stem": (model, "find_stem"), "building": (timm, "create_model")}
     monkeypatch.setattr(*where[place], starved)
     outcome = vitnull("basis", *tiny_vit, expect=1)
     assert outcome.message.startswith("vitnull: error: Out of memory. Try a smaller --batch-size")
@@ -280,11 +280,11 @@ def test_out_of_memory_says_what_to_try(
 
 PAUSED = """
 import sys, time
-from nullspace_cli.engine.documents import artefacts
+from nullspace_cli.engine.files import writing
 def pause(*arguments):
     print("paused", file=sys.stderr, flush=True)
     time.sleep(600)
-artefacts.os.link = pause
+writing.os.link = pause
 from nullspace_cli.__main__ import main
 main()
 """

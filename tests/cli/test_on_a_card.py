@@ -151,7 +151,8 @@ def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from nullspace_cli.engine.models.loading import load_model
     from nullspace_cli.engine.models.request import ModelRequest
     from nullspace_cli.engine.noise.injection_sites import Level, injection_site
-    from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
+    from nullspace_cli.engine.nullspace.basis import find_basis
+    from nullspace_cli.engine.nullspace.basis_file import save_basis
 
     folder = tmp_path_factory.mktemp("noises")
     arguments = {"depth": 1, "img_size": 64}

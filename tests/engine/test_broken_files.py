@@ -28,7 +28,8 @@ from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import exact_noise, read_noise
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer
-from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.basis_file import load_row_space, read_basis, save_basis
 from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 from nullspace_cli.engine.runtime.distributed import Ranks
 from tests import corpus
@@ -100,7 +101,7 @@ def model() -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def good_basis(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bases.save_basis(tmp_path_factory.mktemp("basis") / "b.safetensors", model, bases.find_basis(model))
+    return save_basis(tmp_path_factory.mktemp("basis") / "b.safetensors", model, find_basis(model))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Pa
         *corpus.broken_bases(good_basis),
     ]
     assert len(cases) > 300
-    hold_all(cases[part::PARTS], tmp_path, lambda path: bases.load_row_space(path, model))
+    hold_all(cases[part::PARTS], tmp_path, lambda path: load_row_space(path, model))
 
 
 @parts
@@ -131,13 +132,13 @@ def test_compact_bases(model: LoadedModel, tmp_path: Path) -> None:
     for i, space in enumerate(("pixel", "normalized")):
         for per_channel in (False, True):
             small = load_model(ModelRequest(NAME, pretrained=False, kwargs={**KWARGS, "embed_dim": 24}, device="cpu"))
-            found = bases.find_basis(small, space=space, per_channel=per_channel)  # type: ignore[arg-type]
+            found = find_basis(small, space=space, per_channel=per_channel)  # type: ignore[arg-type]
             for compact in (False, True):
-                path = bases.save_basis(
+                path = save_basis(
                     tmp_path / f"{i}{per_channel}{compact}", small, found, per_channel=per_channel, compact=compact
                 )
-                bases.load_row_space(path, small)
-                assert bases.read_basis(path, small)[0].shape[0] == found.nullspace.nullity
+                load_row_space(path, small)
+                assert read_basis(path, small)[0].shape[0] == found.nullspace.nullity
 
 
 @parts

@@ -25,8 +25,8 @@ from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
-from nullspace_cli.engine.watermark.watermark import Design
 from nullspace_cli.engine.workflows.failed import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 

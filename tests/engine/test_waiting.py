@@ -32,10 +32,10 @@ from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
-from nullspace_cli.engine.watermark.watermark import Design
 from tests.engine.watermark.patches import smooth_space
 from tests.simulated_card import Counts, Traffic
 

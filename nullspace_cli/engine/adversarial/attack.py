@@ -25,15 +25,16 @@ from nullspace_cli.engine.adversarial.target_image import (
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.devices import resolve_device
+from nullspace_cli.engine.nullspace.decomposition import count_rank
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace, count_rank
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, from_8_bits, to_8_bits
 from nullspace_cli.engine.transforms.resize_operator import LinearView
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
-from nullspace_cli.engine.watermark.watermark import Pixels, Rounding
+from nullspace_cli.engine.watermark.result import Pixels, Rounding
 
 Channels = Literal["red", "all"]
 

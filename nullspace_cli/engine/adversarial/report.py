@@ -1,9 +1,8 @@
-"""What came of fooling a network: files, what the network says of them, and whether its saliency maps can tell."""
+"""What came of fooling a network: what it says of the images, and whether its saliency maps can tell."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,35 +11,14 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
-from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
-from nullspace_cli.engine.documents.kinds import FOOLED
-from nullspace_cli.engine.files.hashes import sha256_of_each
-from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
-from nullspace_cli.engine.files.writing import write_bytes
+from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.model import LoadedModel
-from nullspace_cli.engine.nullspace.basis import control_noises
+from nullspace_cli.engine.nullspace.noise import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
-from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import similarity
-from nullspace_cli.engine.transforms.evaluation import from_8_bits, to_8_bits
-from nullspace_cli.engine.watermark.watermark import Pixels, Verification, shown_noise, verify, verify_inputs
-
-
-class Files(NamedTuple):
-    """Where the artefacts of one pair go; `exact`, the float image, only if it is wanted."""
-
-    image: Path
-    exact: Path | None
-    noise: Path
-    sheet: Path
-
-    @classmethod
-    def of(cls, folder: Path, source: str, target: str, *, exact: bool = True) -> "Files":
-        stem = f"{source}.{target}"
-        endings = ("fooled.png", "fooled.safetensors", "noise.png", "sheet.png")
-        image, tensors, noise, sheet = (folder / f"{stem}.{ending}" for ending in endings)
-        return cls(image, tensors if exact else None, noise, sheet)
+from nullspace_cli.engine.watermark.result import Pixels
+from nullspace_cli.engine.watermark.verification import Verification, verify, verify_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,77 +40,8 @@ class Report:
     maps: Mapping[str, Float[Tensor, "3 gh gw"]]
 
 
-@full_precision
-def report(
-    fool: Attack,
-    result: AttackResult,
-    source: Picture,
-    target: Path,
-    files: Files,
-    methods: Sequence[Method],
-    *,
-    tolerance: float = 0.01,
-    force: bool = False,
-) -> Report:
-    """Write the image, the exact solution and the noise, and measure what was written.
-
-    Args:
-        tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
-            image.
-    """
-    network, model = fool.network, fool.network.model
-    like_source = fool.size == "native"
-    data = encode_like(source, result.pixels) if like_source else encode_png(result.pixels)
-    write_bytes(files.image, data, force=force)
-    noise = (result.image - result.source).permute(1, 2, 0).numpy()
-    write_bytes(files.noise, encode_png(shown_noise(noise)), force=force)
-    if files.exact:
-        _save(files.exact, fool, result, source.path, target, force=force)
-    saved = read_picture(files.image)
-    views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
-    space = network.patches if result.nullspace == "patch" else None
-    height, width, _ = result.pixels.shape
-    read = model.transform.seen_part(width, height, native=like_source) if result.bounded else (slice(None),) * 2
-    noises = controls(result, space, read, network.request.seed)
-    maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
-    if result.bounded:
-        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_8_bits(result.target), saved.pixels)]
-    else:
-        pictures = [to_8_bits(view) for view in views]
-    read_back = torch.stack([from_8_bits(pixels) for pixels in pictures])
-    maps_png = {method.name: _maps(model, method, read_back) for method in methods}
-    shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
-    verdict, answers = _verified(fool, result, source, saved, views, read_back)
-    named = ("source", "target", "transformed", "preview")
-    record = {
-        "source": str(source.path),
-        "target": str(target),
-        "size": [result.pixels.shape[1], result.pixels.shape[0]],
-        "channels": fool.channels,
-        "bounded": result.bounded,
-        "strength": result.strength,
-        "nullspace": result.nullspace,
-        "prediction": dict(zip(named, answers, strict=True)) if answers else dict.fromkeys(named),
-        **{key: value for key, value in asdict(verdict).items() if key not in ("before", "after")},
-        "range": _range(result),
-        "likeness": result.likeness._asdict(),
-        "saliency": _all_similarities(maps),
-        "saliency_png": _all_similarities(maps_png),
-        "solver": result.solver,
-        "verified": verdict.holds(tolerance),
-        "artifacts": {name: str(path) if path else None for name, path in files._asdict().items()},
-    }
-    return Report(
-        record,
-        (to_8_bits(result.source), to_8_bits(result.target), result.pixels),
-        read,
-        shown,
-        {name: found[:3] for name, found in drawn.items()},
-    )
-
-
-def _verified(
-    fool: Attack,
+def verified(
+    attack: Attack,
     result: AttackResult,
     source: Picture,
     saved: Picture,
@@ -143,7 +52,7 @@ def _verified(
 
     With its answers for source, target and result, and for the preview of an unbounded one; None without a head.
     """
-    model, patch_map = fool.network.model, fool.network.patch_map
+    model, patch_map = attack.network.model, attack.network.patch_map
     if result.bounded:
         verdict = verify(model, patch_map, source, saved)
     else:
@@ -184,18 +93,18 @@ def controls(
     return torch.stack([view.apply(noise) - view.fill for noise in noises])
 
 
-def _range(result: AttackResult) -> list[float]:
+def value_range(result: AttackResult) -> list[float]:
     """The least and the largest pixel of the result, in [0, 1] pixel units."""
     values = result.pixels / np.float64(255) if result.bounded else result.image
     return [float(values.min()), float(values.max())]
 
 
-def _maps(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+def maps_of(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
     """The maps of what the model sees in each image: each is asked about its own top-1 class."""
     return explain(model, model.transform.to_normalized(views).float(), method)
 
 
-def _all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """`_similarities` of each method; None where none was asked for."""
     return {name: _similarities(found) for name, found in maps.items()} or None
 
@@ -211,27 +120,3 @@ def _similarities(maps: Float[Tensor, "b gh gw"]) -> dict[str, dict[str, float |
     return {
         name: asdict(similarity(maps[a], maps[b])) for name, (a, b) in zip(names, pairs, strict=True) if b < len(maps)
     }
-
-
-def _save(path: Path, fool: Attack, result: AttackResult, source: Path, target: Path, *, force: bool) -> None:
-    """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
-    model = fool.network.model
-    parameters = {
-        "size": fool.size,
-        "channels": fool.channels,
-        "bounded": fool.bounded,
-        "norm": fool.norm,
-        "strength": result.strength,
-        "nullspace": result.nullspace,
-        "rounding": fool.rounding if fool.bounded else None,
-    }
-    parents = sha256_of_each({"source": source, "target": target, "basis": fool.network.basis})
-    seed = fool.network.request.seed
-    provenance = Provenance(FOOLED, "pixel", model.name, model.weights_sha256, seed, parameters, parents)
-    tensors = {
-        "image": result.image,
-        "noise": result.image - result.source,
-        "source": result.source,
-        "target": result.target,
-    }
-    write_tensors(path, tensors, provenance, force=force)

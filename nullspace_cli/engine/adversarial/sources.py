@@ -13,7 +13,7 @@ from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.classes import class_index
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
-from nullspace_cli.engine.watermark.watermark import Pixels
+from nullspace_cli.engine.watermark.result import Pixels
 
 FINALISTS = 3
 
@@ -45,7 +45,7 @@ class Ranked(NamedTuple):
 
 
 def choose_source(
-    fool: Attack,
+    attack: Attack,
     sources: Sequence[Path],
     target: Pixels,
     wanted_class: str | None = None,
@@ -57,13 +57,13 @@ def choose_source(
     Raises:
         DataError, UsageError: as of `rank_sources`.
     """
-    ranked = rank_sources(fool, sources, target, wanted_class, advance, left_out)
+    ranked = rank_sources(attack, sources, target, wanted_class, advance, left_out)
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
         try:
             with within_memory(str(path)):
                 picture = read_picture(path)
-                made.append((fool.rough(picture, target).likeness.score, estimate, path, picture))
+                made.append((attack.rough(picture, target).likeness.score, estimate, path, picture))
         except (ImageError, MemoryShortError) as error:
             left_out(path, error)
     if not made:
@@ -73,7 +73,7 @@ def choose_source(
 
 
 def rank_sources(
-    fool: Attack,
+    attack: Attack,
     sources: Sequence[Path],
     target: Pixels,
     wanted_class: str | None = None,
@@ -92,7 +92,7 @@ def rank_sources(
         DataError: no image is left to choose from.
         UsageError: the model has no such class.
     """
-    model = fool.network.model
+    model = attack.network.model
     index = None if wanted_class is None else class_index(model, wanted_class)
     avoided = _predicted(model, target) if index is None else None
     found = []
@@ -102,7 +102,7 @@ def rank_sources(
                 picture = read_picture(path)
                 seen = _predicted(model, picture.pixels)
                 if seen is None or (seen != avoided if index is None else seen == index):
-                    found.append(Ranked(fool.estimate(picture, target), path))
+                    found.append(Ranked(attack.estimate(picture, target), path))
         except (ImageError, MemoryShortError) as error:
             left_out(path, error)
         advance()

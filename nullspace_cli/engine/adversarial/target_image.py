@@ -14,7 +14,7 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, MarkStyle, Period, Tint
-from nullspace_cli.engine.watermark.watermark import Pixels
+from nullspace_cli.engine.watermark.result import Pixels
 
 Plane = Float[NDArray[np.floating[Any]], "h w"]
 

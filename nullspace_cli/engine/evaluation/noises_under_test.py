@@ -12,11 +12,11 @@ from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS, NOISE
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.model import LoadedModel
-from nullspace_cli.engine.noise import noise
 from nullspace_cli.engine.noise.injection_sites import injection_site
-from nullspace_cli.engine.noise.noise import Noise
-from nullspace_cli.engine.nullspace import basis as bases
-from nullspace_cli.engine.nullspace import embedding_inverse as token_pixels
+from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
+from nullspace_cli.engine.nullspace.basis import patch_map_of
+from nullspace_cli.engine.nullspace.check import probe_images
+from nullspace_cli.engine.nullspace.embedding_inverse import realise
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.generators import stream
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -75,9 +75,9 @@ def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) ->
     header = read_provenance(path, NOISE, BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
     if header.kind == BASIS:
-        yield from (NoiseUnderTest(noise.exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
+        yield from (NoiseUnderTest(exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
         return
-    yield NoiseUnderTest(noise.read_noise(path).on(model), transfer)
+    yield NoiseUnderTest(read_noise(path).on(model), transfer)
 
 
 def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: float) -> list[NoiseUnderTest]:
@@ -91,7 +91,7 @@ def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: f
     """
     if all(tested.noise.level != "encoder" for tested in noises):
         return list(noises)
-    patch_map = bases.patch_map_of(model)
+    patch_map = patch_map_of(model)
     if patch_map is None:
         raise ModelError(
             f"{model.name} does not embed patches by one linear map: its noise has no pixels. Leave out --realise."
@@ -107,9 +107,9 @@ def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: f
 @full_precision
 def _realised(tested: NoiseUnderTest, model: LoadedModel, patch_map: PatchMap, bound: float) -> NoiseUnderTest:
     wanted = tested.noise.delta
-    made = token_pixels.realise(patch_map, wanted, model.transform.input_size[1:], bound)
+    made = realise(patch_map, wanted, model.transform.input_size[1:], bound)
     site = injection_site(model.in_full_precision(), "encoder")
-    probe = model.transform.to_normalized(bases.probe_images(model, 1, 0)).to(model.device)
+    probe = model.transform.to_normalized(probe_images(model, 1, 0)).to(model.device)
     with torch.no_grad():
         brought = site.read(probe + made.noise.to(probe)) - site.read(probe)
     solver = {**made.solver, "bound": bound, "share_at_bound": made.share_at_bound}

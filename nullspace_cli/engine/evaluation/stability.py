@@ -10,15 +10,12 @@ Definitions, x an image, v a noise, f the logits, p the softmax probabilities, h
 all as means over the images. Of a model without a head there are those of the features alone.
 """
 
-import csv
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from io import StringIO
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -30,10 +27,8 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, batches, left_out
-from nullspace_cli.engine.documents.commands.registry import checked_line
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
-from nullspace_cli.engine.files.writing import write_bytes, write_file
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
 from nullspace_cli.engine.models.model import LoadedModel, Outputs
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
@@ -41,7 +36,6 @@ from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 
 Array = NDArray[np.float64]
-
 CLEAN = ("class", "probability")
 NOISY = (*CLEAN, "match", "logit_mse", "probability_mse", "feature_mse", "feature_cosine", "confidence_change")
 """The figures of each image; NaN where undefined."""
@@ -351,40 +345,3 @@ def _finite(value: float) -> float | None:
 def _mean(values: NDArray[Any]) -> float | None:
     """None where it is undefined."""
     return _finite(values.mean()) if values.size else None
-
-
-# Files
-
-
-def write_csv(path: Path, results: Sequence[dict[str, Any]], *, force: bool = False) -> Path:
-    """Results as a table, with nested values in columns of their own; the trials in one, with spaces between them."""
-    rows = [_flat(result) for result in results]
-    text = StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return write_bytes(path, text.getvalue().encode(), force=force)
-
-
-def _flat(result: dict[str, Any]) -> dict[str, Any]:
-    nested = ("match_ci95", "match_trials", "accuracy", "solver")
-    low, high = result["match_ci95"] or (None, None)
-    accuracy = result["accuracy"] or {}
-    return {
-        **{key: value for key, value in result.items() if key not in nested},
-        "match_low": low,
-        "match_high": high,
-        "match_trials": " ".join(map(str, result["match_trials"] or ())),
-        "accuracy_clean": accuracy.get("clean"),
-        "accuracy_noisy": accuracy.get("noisy"),
-    }
-
-
-def write_per_image(path: Path, evaluation: Evaluation, *, force: bool = False) -> Path:
-    """One JSON record a line, as of `Evaluation.per_image`."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(checked_line("eval", record) + "\n" for record in evaluation.per_image())
-
-    return write_file(path, write, force=force)

@@ -1,31 +1,21 @@
 """Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
 
-import errno
-import logging
 import math
-import struct
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from nullspace_cli.engine.errors import ImageError, VitnullError, first_line
+from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png
-from nullspace_cli.engine.files.paths import NO_FILE, why_unreadable
-from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, Shared
-
-MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused before they are decoded: a few bytes of file can claim any size. As RGB this many
-are 256 MiB, Pillow's own threshold for a decompression bomb."""
-
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+from nullspace_cli.engine.files.exif import upright
+from nullspace_cli.engine.files.opening import FORMATS, damaged, jpeg_is_cut, opened, png_is_cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +83,7 @@ def read_picture(path: Path) -> Picture:
         ImageError: the file is missing, damaged, too large, of another format, or its values have no known white.
     """
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             decoded = _decode(image, path)
         samples = _samples(decoded, path)
         return Picture(
@@ -117,14 +107,14 @@ def check_picture(path: Path) -> None:
     Raises:
         ImageError: the file is missing, empty, too large, of another format, or a PNG or JPEG that ends too early.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         kind = str(image.format)
-    is_cut = {"PNG": _png_is_cut, "JPEG": _jpeg_is_cut, "MPO": _jpeg_is_cut}.get(kind)
+    is_cut = {"PNG": png_is_cut, "JPEG": jpeg_is_cut, "MPO": jpeg_is_cut}.get(kind)
     if is_cut is None:
         return
     with path.open("rb") as file:
         if is_cut(file, path.stat().st_size):
-            raise _damaged(path, "it ends too early")
+            raise damaged(path, "it ends too early")
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -168,81 +158,14 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
 _BITS = 258  # TIFF's BitsPerSample
 _PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
-
 _DEEP = 65535
 """White in 16 bits."""
-
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 """Of 16-bit colour Pillow keeps the high bytes. Told the other byte order, it takes the low ones for them."""
-
 _WHITE = {"I": _DEEP, "I;12": 4095, "F": 1}
 """The value of white in greyscale images that are deeper than 8 bits."""
-
 _SPREAD = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies the samples of shallow greyscale by, to fill 8 bits. (It does so with 1 bit itself.)"""
-
-
-@contextmanager
-def _strict_pillow() -> Iterator[None]:
-    """Pillow without its log, and without its global permission to fill what is missing of a file with grey."""
-    filling, log = ImageFile.LOAD_TRUNCATED_IMAGES, logging.getLogger("PIL")
-    level = log.level
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    log.setLevel(logging.CRITICAL)  # what it logs it raises as well, and we report
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = filling
-        log.setLevel(level)
-
-
-_STRICTLY = Shared(_strict_pillow)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
-    """An image whose header is acceptable.
-
-    Whatever is raised then or in the block becomes an ImageError: the block is for Pillow's own decoding, which lets
-    anything escape where a file's bytes are damaged. What is made of the pixels comes after it.
-    """
-    why = why_unreadable(path)
-    if why == NO_FILE:
-        raise ImageError(f"Cannot read {path}: {why}. Check the name.")
-    if why:
-        raise ImageError(f"Cannot read {path}: {why}. Give the name of an image file.")
-    try:
-        # Warnings are about metadata that is not used here, and about sizes, which are checked against MAX_PIXELS.
-        with WITHOUT_WARNINGS, _STRICTLY, path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-            if min(image.size) < 1:
-                raise ValueError(f"it claims to be {image.width} x {image.height}")
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-            yield image
-    except (MemoryError, VitnullError):
-        raise
-    except PermissionError as error:
-        raise ImageError(f"Cannot read {path}: permission denied. Make it readable, or give another file.") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"Cannot read {path}: it claims to have more than {MAX_PIXELS} pixels. Scale it down first."
-        ) from error
-    except UnidentifiedImageError as error:
-        if path.stat().st_size == 0:
-            raise ImageError(f"Cannot read {path}: the file is empty. Download or export it again.") from error
-        raise ImageError(
-            f"Cannot read {path}: it is not a PNG, JPEG, WebP, BMP, TIFF or GIF image. Convert it to PNG first."
-        ) from error
-    except OSError as error:
-        if error.errno in (None, errno.EINVAL):  # Pillow's own, or a place before the file's start
-            raise _damaged(path, first_line(error)) from error
-        raise ImageError(f"Cannot read {path}: {error.strerror}. Check the disk, or give another file.") from error
-    except Exception as error:
-        raise _damaged(path, first_line(error)) from error
-
-
-def _damaged(path: Path, reason: str) -> ImageError:
-    return ImageError(f"Cannot read {path}: the image is damaged or truncated ({reason}). Download or export it again.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +195,7 @@ class _Decoded:
 
 def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     source_mode, raw_mode = image.mode, _raw_mode(image)
-    _upright(image)
+    upright(image)
     tags = getattr(image, "tag_v2", {})
     planar = tags.get(_PLANAR) == 2
     deep = image.mode.startswith(("I", "F"))
@@ -312,18 +235,6 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
-def _upright(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
-    """Decode the image and turn it as its EXIF orientation says; metadata that cannot be parsed is dropped."""
-    image.load()
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except MemoryError:
-        raise
-    except Exception:  # noqa: BLE001 - Pillow's, of metadata that may hold anything
-        image.info.pop("exif", None)
-    return image
-
-
 def _samples(decoded: _Decoded, path: Path) -> png.Samples:
     """An upright image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
     if decoded.mixed_up:
@@ -348,7 +259,7 @@ def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
             tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
             for tile in image.tile
         ]
-        return np.asarray(_upright(image))
+        return np.asarray(upright(image))
 
 
 def _with_transparent_colour(samples: png.Samples, colour: tuple[int, int, int] | None) -> png.Samples:
@@ -445,40 +356,6 @@ def _reduced(source_mode: str, raw_mode: str, samples: png.Samples) -> str | Non
     if source_mode in ("CMYK", "LAB", "YCbCr"):
         lost = f"{lost} {source_mode}".lstrip()
     return f"8-bit {'grey' if samples.shape[2] <= 2 else 'RGB'}, not {lost}" if lost else None
-
-
-def _png_is_cut(file: BinaryIO, size: int) -> bool:
-    """Whether a PNG's file ends within the data of a chunk; a missing end mark alone is no loss."""
-    kind, end = b"", 8
-    while kind != b"IEND" and end + 8 <= size:
-        file.seek(end)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        end += 8 + length
-        if end > size:
-            return True
-        end += 4  # the checksum
-    return False
-
-
-def _jpeg_is_cut(file: BinaryIO, size: int) -> bool:
-    """Whether a JPEG has no end mark behind its first scan, where only a mark can hold these bytes.
-
-    Phones put a film or further pictures behind it; a thumbnail, with an end mark of its own, lies before the scan.
-    """
-    scan = 2
-    while True:
-        file.seek(scan)
-        head = file.read(4)
-        if len(head) < 4 or head[0] != 0xFF:
-            return False  # bytes between the segments, which decoders skip: not worth following
-        if head[1] == 0xDA:
-            break
-        scan += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
-    for start in (max(scan, size - 65536), scan):  # mostly it is at the end
-        file.seek(start)
-        if b"\xff\xd9" in file.read():
-            return False
-    return True
 
 
 def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:

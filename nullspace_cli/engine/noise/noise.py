@@ -14,7 +14,8 @@ from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
-from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.nullspace.basis_file import read_basis
+from nullspace_cli.engine.nullspace.noise import null_noise
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
 
@@ -117,11 +118,11 @@ def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Nois
     Raises:
         ArtifactError: the file is not a basis, or one for another number of channels.
     """
-    basis, provenance = bases.read_basis(path, model)
+    basis, provenance = read_basis(path, model)
     channels = model.transform.input_size[0]
     if basis.shape[1] != channels:
         raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")
-    pixels = bases.null_noise(basis, model.transform.input_size[1:], sigma, seed)
+    pixels = null_noise(basis, model.transform.input_size[1:], sigma, seed)
     delta = model.transform.delta_to_normalized(pixels)[None]
     return Noise(
         delta.float(),

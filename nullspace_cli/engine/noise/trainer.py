@@ -1,10 +1,7 @@
 """Learning noise that a network does not notice (paper, section 4, eq. 6): the loop, and how a killed run goes on.
 
-For each sampling limit a noise v, drawn from U(-lim, lim), is moved to lessen
-
-    mean over images of || f(x with v) - f(x) ||_p,
-
-f the logits, or the features of a model without a head. f(x) never changes: it is computed once.
+For each sampling limit a noise v, drawn from U(-lim, lim), is moved to lessen the mean of `loss` over images. f(x), the
+undisturbed answer, never changes: it is computed once.
 """
 
 import json
@@ -24,6 +21,7 @@ from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
+from nullspace_cli.engine.noise.loss import loss
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.runtime.autograd import differentiating
@@ -221,8 +219,8 @@ class Trainer:
             )
         self.images += len(mine) * len(active)
         lr = self.plan.lr * PROTOCOLS[self.plan.protocol].decay(self.done, self.plan.steps)
-        for learner, part, (loss, change) in zip(active, gradient, sums.tolist(), strict=True):
-            learner.losses.append(loss / len(images))
+        for learner, part, (total, change) in zip(active, gradient, sums.tolist(), strict=True):
+            learner.losses.append(total / len(images))
             learner.probability_change += change
             learner.step(part[None], lr)
 
@@ -234,7 +232,7 @@ class Trainer:
         noises = noises.clone().requires_grad_()
         noisy = (inputs + noises[:, None]).flatten(0, 1)
         answers = self._site.answer(noisy).answer.unflatten(0, (len(noises), len(inputs)))
-        losses = torch.linalg.vector_norm(answers - clean, ord=self.plan.norm, dim=-1)
+        losses = loss(answers, clean, self.plan.norm)
         scale = FP16_SCALE if self._model.amp == "fp16" else 1.0
         (gradient,) = torch.autograd.grad(losses.sum() * scale, noises)
         change = torch.zeros_like(losses)

@@ -11,7 +11,8 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.models.model import LoadedModel
-from nullspace_cli.engine.nullspace.basis import PatchBasis, equal_norm_noise, null_noise
+from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
 from nullspace_cli.engine.transforms.evaluation import from_8_bits
 

@@ -12,7 +12,7 @@ from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.saliency.heat_maps import overlay
-from nullspace_cli.engine.watermark.watermark import Pixels
+from nullspace_cli.engine.watermark.result import Pixels
 
 CELL, CAPTION = 2.7, 0.3
 """Inches."""

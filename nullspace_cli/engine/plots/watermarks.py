@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark.watermark import WatermarkResult, noise_picture
+from nullspace_cli.engine.watermark.result import noise_picture
+from nullspace_cli.engine.watermark.verification import WatermarkResult
 
 
 def draw_watermarks(path: Path, done: Sequence[WatermarkResult], *, force: bool = False) -> Path:

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.models.model import LoadedModel
-from nullspace_cli.engine.nullspace.basis import control_noises, find_basis, null_noise
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.noise import control_noises, null_noise
 from nullspace_cli.engine.runtime.generators import stream
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import Similarity, similarity

@@ -25,8 +25,9 @@ from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
+from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
-from nullspace_cli.engine.watermark.watermark import Aim, Rounding, Unrounded, Watermarked
+from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
 
 CANVAS, CROPS = 1 << 22, 16
 """Pixels, and crops of the network's: of resized images that are larger than both, most is never read. In float64 the

@@ -28,6 +28,7 @@ from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, Resize
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (
     GREY,
     MODEL_PERIOD,
@@ -37,7 +38,7 @@ from nullspace_cli.engine.watermark.mark_style import (
     line_period,
     visible_tint,
 )
-from nullspace_cli.engine.watermark.watermark import Aim, Pixels, Rounding, Unrounded, Watermarked, attained
+from nullspace_cli.engine.watermark.result import Pixels, Rounding, Unrounded, Watermarked, attained
 
 NullspaceChoice = Literal["auto", "resize", "patch"]
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine.adversarial.attack import Attack
-from nullspace_cli.engine.adversarial.report import Files, report
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import NoNullspaceError
@@ -27,8 +26,11 @@ from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images
 from nullspace_cli.engine.noise.trainer import Plan
-from nullspace_cli.engine.nullspace import basis as bases
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.basis_file import save_basis
+from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.preview import preview_of
 from nullspace_cli.engine.plots.basis import draw_basis
 from nullspace_cli.engine.plots.fooling import draw_fooling
@@ -36,9 +38,10 @@ from nullspace_cli.engine.plots.learning import draw_losses
 from nullspace_cli.engine.plots.watermarks import draw_native, draw_watermarks
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.methods import choose, default_methods
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, read_mark
-from nullspace_cli.engine.watermark.watermark import Design
 from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles
+from nullspace_cli.engine.workflows.fool import FoolFiles, report
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
@@ -99,14 +102,14 @@ def run_demo(
     labels = torch.tensor([sample.label for sample in data])
 
     progress("computing the nullspace")
-    found = bases.find_basis(vit)
-    check = bases.check_basis(vit, found, seed=seed)
-    bases.save_basis(folder / "demo.basis.safetensors", vit, found, force=force)
+    found = find_basis(vit)
+    check = check_basis(vit, found, seed=seed)
+    save_basis(folder / "demo.basis.safetensors", vit, found, force=force)
     draw_basis(folder / "demo.basis.png", vit.name, found, preview_of(vit, found, seed=seed), force=force)
 
     progress("adding exact null noise")
-    null = bases.null_noise(found.pixel_basis, vit.transform.input_size[1:], NOISE_STD, seed).float()
-    random = bases.equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
+    null = null_noise(found.pixel_basis, vit.transform.input_size[1:], NOISE_STD, seed).float()
+    random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     noises = {"null": null, "random": random}
     models = {model.name: model for model in (vit, cnn)}
     clean = {name: _classes(model, x) for name, model in models.items()}
@@ -115,7 +118,7 @@ def run_demo(
         for name, model in models.items()
     }
     try:
-        bases.find_basis(cnn)
+        find_basis(cnn)
         cnn_message = None
     except NoNullspaceError as error:
         cnn_message = str(error)
@@ -233,8 +236,8 @@ def _explain(model: LoadedModel, folder: Path, *, force: bool) -> dict[str, Any]
     return done.record
 
 
-def _fooled(folder: Path) -> Files:
-    return Files.of(folder, _class_of(SOURCE), _class_of(TARGET))
+def _fooled(folder: Path) -> FoolFiles:
+    return FoolFiles.of(folder, _class_of(SOURCE), _class_of(TARGET))
 
 
 def _class_of(drawing: int) -> str:

@@ -20,20 +20,11 @@ from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.runtime.process import Shared
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
-from nullspace_cli.engine.watermark.watermark import (
-    Design,
-    Rounding,
-    Verification,
-    Watermarked,
-    WatermarkResult,
-    likeness,
-    noise_picture,
-    save_float,
-    share_changed,
-    verify,
-)
+from nullspace_cli.engine.watermark.result import Rounding, Watermarked, fidelity, noise_picture, save_float
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, share_changed, verify
 from nullspace_cli.engine.workflows.failed import Failed
 
 
@@ -254,7 +245,7 @@ class WatermarkPipeline:
             "output": str(job.output),
             "size": [result.pixels.shape[1], result.pixels.shape[0]],
             **asdict(verdict),
-            **likeness(result),
+            **fidelity(result),
             "nullspace": result.nullspace,
             "rounding": result.rounding,
             "solver": dict(result.solver),

@@ -22,7 +22,7 @@ from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import LinearView
-from nullspace_cli.engine.watermark.watermark import Pixels
+from nullspace_cli.engine.watermark.result import Pixels
 
 TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64}, device="cpu")
 TRANSFORM = EvalTransform((3, 64, 64), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.8)

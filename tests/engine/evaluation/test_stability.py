@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.errors import DataError, ModelError
-from nullspace_cli.engine.evaluation import stability as evaluation
 from nullspace_cli.engine.evaluation.noises_under_test import Case, NoiseUnderTest, cases_of, with_realised
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate, spread
+from nullspace_cli.engine.evaluation.tables import write_csv
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import LoadedModel, Outputs
 from nullspace_cli.engine.models.request import ModelRequest
@@ -171,7 +171,7 @@ def test_csv_of_a_model_without_a_head(images: ImageSet, tmp_path: Path) -> None
         ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "num_classes": 0}, device="cpu")
     )
     results = evaluate(model, images, plain(model, noise_under_test(model, "input"))).results()
-    with evaluation.write_csv(tmp_path / "r.csv", results).open(newline="") as file:
+    with write_csv(tmp_path / "r.csv", results).open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert {row[name] for name in ("match_percent", "match_low", "match_trials", "logit_mse", "accuracy_noisy")} == {""}
     assert float(row["feature_mse"]) == results[0]["feature_mse"]

@@ -14,7 +14,8 @@ from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
-from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from tests.made import contents_of, write_noise, write_unchecked
 

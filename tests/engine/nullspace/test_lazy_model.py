@@ -14,7 +14,8 @@ from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
-from nullspace_cli.engine.nullspace.basis import find_basis, save_basis
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 
 CNN, VIT = ModelRequest("demo-cnn", device="cpu"), ModelRequest("demo", device="cpu")

@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.nullspace.patch_embedding import (
-    Nullspace,
-    PatchMap,
-    Space,
-    count_rank,
-    sample_null,
-    split_space,
-)
+from nullspace_cli.engine.nullspace.decomposition import count_rank, split_space
+from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space, sample_null
 
 STD = (0.2, 0.25, 0.4)
 

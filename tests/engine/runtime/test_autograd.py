@@ -147,7 +147,7 @@ def test_what_a_layer_keeps_of_a_pass_can_be_differentiated_later(mode: Callable
 
 def test_evaluation_leaves_no_inference_tensors_behind(images: ImageSet, tmp_path: Path) -> None:
     """Nor is it hindered by being asked about a network whose stem only autograd finds."""
-    from nullspace_cli.engine.nullspace.basis import save_basis
+    from nullspace_cli.engine.nullspace.basis_file import save_basis
 
     big = {**VIT[1], "embed_dim": 24, "num_heads": 2}
     basis = save_basis(tmp_path / "basis.safetensors", load(VIT[0], big), find_basis(load(VIT[0], big)))

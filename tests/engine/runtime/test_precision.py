@@ -14,11 +14,12 @@ from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.models.request import ModelRequest
-from nullspace_cli.engine.nullspace.basis import check_basis, find_basis
+from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.runtime import precision
 from nullspace_cli.engine.runtime.precision import ABOVE, OPERATIONS, full_precision
-from nullspace_cli.engine.watermark.watermark import verify, verify_inputs
+from nullspace_cli.engine.watermark.verification import verify, verify_inputs
 
 newer_get = getattr(torch._C, "_get_fp32_precision_getter", None)
 newer_set = getattr(torch._C, "_set_fp32_precision_setter", None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.nullspace.patch_embedding import split_space
+from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 

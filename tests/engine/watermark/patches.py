@@ -2,7 +2,8 @@
 
 import torch
 
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, split_space
+from nullspace_cli.engine.nullspace.decomposition import split_space
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
 
 
 def smooth_space(std: tuple[float, ...]) -> PatchSpace:

@@ -24,9 +24,11 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.watermark import model_size
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
-from nullspace_cli.engine.watermark.watermark import Design, Watermarked, attained, likeness, verify
+from nullspace_cli.engine.watermark.result import Watermarked, attained, fidelity
+from nullspace_cli.engine.watermark.verification import verify
 from tests.engine.watermark.patches import smooth_space
 
 TRANSFORM = EvalTransform((3, 64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
@@ -236,7 +238,7 @@ def test_strength_makes_the_mark_stronger(maker: Callable[..., ModelSize], tmp_p
     assert (strong.unrounded().image - strong.unrounded().source).norm() > 1.5 * (
         faint.unrounded().image - faint.unrounded().source
     ).norm()
-    assert (likeness(strong)["mark_correlation"] or 0) > 0.1
+    assert (fidelity(strong)["mark_correlation"] or 0) > 0.1
     assert attained(strong) > 0.1
     (still,) = maker(strength=0)([source])
     np.testing.assert_array_equal(still.pixels, source.pixels)

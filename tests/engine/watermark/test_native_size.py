@@ -22,8 +22,9 @@ from nullspace_cli.engine.errors import ImageError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, encode_like, read_picture
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, split_space
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
 from nullspace_cli.engine.preimage.pillow_passes import Passes
 from nullspace_cli.engine.solvers.resize_projection import (
     ResizeProblem,
@@ -36,9 +37,10 @@ from nullspace_cli.engine.solvers.resize_projection import (
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import LinearView
 from nullspace_cli.engine.watermark import native_size
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
 from nullspace_cli.engine.watermark.native_size import SIZES_KEPT, NativeSize, PatchConstraint, _certificate
-from nullspace_cli.engine.watermark.watermark import Design, Watermarked, attained
+from nullspace_cli.engine.watermark.result import Watermarked, attained
 from tests.engine.watermark.patches import smooth_space
 
 Maker = Callable[..., NativeSize]

@@ -17,23 +17,15 @@ from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.model import LoadedModel
 from nullspace_cli.engine.nullspace.basis import patch_map_of
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, sample_null, split_space
+from nullspace_cli.engine.nullspace.decomposition import split_space
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, sample_null
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark import watermark as watermarking
+from nullspace_cli.engine.watermark import result as results
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, target_image
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
-from nullspace_cli.engine.watermark.watermark import (
-    Design,
-    Unrounded,
-    Verification,
-    Watermarked,
-    attained,
-    likeness,
-    noise_picture,
-    save_float,
-    share_changed,
-    verify,
-)
+from nullspace_cli.engine.watermark.result import Unrounded, Watermarked, attained, fidelity, noise_picture, save_float
+from nullspace_cli.engine.watermark.verification import Verification, share_changed, verify
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 
@@ -82,12 +74,12 @@ def result_of(source: NDArray[np.uint8], wanted: NDArray[np.uint8], pixels: NDAr
 
 @pytest.mark.parametrize("chunk", [1, 7, 256])
 def test_likeness_and_attained_by_definition(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watermarking, "CHUNK", chunk)
+    monkeypatch.setattr(results, "CHUNK", chunk)
     source, wanted, pixels = (random_pixels(seed) for seed in range(3))
     pixels = (pixels // 2 + wanted // 2).astype(np.uint8)
     result = result_of(source, wanted, pixels)
     change, wish = pixels.astype(float) - source, wanted.astype(float) - source
-    figures = likeness(result)
+    figures = fidelity(result)
     assert figures["psnr"] == pytest.approx(10 * np.log10(255**2 / np.mean(change**2)))
     assert figures["mark_correlation"] == pytest.approx(np.corrcoef(change.ravel(), wish.ravel())[0, 1])
     assert attained(result) == pytest.approx(np.sum(change * wish) / np.sum(wish**2))
@@ -95,12 +87,12 @@ def test_likeness_and_attained_by_definition(chunk: int, monkeypatch: pytest.Mon
 
 def test_nothing_made_and_nothing_wanted() -> None:
     source, other = random_pixels(0), random_pixels(1)
-    assert likeness(result_of(source, other, source)) == {"psnr": None, "mark_correlation": None}
+    assert fidelity(result_of(source, other, source)) == {"psnr": None, "mark_correlation": None}
     assert attained(result_of(source, other, source)) == 0
     assert attained(result_of(source, source, other)) == 1
     assert attained(result_of(source, other, other)) == pytest.approx(1)
-    assert likeness(result_of(source, other, other))["mark_correlation"] == pytest.approx(1)
-    assert likeness(result_of(source, source, other))["mark_correlation"] is None
+    assert fidelity(result_of(source, other, other))["mark_correlation"] == pytest.approx(1)
+    assert fidelity(result_of(source, source, other))["mark_correlation"] is None
 
 
 def test_noise_picture() -> None:

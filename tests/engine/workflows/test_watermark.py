@@ -20,17 +20,12 @@ from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
-from nullspace_cli.engine.watermark.watermark import (
-    Design,
-    Verification,
-    Watermarked,
-    WatermarkResult,
-    likeness,
-    verify,
-)
+from nullspace_cli.engine.watermark.result import Watermarked, fidelity
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, verify
 from nullspace_cli.engine.workflows import watermark as stamping
 from nullspace_cli.engine.workflows.failed import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused, summarise
@@ -119,7 +114,7 @@ def test_files_and_record(size: str, tmp_path: Path) -> None:
         "solver": done.result.solver,
         "diff": str(job.diff),
         "float": str(job.unrounded),
-        **likeness(done.result),
+        **fidelity(done.result),
     }
     assert {key: done.record[key] for key in expected} == expected
     assert done.record["seconds"] >= 0

@@ -1,0 +1,72 @@
+"""What the network itself says of a nullspace: exact null noise against random noise of equal norm."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.models.model import LoadedModel, finite
+from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
+from nullspace_cli.engine.runtime.precision import full_precision
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the network itself says: exact null noise against random noise of equal norm.
+
+    Attributes:
+        passed: None where random noise moves nothing either, so that the check says nothing.
+        null_logit_mse, random_logit_mse: squared change summed over the outputs, mean over the probe images.
+        residual: largest ||A v|| over the basis vectors v, relative to the largest singular value of A.
+        outputs: "logits", or "features" for a model without a head.
+    """
+
+    passed: bool | None
+    null_logit_mse: float
+    random_logit_mse: float
+    residual: float
+    outputs: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def probe_images(model: LoadedModel, count: int, seed: int) -> Float[Tensor, "count c h w"]:
+    """Smooth random images in pixel space [0, 1], for models of any channel count and size."""
+    c, h, w = model.transform.input_size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(count, c, 8, 8, generator=generator)
+    return F.interpolate(coarse, size=(h, w), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+@full_precision
+def check_basis(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
+    """Run the network on probe images, on the same with exact null noise, and with random noise of equal norm.
+
+    In full precision whatever the model's `amp`: half precision alone would move the output by more than the bound.
+
+    Args:
+        std: root mean square of the noise, in [0, 1] pixel units.
+    """
+    x = probe_images(model, images, seed)
+    null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
+    random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
+    batch = torch.cat([x, x + null.float(), x + random.float()])
+    outputs = finite(model.in_full_precision()(model.transform.to_normalized(batch)), model, "probe images")
+    values = outputs.answer.double()
+    clean, with_null, with_random = values.chunk(3)
+    null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
+    informative = random_mse > 1e-9 * float(clean.square().sum(1).mean()) and random_mse > 1e-30
+    A = basis.patch_map.matrix(basis.nullspace.space)
+    residual = (basis.nullspace.basis.flatten(1) @ A.mT).norm(dim=1).max() / basis.nullspace.singular_values.max()
+    return Check(
+        passed=null_mse <= 1e-6 * random_mse if informative else None,
+        null_logit_mse=null_mse,
+        random_logit_mse=random_mse,
+        residual=float(residual),
+        outputs="features" if outputs.logits is None else "logits",
+    )

@@ -1,0 +1,54 @@
+"""What a picture should look like: a mark on it, or whatever else."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, GREY, MarkStyle, Period, Tint, target_image
+from nullspace_cli.engine.watermark.marks import Mark, Placement
+
+
+class Aim(Protocol):
+    """What a picture should look like, whichever picture it is: a mark on it, or another picture altogether."""
+
+    def target(
+        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
+    ) -> Float[Tensor, "c h w"]:
+        """The target image for the source `image` in [0, 1]; it may leave [0, 1].
+
+        Args:
+            default, period, tint: how to draw what is drawn, where nothing else was asked for.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Design:
+    """A mark on the picture.
+
+    Attributes:
+        style: how the mark is drawn; None leaves it to the place where it goes.
+        strength: of the mark; None is what suits the style there.
+    """
+
+    mark: Mark
+    placement: Placement
+    style: MarkStyle | None = None
+    strength: float | None = None
+
+    def target(
+        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
+    ) -> Float[Tensor, "c h w"]:
+        """The target image, possibly outside [0, 1].
+
+        Args:
+            default: the style that suits the place, where none was asked for.
+        """
+        style = self.style or default
+        strength = DEFAULT_STRENGTH[style] if self.strength is None else self.strength
+        return target_image(image, self.mark, replace(self.placement, strength=strength), style, period, tint)
+
+    def describe(self) -> dict[str, Any]:
+        return {**asdict(self.placement), "treatment": self.style, "strength": self.strength}

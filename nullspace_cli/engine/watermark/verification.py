@@ -1,0 +1,121 @@
+"""What the model says of a watermarked file, beside its source."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine import metrics
+from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.models.model import LoadedModel, finite
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.watermark.result import Watermarked
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What the model says of two files, each read through its own evaluation transform; None is what nobody measured.
+
+    Attributes:
+        before, after: {"class", "label", "probability"}; None for a model without a head, or one that was not run.
+        match: whether the predicted class is the same; None without a head.
+        embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out); None for a
+            model without them.
+        feature_cosine, feature_change: of the features before the head: cosine, and relative norm of the change.
+        input_pixels_changed: share of the model's 8-bit input values that differ.
+    """
+
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    match: bool | None = None
+    confidence_change: float | None = None
+    logit_mse: float | None = None
+    embedding_error: float | None = None
+    feature_cosine: float | None = None
+    feature_change: float | None = None
+    input_pixels_changed: float | None = None
+
+    @classmethod
+    def identical(cls, *, has_head: bool) -> "Verification":
+        """Of inputs that were seen to be equal: so is what a model computes from them, and it need not be run.
+
+        Its class and its logits are the same, if it has any; of what it computes on the way no figure is given.
+        """
+        if not has_head:
+            return cls(input_pixels_changed=0.0)
+        return cls(match=True, confidence_change=0.0, logit_mse=0.0, input_pixels_changed=0.0)
+
+    def holds(self, tolerance: float) -> bool | None:
+        """Equal inputs; or the same class (where there are classes), and embeddings (else features) within `tolerance`.
+
+        None where neither was measured.
+        """
+        if self.match is False:
+            return False
+        if self.input_pixels_changed == 0:
+            return True
+        change = self.feature_change if self.embedding_error is None else self.embedding_error
+        return None if change is None else change <= tolerance
+
+
+class WatermarkResult(NamedTuple):
+    """One image done: the solution, what the model says of the file, and the record of the JSON document."""
+
+    result: Watermarked
+    verdict: Verification
+    record: dict[str, Any]
+
+
+def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
+    """The share of the model's 8-bit input values that differ between two files."""
+    before, after = (transform.input_pixels(picture.pixels) for picture in (source, result))
+    return float((before != after).mean())
+
+
+def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
+    """Compare what the model makes of the source and of the file that was written, re-read from disk.
+
+    Args:
+        patch_map: the model's patch embedding; None where it has none.
+    """
+    inputs = [model.transform.input_pixels(picture.pixels) for picture in (source, result)]
+    batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
+    changed = float((inputs[0] != inputs[1]).mean())
+    return replace(verify_inputs(model, patch_map, batch), input_pixels_changed=changed)
+
+
+@full_precision
+def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
+    """Compare what the model makes of two normalised inputs, the source's first, whatever its `amp`.
+
+    One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
+    """
+    unrounded = model.in_full_precision()
+    source, result = (
+        finite(unrounded(image[None]), unrounded, f"the {name}")
+        for name, image in zip(("source", "result"), batch, strict=True)
+    )
+    before = after = match = change = mse = error = None
+    if patch_map:
+        tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT
+        error = metrics.relative_change(tokens[0], tokens[1])
+    if source.logits is not None and result.logits is not None:
+        (old, old_p), (new, new_p) = (metrics.top1(logits[0]) for logits in (source.logits, result.logits))
+        before, after = model.answer(old, old_p), model.answer(new, new_p)
+        match = old == new
+        change = abs(float(torch.softmax(result.logits[0].double(), 0)[old]) - old_p)
+        mse = float(metrics.squared_change(source.logits[0], result.logits[0]))
+    return Verification(
+        before=before,
+        after=after,
+        match=match,
+        confidence_change=change,
+        logit_mse=mse,
+        embedding_error=error,
+        feature_cosine=metrics.cosine(source.features[0], result.features[0]),
+        feature_change=metrics.relative_change(source.features[0], result.features[0]),
+    )
