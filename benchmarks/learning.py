@@ -21,7 +21,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
@@ -65,7 +65,7 @@ def rows() -> list[Row]:
     ]
 
 
-def theirs(model: LoadedModel, loader: Iterable[Any]) -> Tensor:
+def theirs(model: Model, loader: Iterable[Any]) -> Tensor:
     vit: Any = model.module
     noise = torch.empty(1, 49, 384).uniform_(-LIMIT, LIMIT).requires_grad_()
     for _ in range(ROUNDS):
@@ -80,7 +80,7 @@ def theirs(model: LoadedModel, loader: Iterable[Any]) -> Tensor:
     return noise.detach()
 
 
-def their_transform(model: LoadedModel) -> Any:
+def their_transform(model: Model) -> Any:
     size, normalize = model.transform.input_size[1:], transforms.Normalize(model.transform.mean, model.transform.std)
     return transforms.Compose([transforms.Resize(size), transforms.ToTensor(), normalize])
 

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nullspace_cli.engine.data.datasets import ImageSet
-    from nullspace_cli.engine.models.model import LoadedModel
+    from nullspace_cli.engine.models.model import Model
     from nullspace_cli.engine.noise.injection_sites import Level
 
 
-def write_noise(path: Path, model: "LoadedModel", level: "Level", delta: "Tensor", limit: float = 0.5) -> Path:
+def write_noise(path: Path, model: "Model", level: "Level", delta: "Tensor", limit: float = 0.5) -> Path:
     """Noise that is said to have been learned for a model, in one step."""
     import torch
 

@@ -22,7 +22,7 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import refuse_clashes
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models.model import LoadedModel
+    from nullspace_cli.engine.models.model import Model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.workflows.explain import Explainer, ExplainFiles
@@ -244,7 +244,7 @@ def _check_outputs(
         check_output(file, force=force)
 
 
-def _render(console: Console, model: "LoadedModel", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
+def _render(console: Console, model: "Model", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
     if len(records) == 1:
         (record,) = records
         explained = record["explained"]

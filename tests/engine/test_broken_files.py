@@ -22,7 +22,7 @@ from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.loading import load_model, load_view
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import exact_noise, read_noise
@@ -95,23 +95,23 @@ def hold_all(cases: Iterable[Case], folder: Path, read: Callable[[Path], object]
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     return load_model(ModelRequest(NAME, pretrained=False, kwargs=KWARGS, device="cpu", batch_size=4))
 
 
 @pytest.fixture(scope="module")
-def good_basis(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_basis(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_basis(tmp_path_factory.mktemp("basis") / "b.safetensors", model, find_basis(model))
 
 
 @pytest.fixture(scope="module")
-def good_noise(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_noise(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     delta = torch.randn(1, 4, 24, generator=torch.Generator().manual_seed(0))
     return write_noise(tmp_path_factory.mktemp("noise") / "n.safetensors", model, "encoder", delta)
 
 
 @parts
-def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Path, part: int) -> None:
+def test_bases_for_watermarks(model: Model, good_basis: Path, tmp_path: Path, part: int) -> None:
     cases = [
         *corpus.irregular(),
         *corpus.rubbish(),
@@ -123,12 +123,12 @@ def test_bases_for_watermarks(model: LoadedModel, good_basis: Path, tmp_path: Pa
 
 
 @parts
-def test_bases_for_noise(model: LoadedModel, good_basis: Path, tmp_path: Path, part: int) -> None:
+def test_bases_for_noise(model: Model, good_basis: Path, tmp_path: Path, part: int) -> None:
     cases = [*corpus.artefacts(good_basis, ("row_space", "basis")), *corpus.broken_bases(good_basis)]
     hold_all(cases[part::PARTS], tmp_path, lambda path: exact_noise(path, model, 0.1, 0))
 
 
-def test_compact_bases(model: LoadedModel, tmp_path: Path) -> None:
+def test_compact_bases(model: Model, tmp_path: Path) -> None:
     for i, space in enumerate(("pixel", "normalized")):
         for per_channel in (False, True):
             small = load_model(ModelRequest(NAME, pretrained=False, kwargs={**KWARGS, "embed_dim": 24}, device="cpu"))
@@ -142,7 +142,7 @@ def test_compact_bases(model: LoadedModel, tmp_path: Path) -> None:
 
 
 @parts
-def test_noises(model: LoadedModel, good_noise: Path, tmp_path: Path, part: int) -> None:
+def test_noises(model: Model, good_noise: Path, tmp_path: Path, part: int) -> None:
     cases = [*corpus.irregular(), *corpus.rubbish(), *corpus.artefacts(good_noise, ("noise",))]
     assert len(cases) > 600
     hold_all(cases[part::PARTS], tmp_path, lambda path: read_noise(path).on(model))
@@ -158,7 +158,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 @parts
 @pytest.mark.parametrize("protocol", ["adamw", "paper-accum"])
-def test_states(model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: Any, part: int) -> None:
+def test_states(model: Model, images: ImageSet, tmp_path: Path, protocol: Any, part: int) -> None:
     plan = Plan(
         level="encoder", limits=(0.5, 1.0), protocol=protocol, rounds=3, lr=0.02, fraction=1.0, norm=float("inf"),
         stop_eps=None, step_images=4, seed=0, data="x", images=6, data_config=asdict(model.transform),
@@ -205,7 +205,7 @@ def _untrue(good: Path) -> Iterator[Case]:
                 yield Case(f"{name} {len(losses)}", partial(write_unchecked, tensors=made, provenance=about))
 
 
-def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: LoadedModel) -> None:
+def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: Model) -> None:
     from nullspace_cli.engine.workflows.learn_noise import check_state
 
     hold_all(
@@ -267,7 +267,7 @@ def trained() -> Any:
     return timm.create_model(NAME, **KWARGS).eval()
 
 
-def load(path: Path) -> LoadedModel:
+def load(path: Path) -> Model:
     return load_model(ModelRequest(NAME, checkpoint=path, kwargs=KWARGS, device="cpu"))
 
 

@@ -21,7 +21,7 @@ from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise
@@ -50,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return training_images(tmp_path_factory.mktemp("images"), COUNT)
 
 
-def load(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> LoadedModel:
+def load(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> Model:
     model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs or SMALL, device="cpu", batch_size=4))
     head = model.module.get_classifier()  # type: ignore[operator]
     head.weight.mul_(30)
@@ -58,13 +58,13 @@ def load(name: str = "vit_tiny_patch16_224", **kwargs: Any) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     return load()
 
 
 @contextmanager
 def room_for(
-    model: LoadedModel, room: int, error: Callable[[], Exception] = MemoryError, least: float | None = None
+    model: Model, room: int, error: Callable[[], Exception] = MemoryError, least: float | None = None
 ) -> Iterator[list[int]]:
     """Refuse more images at once than there is room for, or where `least` is given any brighter one; what passed."""
     passed: list[int] = []
@@ -82,7 +82,7 @@ def room_for(
 
 @pytest.mark.parametrize("error", NO_MEMORY)
 @pytest.mark.parametrize("room", [1, 2, 3])
-def test_answers(model: LoadedModel, room: int, error: Callable[[], Exception]) -> None:
+def test_answers(model: Model, room: int, error: Callable[[], Exception]) -> None:
     x = torch.randn(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = model(x)
     with room_for(model, room, error) as passed:
@@ -99,7 +99,7 @@ def plan_of(limits: tuple[float, ...], level: Any) -> Plan:
     return Plan(level, limits, "sgd", 2, 0.01, 1.0, 2.0, 0.0, 6, 0, "x", COUNT, {})
 
 
-def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, **options: Any) -> Trainer:
+def learning_of(model: Model, images: ImageSet, plan: Plan, **options: Any) -> Trainer:
     site = injection_site(model, plan.level)
     cache = ReferenceCache(model, site, images, range(COUNT), model.transform, Store(2**20), workers=1)
     return Trainer(model, site, cache, plan, Ranks(), **options)
@@ -118,7 +118,7 @@ LIMITS = tuple(0.25 * (k + 1) for k in range(5))
 @pytest.mark.parametrize("error", NO_MEMORY)
 @pytest.mark.parametrize("room", [1, 2, 3])
 def test_learning_many_noises(
-    model: LoadedModel, images: ImageSet, level: Any, room: int, error: Callable[[], Exception]
+    model: Model, images: ImageSet, level: Any, room: int, error: Callable[[], Exception]
 ) -> None:
     """What does not fit is images times noises: it is lowered to one image with one noise."""
     plan, said = plan_of(LIMITS, level), list[str]()
@@ -140,7 +140,7 @@ def test_learning_many_noises(
     assert trainer.images == COUNT * len(LIMITS) * plan.rounds
 
 
-def test_the_unit_is_one_image_with_one_noise(model: LoadedModel, images: ImageSet) -> None:
+def test_the_unit_is_one_image_with_one_noise(model: Model, images: ImageSet) -> None:
     """With memory enough: four pairs at once, of the images first, and the last two images with two noises each."""
     trainer, sizes = learning_of(model, images, plan_of(LIMITS, "encoder")), list[int]()
     count = lambda _, inputs: sizes.append(len(inputs[0]))  # noqa: E731
@@ -151,7 +151,7 @@ def test_the_unit_is_one_image_with_one_noise(model: LoadedModel, images: ImageS
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 @pytest.mark.parametrize("error", NO_MEMORY)
-def test_readings(model: LoadedModel, images: ImageSet, level: Any, error: Callable[[], Exception]) -> None:
+def test_readings(model: Model, images: ImageSet, level: Any, error: Callable[[], Exception]) -> None:
     site, said = injection_site(model, level), list[str]()
     expected = ReferenceCache(model, site, images, range(COUNT), model.transform, Store(2**20), workers=1)
     with room_for(model, 1, error):
@@ -165,7 +165,7 @@ def test_readings(model: LoadedModel, images: ImageSet, level: Any, error: Calla
     assert said == [f"out of memory with {size} images at once; going on with {size // 2}" for size in (4, 2)]
 
 
-def brightest(model: LoadedModel, images: ImageSet) -> tuple[int, float]:
+def brightest(model: Model, images: ImageSet) -> tuple[int, float]:
     """The image of the largest mean, and a number between its mean and the next."""
     means = [float(model.transform(sample.pixels).mean()) for sample in images]
     second, first = sorted(means)[-2:]
@@ -199,7 +199,7 @@ def test_an_image_that_does_not_fit_is_left_out_of_a_data_set(images: ImageSet, 
 
 
 def test_an_image_too_large_to_decode_is_left_out(
-    model: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    model: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = ImageSet.__getitem__
 
@@ -221,7 +221,7 @@ def test_an_image_too_large_to_decode_is_left_out(
 @pytest.mark.parametrize(
     "name", ["attribution", "rollout", "full-lrp", "gradient", "smoothgrad", "integrated-gradients"]
 )
-def test_maps(model: LoadedModel, name: str, error: Callable[[], Exception]) -> None:
+def test_maps(model: Model, name: str, error: Callable[[], Exception]) -> None:
     x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = explain(model, x, METHODS[name])
     with room_for(model, 1, error) as passed:
@@ -285,7 +285,7 @@ def test_results_do_not_depend_on_the_room(room: int, batch: int, count: int) ->
         def get_classifier(self) -> nn.Module:
             return self.head
 
-    model = LoadedModel(Net(), "n", "random", "0" * 64, None, torch.device("cpu"), "none", batch, 0, None)  # type: ignore[arg-type]
+    model = Model(Net(), "n", "random", "0" * 64, None, torch.device("cpu"), "none", batch, 0, None)  # type: ignore[arg-type]
     x = torch.randn(count, 1, 2, 2)
     outputs = model(x)
     np.testing.assert_allclose(outputs.features, x.flatten(1))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import EncoderSite
@@ -72,7 +72,7 @@ def path(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def load(path: str) -> LoadedModel:
+def load(path: str) -> Model:
     name, kwargs, _ = PATHS[path]
     model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
     head = model.module.get_classifier()  # type: ignore[operator]
@@ -82,12 +82,12 @@ def load(path: str) -> LoadedModel:
     return model
 
 
-def size_of(path: str, model: LoadedModel) -> tuple[int, int, int]:
+def size_of(path: str, model: Model) -> tuple[int, int, int]:
     """Convolutions read images of any size; small ones are quick."""
     return (3, 64, 64) if path in CONVOLUTIONAL else model.transform.input_size
 
 
-def two_images(path: str, model: LoadedModel) -> tuple[Tensor, Tensor]:
+def two_images(path: str, model: Model) -> tuple[Tensor, Tensor]:
     x = torch.randn(2, *size_of(path, model), generator=torch.Generator().manual_seed(0))
     return x[:1], 10 * x[1:]
 

@@ -20,7 +20,7 @@ from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, ca
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
@@ -59,7 +59,7 @@ def cost(traffic: Traffic) -> Callable[[Callable[[], object]], Counts]:
 
 
 @pytest.fixture
-def model(traffic: Traffic) -> LoadedModel:
+def model(traffic: Traffic) -> Model:
     request = ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, batch_size=8, device="cuda")
     return load_model(request)
 
@@ -70,7 +70,7 @@ def test_loading_brings_nothing_back(cost: Callable[..., Counts]) -> None:
 
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
-def test_a_step_of_learning(model: LoadedModel, traffic: Traffic, level: Level) -> None:
+def test_a_step_of_learning(model: Model, traffic: Traffic, level: Level) -> None:
     site, images = injection_site(model, level), open_data("demo").select(range(8))
     cache = ReferenceCache(model, site, images, range(8), model.transform, Store(2**20), workers=1)
     spent = []
@@ -85,7 +85,7 @@ def test_a_step_of_learning(model: LoadedModel, traffic: Traffic, level: Level) 
     assert at_most(spent[1], to_card=4 * 5, to_host=0, waits=4 * 2), traffic.report()
 
 
-def test_a_batch_of_an_evaluation(model: LoadedModel, cost: Callable[..., Counts], traffic: Traffic) -> None:
+def test_a_batch_of_an_evaluation(model: Model, cost: Callable[..., Counts], traffic: Traffic) -> None:
     images = open_data("demo")
 
     def tested(level: Level) -> NoiseUnderTest:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.noise import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.saliency.methods import Method, explain
@@ -99,7 +99,7 @@ def value_range(result: AttackResult) -> list[float]:
     return [float(values.min()), float(values.max())]
 
 
-def maps_of(model: LoadedModel, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+def maps_of(model: Model, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
     """The maps of what the model sees in each image: each is asked about its own top-1 class."""
     return explain(model, model.transform.to_normalized(views).float(), method)
 

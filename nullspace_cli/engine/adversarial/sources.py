@@ -11,7 +11,7 @@ from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.errors import DataError, ImageError, MemoryShortError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.classes import class_index
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
 from nullspace_cli.engine.watermark.result import Pixels
 
@@ -115,7 +115,7 @@ def rank_sources(
     return sorted(found, key=lambda ranked: (-ranked.estimate, str(ranked.path)))
 
 
-def _predicted(model: LoadedModel, pixels: Pixels) -> int | None:
+def _predicted(model: Model, pixels: Pixels) -> int | None:
     """The class that the model sees; None without a head."""
     logits = model.in_full_precision()(model.transform(pixels)[None]).logits
     return None if logits is None else int(torch.argmax(logits[0]))

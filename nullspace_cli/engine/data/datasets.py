@@ -3,18 +3,18 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import CLASSES, draw
-from nullspace_cli.engine.errors import DataError
+from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.files.image_search import SUFFIXES, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
 
 Split = Literal["train", "val"]
 DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
@@ -22,10 +22,13 @@ DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a data set: uint8 RGB pixels [H, W, 3], and the index of its class where the set is labelled."""
+    """One image of a data set: RGB pixels [H, W, 3], and the index of its class where the set is labelled.
+
+    Pixels are uint8, or float32 in [0, 1].
+    """
 
     name: str
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     label: int | None
 
 
@@ -59,6 +62,18 @@ class ImageSet(Sequence[Sample]):
         else:
             pixels, _ = draw(self.name.removeprefix("demo/"), source)
         return Sample(self.name_of(index), pixels, label)
+
+    def read(self, index: int, transform: EvalTransform) -> Sample:
+        """An image as a model sees it.
+
+        Raises:
+            ImageError: it cannot be read, or is too elongated to be resized.
+        """
+        sample = self[index]
+        try:
+            return replace(sample, pixels=transform.input_pixels(sample.pixels))
+        except ImageError as error:
+            raise ImageError(f"{sample.name}: {error}") from error
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

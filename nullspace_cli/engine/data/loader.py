@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy.typing import DTypeLike, NDArray
 
 from nullspace_cli.engine.data.datasets import ImageSet, Sample
-from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, VitnullError
+from nullspace_cli.engine.errors import ArtifactError, MemoryShortError, VitnullError
 from nullspace_cli.engine.files.paths import reason_of
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
@@ -27,12 +26,15 @@ MAX_WORKERS = 16
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some images of a data set as a model sees them; `positions` are their indices in the set."""
+    """Some images of a data set as a model sees them; `positions` are their indices in the set.
+
+    Pixels are uint8, or float32 in [0, 1].
+    """
 
     positions: list[int]
     names: list[str]
     labels: list[int | None]
-    pixels: UInt8[NDArray[np.uint8], "b h w 3"]
+    pixels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -71,11 +73,7 @@ def batches(
 
     def decode(position: int) -> Sample:
         with within_memory(images.name_of(position)):
-            sample = images[position]
-            try:
-                return Sample(sample.name, transform.input_pixels(sample.pixels), sample.label)
-            except ImageError as error:
-                raise ImageError(f"{sample.name}: {error}") from error
+            return images.read(position, transform)
 
     pool = ThreadPoolExecutor(workers)
     try:

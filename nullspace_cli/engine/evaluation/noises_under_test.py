@@ -11,7 +11,7 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS, NOISE
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
 from nullspace_cli.engine.nullspace.basis import patch_map_of
@@ -57,7 +57,7 @@ class NoiseUnderTest:
 
 
 def read_noises_under_test(
-    paths: Sequence[Path], model: LoadedModel, *, sigmas: Sequence[float] = (0.1,), seed: int = 0
+    paths: Sequence[Path], model: Model, *, sigmas: Sequence[float] = (0.1,), seed: int = 0
 ) -> list[NoiseUnderTest]:
     """The noises of files as `model` meets them: learned noise, and a sample for each sigma from each basis.
 
@@ -71,7 +71,7 @@ def read_noises_under_test(
     return [tested for path in paths for tested in _read(path, model, sigmas, seed)]
 
 
-def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) -> Iterator[NoiseUnderTest]:
+def _read(path: Path, model: Model, sigmas: Sequence[float], seed: int) -> Iterator[NoiseUnderTest]:
     header = read_provenance(path, NOISE, BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
     if header.kind == BASIS:
@@ -80,7 +80,7 @@ def _read(path: Path, model: LoadedModel, sigmas: Sequence[float], seed: int) ->
     yield NoiseUnderTest(read_noise(path).on(model), transfer)
 
 
-def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: float) -> list[NoiseUnderTest]:
+def with_realised(noises: Sequence[NoiseUnderTest], model: Model, bound: float) -> list[NoiseUnderTest]:
     """All noises, and after each at encoder level the pixels, within a bound, that come closest to bringing it about.
 
     Args:
@@ -105,7 +105,7 @@ def with_realised(noises: Sequence[NoiseUnderTest], model: LoadedModel, bound: f
 
 
 @full_precision
-def _realised(tested: NoiseUnderTest, model: LoadedModel, patch_map: PatchMap, bound: float) -> NoiseUnderTest:
+def _realised(tested: NoiseUnderTest, model: Model, patch_map: PatchMap, bound: float) -> NoiseUnderTest:
     wanted = tested.noise.delta
     made = realise(patch_map, wanted, model.transform.input_size[1:], bound)
     site = injection_site(model.in_full_precision(), "encoder")

@@ -30,7 +30,7 @@ from nullspace_cli.engine.data.loader import Batch, batches, left_out
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
-from nullspace_cli.engine.models.model import LoadedModel, Outputs
+from nullspace_cli.engine.models.model import Model, Outputs
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
@@ -105,7 +105,7 @@ class Evaluation:
         outputs: "logits", or "features" for a model without a head.
     """
 
-    model: LoadedModel
+    model: Model
     cases: list[Case]
     names: list[str]
     labels: list[int | None]
@@ -217,7 +217,7 @@ def spread(count: int, total: int, seed: int) -> list[int]:
 
 
 def evaluate(
-    model: LoadedModel,
+    model: Model,
     images: ImageSet,
     cases: Sequence[Case],
     *,
@@ -274,7 +274,7 @@ def evaluate(
 
 @torch.no_grad()
 def _measure(
-    model: LoadedModel,
+    model: Model,
     images: ImageSet,
     cases: Sequence[Case],
     positions: Sequence[int],

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nullspace_cli.engine.errors import UsageError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 
 
 class GroundTruth(NamedTuple):
@@ -20,7 +20,7 @@ class GroundTruth(NamedTuple):
     doubt: str | None = None
 
 
-def ground_truth(model: LoadedModel, folders: Sequence[str] | None, *, in_order: bool = True) -> GroundTruth:
+def ground_truth(model: Model, folders: Sequence[str] | None, *, in_order: bool = True) -> GroundTruth:
     """Read the names of class folders as classes of a model; all of them by one reading, or none.
 
     They may be WordNet synsets (n01440764), class indices (207, 0207), or the names of the model's classes, any of
@@ -59,7 +59,7 @@ def ground_truth(model: LoadedModel, folders: Sequence[str] | None, *, in_order:
     )
 
 
-def class_index(model: LoadedModel, text: str) -> int:
+def class_index(model: Model, text: str) -> int:
     """The class of an index, a synset, or a name that it has in the model's list: the whole of it, or a synonym.
 
     Raises:
@@ -86,7 +86,7 @@ def class_index(model: LoadedModel, text: str) -> int:
 
 
 def name_of(answer: Mapping[str, Any]) -> str:
-    """What to call the class of `LoadedModel.answer`: the first of its label's synonyms, or its index."""
+    """What to call the class of `Model.answer`: the first of its label's synonyms, or its index."""
     return str(answer["label"].partition(",")[0] if answer["label"] else f"class {answer['class']}")
 
 

@@ -29,7 +29,7 @@ from nullspace_cli.engine.models.checkpoints import (
 )
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
-from nullspace_cli.engine.models.model import LoadedModel, ModelView, classifier_of
+from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
@@ -40,7 +40,7 @@ _BUILDING = threading.Lock()
 
 
 @ordinary_tensors()
-def load_model(request: ModelRequest) -> LoadedModel:
+def load_model(request: ModelRequest) -> Model:
     """Build a model, give it its weights and put it on its device, in evaluation mode.
 
     Raises:
@@ -68,7 +68,7 @@ def load_model(request: ModelRequest) -> LoadedModel:
     module.eval().requires_grad_(False)
     weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back
     labels, synsets = (CLASSES, None) if demo else _imagenet_classes(module)
-    return LoadedModel(
+    return Model(
         module=module.to(device),
         name=name,
         weights=weights,

@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class Model:
     """A built model with its weights, ready to be asked.
 
     Attributes:
@@ -58,7 +58,7 @@ class LoadedModel:
     labels: tuple[str, ...] | None
     synsets: tuple[str, ...] | None = None
 
-    def in_full_precision(self) -> "LoadedModel":
+    def in_full_precision(self) -> "Model":
         """The same model in full precision: what decides whether something is exact must not round by itself."""
         return replace(self, amp="none")
 
@@ -142,7 +142,7 @@ def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
     return forward
 
 
-def finite(outputs: Outputs, model: LoadedModel, of: str) -> Outputs:
+def finite(outputs: Outputs, model: Model, of: str) -> Outputs:
     """What a model says, if it says something.
 
     Args:
@@ -166,9 +166,9 @@ class ModelView:
     """How a model looks at images: all that is known of it without its weights.
 
     Attributes:
-        name: as `LoadedModel.name`.
-        transform: the same as `LoadedModel.transform`.
-        has_head: the same as `LoadedModel.has_head`.
+        name: as `Model.name`.
+        transform: the same as `Model.transform`.
+        has_head: the same as `Model.has_head`.
     """
 
     name: str
@@ -176,7 +176,7 @@ class ModelView:
     has_head: bool
 
     def describe(self) -> dict[str, Any]:
-        """The keys of `LoadedModel.describe`; no weights were read, and nothing was put on a device."""
+        """The keys of `Model.describe`; no weights were read, and nothing was put on a device."""
         return {
             "model": self.name,
             "weights": None,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel, Outputs
+from nullspace_cli.engine.models.model import Model, Outputs
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 
 Level = Literal["encoder", "input"]
@@ -37,7 +37,7 @@ class InjectionSite(Protocol):
         ...
 
 
-def injection_site(model: LoadedModel, level: Level) -> InjectionSite:
+def injection_site(model: Model, level: Level) -> InjectionSite:
     """The entry of a model at a level.
 
     Raises:
@@ -51,7 +51,7 @@ class InputSite:
 
     level: Level = "input"
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self.shape: tuple[int, ...] = model.transform.input_size
 
@@ -72,7 +72,7 @@ class EncoderSite:
 
     level: Level = "encoder"
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._layer = _patch_layer(model)
         with torch.no_grad():
@@ -151,7 +151,7 @@ def _channels_first(tensor: Tensor, layer: nn.Module) -> bool:
     return tensor.shape[-1] != width and tensor.shape[1] == width
 
 
-def _patch_layer(model: LoadedModel) -> nn.Module:
+def _patch_layer(model: Model) -> nn.Module:
     """timm's `patch_embed`, or else the one linear layer of disjoint patches that reads the image."""
     layer = getattr(model.module, "patch_embed", None)
     if isinstance(layer, nn.Module) and not isinstance(layer, nn.ModuleList):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace.basis_file import read_basis
 from nullspace_cli.engine.nullspace.noise import null_noise
@@ -58,7 +58,7 @@ class Noise:
         draw = 2 * torch.rand(self.delta.shape, generator=generator, dtype=torch.float64) - 1
         return replace(self, delta=(draw * (self.norm / draw.norm())).to(self.delta.dtype))
 
-    def on(self, model: LoadedModel) -> "Noise":
+    def on(self, model: Model) -> "Noise":
         """This noise as `model` meets it: its own as it is, another model's input-level noise converted.
 
         Pixels are what two models share: v std_source / std_target. The mean plays no part in a difference. Where the
@@ -112,7 +112,7 @@ def read_noise(path: Path) -> Noise:
     )
 
 
-def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Noise:
+def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
     """A sample from the nullspace that `vitnull basis` wrote, for images as `model` reads them.
 
     Raises:
@@ -136,7 +136,7 @@ def exact_noise(path: Path, model: LoadedModel, sigma: float, seed: int) -> Nois
     )
 
 
-def provenance_of(model: LoadedModel, level: Level, parameters: dict[str, Any]) -> Provenance:
+def provenance_of(model: Model, level: Level, parameters: dict[str, Any]) -> Provenance:
     """Provenance of noise that was learned for a model."""
     shared = {"level": level, "std": list(model.transform.std), "input_size": list(model.transform.input_size)}
     space = "normalized" if level == "input" else "tokens"

@@ -11,7 +11,7 @@ from torch import Tensor
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, Store, batches, left_out
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.models.model import LoadedModel, finite
+from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
@@ -35,7 +35,7 @@ class ReferenceCache:
 
     def __init__(
         self,
-        model: LoadedModel,
+        model: Model,
         site: InjectionSite,
         images: ImageSet,
         positions: Sequence[int],
@@ -70,7 +70,7 @@ class ReferenceCache:
         self._clean = store.allocate((count, *clean.shape[1:]), np.float32)
         tokens = (count, *values.shape[1:])
         self._holds_values = self._site.level == "encoder" and store.fits(tokens, np.float32)
-        kept = (tokens, np.float32) if self._holds_values else ((count, *batch.pixels.shape[1:]), np.uint8)
+        kept = (tokens, np.float32) if self._holds_values else ((count, *batch.pixels.shape[1:]), batch.pixels.dtype)
         self._kept = store.allocate(*kept)
 
     def _keep(self, batch: Batch, values: Tensor, clean: Tensor) -> None:

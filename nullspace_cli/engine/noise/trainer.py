@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
 from nullspace_cli.engine.noise.loss import loss
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
@@ -152,7 +152,7 @@ class Trainer:
     @differentiating
     def __init__(
         self,
-        model: LoadedModel,
+        model: Model,
         site: InjectionSite,
         cache: ReferenceCache,
         plan: Plan,

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError, NoNullspaceError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -48,7 +48,7 @@ class PatchBasis(NamedTuple):
 
 @full_precision
 def find_basis(
-    model: LoadedModel, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+    model: Model, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
 ) -> PatchBasis:
     """The nullspace of the model's patch embedding.
 
@@ -70,13 +70,13 @@ def find_basis(
     return basis
 
 
-def patch_map_of(model: LoadedModel) -> PatchMap | None:
+def patch_map_of(model: Model) -> PatchMap | None:
     """The model's patch embedding; None where it does not start with one linear map of disjoint patches."""
     weight = model.stem().weight
     return None if weight is None else PatchMap.from_weight(weight, model.transform.std)
 
 
-def _no_patches(model: LoadedModel, stem: Stem) -> NoNullspaceError:
+def _no_patches(model: Model, stem: Stem) -> NoNullspaceError:
     layers = "; ".join(stem.layers) or "no linear layer that reads the image"
     reason = {
         "overlapping": "reads the image through overlapping windows, so that no patch has a nullspace of its own",
@@ -99,7 +99,7 @@ def _no_patches(model: LoadedModel, stem: Stem) -> NoNullspaceError:
     )
 
 
-def _injective(model: LoadedModel, basis: PatchBasis, per_channel: bool) -> NoNullspaceError:
+def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspaceError:
     patch_map, nullspace = basis
     sigma = nullspace.singular_values
     near = int((sigma < 0.01 * sigma.max()).sum())

@@ -11,7 +11,7 @@ from torch import Tensor
 from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis, in_pixel_space, patch_map_of
 from nullspace_cli.engine.nullspace.decomposition import count_rank, split_space
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space
@@ -24,7 +24,7 @@ PROBES = 16
 
 def save_basis(
     path: Path,
-    model: LoadedModel,
+    model: Model,
     basis: PatchBasis,
     *,
     per_channel: bool = False,
@@ -41,7 +41,7 @@ def save_basis(
     return write_tensors(path, tensors, provenance, force=force)
 
 
-def read_basis(path: Path, model: LoadedModel | None = None) -> tuple[Float[Tensor, "nullity c rh rw"], Provenance]:
+def read_basis(path: Path, model: Model | None = None) -> tuple[Float[Tensor, "nullity c rh rw"], Provenance]:
     """The null vectors that `save_basis` wrote, in pixel space, and where they come from.
 
     Args:
@@ -60,7 +60,7 @@ def read_basis(path: Path, model: LoadedModel | None = None) -> tuple[Float[Tens
     return in_pixel_space(basis, provenance.space, tuple(provenance.parameters["std"])), provenance
 
 
-def load_row_space(path: Path, model: LoadedModel, patch_map: PatchMap | None = None) -> Float[Tensor, "rank n"]:
+def load_row_space(path: Path, model: Model, patch_map: PatchMap | None = None) -> Float[Tensor, "rank n"]:
     """The row space that `save_basis` wrote for this very model, in pixel space, flattened to orthonormal rows.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.models.loading import load_model, load_view
-from nullspace_cli.engine.models.model import LoadedModel, ModelView, finite
+from nullspace_cli.engine.models.model import Model, ModelView, finite
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis, patch_map_of
 from nullspace_cli.engine.nullspace.basis_file import load_row_space
@@ -47,7 +47,7 @@ class LazyModel:
         return self._about.has_head
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> Model:
         return self._once("model", self._load)
 
     @property
@@ -69,11 +69,11 @@ class LazyModel:
         return self._about.describe()
 
     @property
-    def _about(self) -> LoadedModel | ModelView:
+    def _about(self) -> Model | ModelView:
         """The model, if anything has asked for it; else what is known of it without its weights."""
         return self._made.get("model") or self._once("view", lambda: load_view(self.request))
 
-    def _load(self) -> LoadedModel:
+    def _load(self) -> Model:
         """The model, which has been seen to answer: before anything is made of it, and written."""
         model = load_model(self.request)
         probe = model.transform.to_normalized(probe_images(model, 1, 0))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
@@ -38,7 +38,7 @@ class Preview(NamedTuple):
     null_vectors: Float[Tensor, "count c rh rw"]
 
 
-def preview_of(model: LoadedModel, basis: PatchBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
+def preview_of(model: Model, basis: PatchBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
     """Show the network a drawing of the demo's with noise of root mean square `std`, in [0, 1] pixel units."""
     c, h, w = model.transform.input_size
     pixels, _ = draw("val", 4 + 10 * seed, size=max(h, w))

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.saliency.gradients import explained, precision
@@ -13,7 +13,7 @@ from nullspace_cli.engine.saliency.gradients import explained, precision
 
 @differentiating
 def gradcam(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """ReLU(sum_k a_k A^k), with a_k the mean over positions of dS/dA^k (Selvaraju et al. 2017, eq. 1 and 2).
 
@@ -44,7 +44,7 @@ def gradcam(
     return torch.cat(parts)
 
 
-def has_feature_map(model: LoadedModel) -> bool:
+def has_feature_map(model: Model) -> bool:
     """Whether `gradcam` can explain the model, found by one forward pass of an empty image."""
     size = (1, *model.transform.input_size)
     empty = torch.zeros(size, dtype=precision(model), device=model.device)
@@ -55,7 +55,7 @@ def has_feature_map(model: LoadedModel) -> bool:
     return True
 
 
-def _features(model: LoadedModel, images: Float[Tensor, "b c h w"]) -> Tensor:
+def _features(model: Model, images: Float[Tensor, "b c h w"]) -> Tensor:
     """What the network hands to its head. No gradient is needed below."""
     with ordinary_tensors(), torch.no_grad():
         features = model.module.forward_features(images)  # type: ignore[operator]
@@ -64,7 +64,7 @@ def _features(model: LoadedModel, images: Float[Tensor, "b c h w"]) -> Tensor:
     return features
 
 
-def _channel_axis(model: LoadedModel, features: Tensor) -> int:
+def _channel_axis(model: Model, features: Tensor) -> int:
     """Which axis of the features holds their channels: the second, or the last as in Swin."""
     if features.ndim == 4:
         channels = model.module.num_features
@@ -74,7 +74,7 @@ def _channel_axis(model: LoadedModel, features: Tensor) -> int:
     raise _no_map(model, f"hands features of shape {tuple(features.shape[1:])} to its head")
 
 
-def _no_map(model: LoadedModel, reason: str) -> ModelError:
+def _no_map(model: Model, reason: str) -> ModelError:
     return ModelError(
         f"gradcam cannot explain {model.name}, which {reason}. It needs a map of features [c, h, w], as CNNs and "
         f"hierarchical transformers such as Swin have. For a plain ViT take token-gradcam or attention-gradcam."

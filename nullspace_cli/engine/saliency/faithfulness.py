@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.saliency.methods import upsampled
 
 FRACTIONS = tuple(step / 10 for step in range(10))
@@ -81,7 +81,7 @@ class Faithfulness:
 
 
 def faithfulness(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b 3 h w"],
     maps: Float[Tensor, "b gh gw"],
     labels: Int[Tensor, " b"] | None = None,
@@ -113,7 +113,7 @@ def faithfulness(
     )
 
 
-def require_head(model: LoadedModel) -> None:
+def require_head(model: Model) -> None:
     """Refuse a model that makes no prediction that could change.
 
     Raises:
@@ -137,7 +137,7 @@ class FaithfulnessOfMany:
         ModelError: the model has no head.
     """
 
-    def __init__(self, model: LoadedModel, seed: int) -> None:
+    def __init__(self, model: Model, seed: int) -> None:
         require_head(model)
         self.methods: dict[str, Faithfulness] = {}
         self.controls: dict[Grid, Faithfulness] = {}
@@ -184,9 +184,7 @@ def _places(values: Float[Tensor, "b h w"], seed: int) -> Int[Tensor, "b h w"]:
     return order.argsort(dim=1).view_as(values)
 
 
-def _predictions(
-    model: LoadedModel, images: Float[Tensor, "b 3 h w"], place: Int[Tensor, "b h w"]
-) -> Int[Tensor, "f b"]:
+def _predictions(model: Model, images: Float[Tensor, "b 3 h w"], place: Int[Tensor, "b h w"]) -> Int[Tensor, "f b"]:
     """The top-1 classes without the pixels of the first places, for each fraction of them."""
     pixels = images.shape[2] * images.shape[3]
     found = []

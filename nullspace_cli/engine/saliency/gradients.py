@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.transforms.evaluation import per_channel
@@ -24,9 +24,7 @@ SMOOTHGRAD_NOISE = 0.15
 """Standard deviation of SmoothGrad's noise, as a share of the range of pixels, [0, 1]."""
 
 
-def explained(
-    model: LoadedModel, answer: Float[Tensor, "b k"], classes: Int[Tensor, " b"] | None
-) -> Float[Tensor, " b"]:
+def explained(model: Model, answer: Float[Tensor, "b k"], classes: Int[Tensor, " b"] | None) -> Float[Tensor, " b"]:
     """The scalar that is explained, image by image: the logit of its class; 0.5 ||features||^2 without a head.
 
     Args:
@@ -39,14 +37,14 @@ def explained(
     return answer.gather(1, chosen[:, None])[:, 0]
 
 
-def precision(model: LoadedModel) -> torch.dtype:
+def precision(model: Model) -> torch.dtype:
     """That of the module's parameters."""
     return next(model.module.parameters()).dtype
 
 
 @differentiating
 def pixel_gradients(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """g = dS/dx, of the explained scalar S by the normalised image x (Simonyan et al. 2014), signed.
 
@@ -69,14 +67,14 @@ def pixel_gradients(
 
 
 def input_x_gradients(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """x * dS/dx (Shrikumar et al. 2016), signed: float64, on the CPU."""
     return images.double().cpu() * pixel_gradients(model, images, classes)
 
 
 def path_gradients(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b c h w"],
     classes: Int[Tensor, " b"] | None = None,
     *,
@@ -100,7 +98,7 @@ def path_gradients(
 
 
 def smooth_gradients(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b c h w"],
     classes: Int[Tensor, " b"] | None = None,
     *,
@@ -129,35 +127,35 @@ def smooth_gradients(
 
 
 def gradient(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """The largest |dS/dx| over a pixel's channels (Simonyan et al. 2014, section 3.1): float64, on the CPU."""
     return _sensitivity(pixel_gradients(model, images, classes))
 
 
 def smoothgrad(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """The largest |mean dS/dx| over a pixel's channels (Smilkov et al. 2017): float64, on the CPU."""
     return _sensitivity(smooth_gradients(model, images, classes))
 
 
 def input_x_gradient(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """|sum over a pixel's channels of x * dS/dx| (Shrikumar et al. 2016): float64, on the CPU."""
     return _contribution(input_x_gradients(model, images, classes))
 
 
 def integrated_gradients(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """|sum over a pixel's channels of its integrated gradients| (Sundararajan et al. 2017): float64, on the CPU."""
     return _contribution(path_gradients(model, images, classes))
 
 
 def _repeated(
-    model: LoadedModel, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None, count: int
+    model: Model, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None, count: int
 ) -> list[Int[Tensor, " count"] | None]:
     """The class of each clean image, `count` times over; None without a head, where there is no class."""
     if not model.has_head:

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError, UsageError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, transformer
 
 Family = Literal["tokens", "pixels", "features"]
 Function = Callable[
-    [LoadedModel, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],
+    [Model, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],
     Float[Tensor, "b gh gw"],
 ]
 
@@ -40,7 +40,7 @@ class Method:
     function: Function
     family: Family
     reference: str
-    needs: Callable[[LoadedModel], bool] | None = None
+    needs: Callable[[Model], bool] | None = None
 
 
 METHODS = {
@@ -72,7 +72,7 @@ DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam", "gradie
 """What people know, best known first; every model has some, if only its gradient."""
 
 
-def supported(model: LoadedModel) -> tuple[str, ...]:
+def supported(model: Model) -> tuple[str, ...]:
     """The methods that can explain the model: tokens for plain ViTs, features for CNNs, pixels for all."""
     families: dict[Family, bool] = {
         "tokens": transformer.obstacle(model) is None,
@@ -86,7 +86,7 @@ def supported(model: LoadedModel) -> tuple[str, ...]:
     )
 
 
-def default_methods(model: LoadedModel) -> tuple[str, ...]:
+def default_methods(model: Model) -> tuple[str, ...]:
     """A few methods that people know, of those that can explain the model."""
     return tuple(name for name in DEFAULT_METHODS[:-1] if name in supported(model)) or DEFAULT_METHODS[-1:]
 
@@ -103,7 +103,7 @@ def named(names: Sequence[str]) -> list[Method]:
     return [METHODS[name] for name in dict.fromkeys(METHODS if "all" in names else names)]
 
 
-def choose(model: LoadedModel, names: Sequence[str]) -> list[Method]:
+def choose(model: Model, names: Sequence[str]) -> list[Method]:
     """The methods of these names, each once; with "all" among them all that can explain the model.
 
     Raises:
@@ -120,7 +120,7 @@ def choose(model: LoadedModel, names: Sequence[str]) -> list[Method]:
 
 @full_precision
 def explain(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b 3 h w"],
     method: Method,
     classes: Int[Tensor, " b"] | None = None,

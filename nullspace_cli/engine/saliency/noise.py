@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.noise import control_noises, null_noise
 from nullspace_cli.engine.runtime.generators import stream
@@ -52,7 +52,7 @@ class NoiseComparison:
         NoNullspaceError: the model has no exact null space.
     """
 
-    def __init__(self, model: LoadedModel, methods: Sequence[Method], rms: float, seed: int) -> None:
+    def __init__(self, model: Model, methods: Sequence[Method], rms: float, seed: int) -> None:
         self._model, self._methods, self._rms, self._seed = model, methods, rms, seed
         self._basis = find_basis(model)
         self._found: dict[tuple[str, Kind], list[Similarity]] = defaultdict(list)

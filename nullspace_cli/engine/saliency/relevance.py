@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.gradients import explained
@@ -23,7 +23,7 @@ from nullspace_cli.engine.saliency.transformer import Trace, WatchedTransformer,
 
 
 def attribution(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b 3 h w"],
     classes: Int[Tensor, " b"] | None = None,
     *,
@@ -54,7 +54,7 @@ def attribution(
 
 
 def partial_lrp(
-    model: LoadedModel, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """Partial LRP: the class row of the last layer's mean_h (R_A)+ (Voita et al. 2019; Chefer et al. 2021, section 4).
 
@@ -69,7 +69,7 @@ def partial_lrp(
 
 
 def full_lrp(
-    model: LoadedModel, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """Full LRP: the relevance of each pixel, summed over its channels (Chefer et al. 2021, section 4), signed.
 
@@ -84,7 +84,7 @@ def full_lrp(
 
 
 @differentiating
-def carries_relevance(model: LoadedModel, *, to_pixels: bool = False) -> bool:
+def carries_relevance(model: Model, *, to_pixels: bool = False) -> bool:
     """Whether relevance can be carried to the first block, or to the pixels, by a pass of shapes without numbers."""
     shapes = replace(model, device=torch.device("meta"))
     image = torch.zeros(1, *model.transform.input_size)
@@ -111,7 +111,7 @@ def _propagated(
     return trace, torch.autograd.grad(trace.answer, targets(trace), start)
 
 
-def _start(model: LoadedModel, answer: Tensor, classes: Tensor | None) -> Float[Tensor, "b k"]:
+def _start(model: Model, answer: Tensor, classes: Tensor | None) -> Float[Tensor, "b k"]:
     """The answer's relevance, which sums to 1: all on the class; without a head, each feature's share of ||f||^2.
 
     Both are shares in the explained scalar, the class's logit or ||f||^2 / 2.

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
@@ -65,7 +65,7 @@ class WatchedTransformer:
             means than the class token or a mean.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: Model) -> None:
         if reason := obstacle(model):
             raise _unsupported(model, reason)
         self.model = model
@@ -144,7 +144,7 @@ class WatchedTransformer:
             raise _unsupported(self.model, "has attention that is not one square matrix over all tokens for each head")
 
 
-def obstacle(model: LoadedModel) -> str | None:
+def obstacle(model: Model) -> str | None:
     """What keeps the token methods from explaining a model, as a clause for a message; None where nothing does."""
     module = model.module
     blocks = getattr(module, "blocks", None)
@@ -167,7 +167,7 @@ def obstacle(model: LoadedModel) -> str | None:
 
 @differentiating
 def explain_by_passes(
-    model: LoadedModel,
+    model: Model,
     images: Float[Tensor, "b 3 h w"],
     classes: Int[Tensor, " b"] | None,
     explain: Callable[[WatchedTransformer, Tensor, Tensor | None], Float[Tensor, "p gh gw"]],
@@ -198,7 +198,7 @@ def _float64_copy(module: nn.Module, device: torch.device) -> nn.Module:
     return copied(module, widened, requires_grad=False).eval()
 
 
-def _unsupported(model: LoadedModel, reason: str) -> ModelError:
+def _unsupported(model: Model, reason: str) -> ModelError:
     return ModelError(
         f"{model.name} ({type(model.module).__name__}) {reason}: attention maps and relevance are not defined for it. "
         f"Supported are {SUPPORTED}. For any other model use a gradient method, or gradcam where there is a map of "

@@ -7,7 +7,7 @@ from typing import Any, Self, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -156,10 +156,11 @@ class EvalTransform:
         """
         return self.crop(self.resize(pixels))
 
-    def normalize(self, pixels: UInt8[NDArray[Any], "*batch h w 3"]) -> Float32[Tensor, "*batch 3 h w"]:
-        """(pixels / 255 - mean) / std, in torchvision's order of float32 operations."""
+    def normalize(self, pixels: Shaped[NDArray[Any], "*batch h w 3"]) -> Float32[Tensor, "*batch 3 h w"]:
+        """(pixels / 255 - mean) / std, in torchvision's order of float32 operations; floats are in [0, 1] already."""
         planes = np.moveaxis(pixels, -1, -3).copy()  # torch takes no negative strides and warns of read-only memory
-        return self.to_normalized(torch.from_numpy(planes).to(torch.float32).div(255))
+        images = torch.from_numpy(planes).to(torch.float32)
+        return self.to_normalized(images.div(255) if pixels.dtype == np.uint8 else images)
 
     def to_normalized(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
         """Images in [0, 1] to the model's normalised space: (x - mean) / std."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.models.model import LoadedModel, finite
+from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
@@ -76,7 +76,7 @@ def share_changed(transform: EvalTransform, source: Picture, result: Picture) ->
     return float((before != after).mean())
 
 
-def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
+def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
     """Compare what the model makes of the source and of the file that was written, re-read from disk.
 
     Args:
@@ -89,7 +89,7 @@ def verify(model: LoadedModel, patch_map: PatchMap | None, source: Picture, resu
 
 
 @full_precision
-def verify_inputs(model: LoadedModel, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
+def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
     """Compare what the model makes of two normalised inputs, the source's first, whatever its `amp`.
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.

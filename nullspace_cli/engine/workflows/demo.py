@@ -21,7 +21,7 @@ from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.files.writing import check_output, make_folder, write_bytes
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images
@@ -55,7 +55,7 @@ LIMIT, FRACTION, ROUNDS, STEP_IMAGES, LR = 12.0, 0.1, 6, 20, 0.6
 
 def run_demo(
     folder: Path, device: str, seed: int, *, images: int, force: bool, progress: Callable[[str], None]
-) -> tuple[LoadedModel, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any]]:
     """Accuracy, nullspace, exact and learned noise, watermarks, a fooled network and saliency maps on embedded models.
 
     All files go into `folder`.
@@ -168,7 +168,7 @@ def _watermark(
     return [result.record for result in done], native.record
 
 
-def _learn(model: LoadedModel, data: ImageSet, folder: Path, seed: int, *, force: bool) -> dict[str, Any]:
+def _learn(model: Model, data: ImageSet, folder: Path, seed: int, *, force: bool) -> dict[str, Any]:
     """Learn noise on the patch embeddings, from drawings of the training set, and hold it against its controls."""
     drawings, transform = open_data("demo", "train"), model.transform
     images = drawings.select(chosen_images(len(drawings), FRACTION, seed))
@@ -227,7 +227,7 @@ def _fool(network: LazyModel, folder: Path, *, force: bool) -> dict[str, Any]:
     return done.record
 
 
-def _explain(model: LoadedModel, folder: Path, *, force: bool) -> dict[str, Any]:
+def _explain(model: Model, folder: Path, *, force: bool) -> dict[str, Any]:
     """Draw a sheet of all saliency methods that the model has."""
     job = ExplainFiles(folder / "photo-0.png", {}, folder / f"photo-0.{model.name}.saliency.png")
     ((done,),) = Explainer(model, choose(model, ["all"]), force=force).each([job])
@@ -244,7 +244,7 @@ def _class_of(drawing: int) -> str:
     return CLASSES[drawing % len(CLASSES)]
 
 
-def _classes(model: LoadedModel, images: Float[Tensor, "b 3 h w"]) -> Tensor:
+def _classes(model: Model, images: Float[Tensor, "b 3 h w"]) -> Tensor:
     """The predicted class of images in [0, 1] pixel space."""
     logits = model(model.transform.to_normalized(images)).logits
     assert logits is not None  # both demo models have heads

@@ -21,7 +21,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_png, read_pictur
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
-from nullspace_cli.engine.models.model import LoadedModel, finite
+from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.heat_maps import overlay
@@ -101,7 +101,7 @@ class Explainer:
         notice: is told where it does not.
     """
 
-    model: LoadedModel
+    model: Model
     methods: Sequence[Method]
     index: int | None = None
     size: Literal["model", "native"] = "model"
@@ -223,7 +223,7 @@ class Explainer:
         return f"{title}; explained: {name_of({'class': index, 'label': self.model.label(index or 0)})}"
 
 
-def labels_of(model: LoadedModel, sources: Sequence[Path]) -> dict[Path, int] | None:
+def labels_of(model: Model, sources: Sequence[Path]) -> dict[Path, int] | None:
     """The class that each image's folder is named after; None where a folder's name is no class of the model."""
     folders = sorted({source.parent.name for source in sources})
     classes = ground_truth(model, folders, in_order=False).classes

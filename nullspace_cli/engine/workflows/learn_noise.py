@@ -15,7 +15,7 @@ from nullspace_cli.engine.documents.artefacts import read_provenance, read_tenso
 from nullspace_cli.engine.documents.kinds import LEARNING, NOISE
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.paths import exists
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.noise.noise import provenance_of
 from nullspace_cli.engine.noise.presets import owner
@@ -50,7 +50,7 @@ class NoiseRun:
         skip: is told name and error of an image that cannot be read; without it such an image is an error.
     """
 
-    model: LoadedModel
+    model: Model
     site: InjectionSite
     images: ImageSet
     transform: EvalTransform

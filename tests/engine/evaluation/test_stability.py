@@ -20,7 +20,7 @@ from nullspace_cli.engine.evaluation.noises_under_test import Case, NoiseUnderTe
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate, spread
 from nullspace_cli.engine.evaluation.tables import write_csv
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel, Outputs
+from nullspace_cli.engine.models.model import Model, Outputs
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
@@ -32,7 +32,7 @@ COUNT = 10
 
 
 @pytest.fixture(scope="module")
-def vit() -> LoadedModel:
+def vit() -> Model:
     return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, batch_size=4, device="cpu"))
 
 
@@ -41,18 +41,18 @@ def images() -> ImageSet:
     return open_data("demo").select(range(COUNT))
 
 
-def noise_of(model: LoadedModel, level: Level, delta: Float[Tensor, "1 *shape"]) -> Noise:
+def noise_of(model: Model, level: Level, delta: Float[Tensor, "1 *shape"]) -> Noise:
     return Noise(delta, level, model.name, model.weights_sha256, model.transform.std, 0.5, None, Path(f"{level}.st"))
 
 
-def noise_under_test(model: LoadedModel, level: Level, scale: float = 1.0) -> NoiseUnderTest:
+def noise_under_test(model: Model, level: Level, scale: float = 1.0) -> NoiseUnderTest:
     shape = injection_site(model, level).shape
     return NoiseUnderTest(
         noise_of(model, level, scale * torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))), False
     )
 
 
-def plain(model: LoadedModel, *noises: NoiseUnderTest) -> list[Case]:
+def plain(model: Model, *noises: NoiseUnderTest) -> list[Case]:
     return cases_of(noises, (), 1, 0)
 
 
@@ -64,9 +64,7 @@ def count_calls(module: nn.Module, calls: Counter[str], name: str) -> Callable[[
 
 
 @pytest.mark.parametrize(("level", "convolutions"), [("encoder", 1), ("input", 1 + 5)])
-def test_passes(
-    vit: LoadedModel, images: ImageSet, level: Level, convolutions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes(vit: Model, images: ImageSet, level: Level, convolutions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two draws of each control make five noises: six passes for each of three batches, and each image read once."""
     cases = cases_of([noise_under_test(vit, level)], ("shuffle", "uniform"), 2, 0)
     calls: Counter[str] = Counter()
@@ -88,17 +86,17 @@ def test_passes(
     assert calls == {"pass": 3 * 6, "conv": 3 * convolutions + probes, "image": COUNT}
 
 
-def test_memory_that_is_short(vit: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_is_short(vit: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = plain(vit, noise_under_test(vit, "input"))
     expected = evaluate(vit, images, cases)
-    forward = LoadedModel.forward
+    forward = Model.forward
 
-    def starved(self: LoadedModel, x: Tensor) -> Outputs:
+    def starved(self: Model, x: Tensor) -> Outputs:
         if len(x) > 2:
             raise torch.OutOfMemoryError
         return forward(self, x)
 
-    monkeypatch.setattr(LoadedModel, "forward", starved)
+    monkeypatch.setattr(Model, "forward", starved)
     notices: list[str] = []
     found = evaluate(vit, images, cases, notice=notices.append)
     assert notices == ["out of memory with 4 images at once; going on with 2"]
@@ -109,7 +107,7 @@ def test_memory_that_is_short(vit: LoadedModel, images: ImageSet, monkeypatch: p
 # What becomes of the figures
 
 
-def test_levels_together_are_as_alone(vit: LoadedModel, images: ImageSet) -> None:
+def test_levels_together_are_as_alone(vit: Model, images: ImageSet) -> None:
     noises = [noise_under_test(vit, level) for level in ("encoder", "input")]
     together = evaluate(vit, images, plain(vit, *noises))
     for i, alone in enumerate(noises):
@@ -117,7 +115,7 @@ def test_levels_together_are_as_alone(vit: LoadedModel, images: ImageSet) -> Non
         np.testing.assert_allclose(found.noisy[0], together.noisy[i], rtol=1e-4, atol=1e-10)
 
 
-def test_trials_are_averaged(vit: LoadedModel, images: ImageSet) -> None:
+def test_trials_are_averaged(vit: Model, images: ImageSet) -> None:
     noise = noise_under_test(vit, "input", 2.0)
     draws = cases_of([noise], ("shuffle",), 2, 7)
     one, two, both = (evaluate(vit, images, cases) for cases in (draws[:2], draws[::2], draws))
@@ -132,7 +130,7 @@ def test_trials_are_averaged(vit: LoadedModel, images: ImageSet) -> None:
     assert control["noise_norm"] == pytest.approx(real["noise_norm"], rel=1e-6)
 
 
-def test_controls_do_not_depend_on_the_company(vit: LoadedModel) -> None:
+def test_controls_do_not_depend_on_the_company(vit: Model) -> None:
     first, second = noise_under_test(vit, "encoder"), noise_under_test(vit, "input")
     alone = cases_of([second], ("shuffle", "uniform"), 2, 0)
     after = cases_of([first, second], ("shuffle", "uniform"), 2, 0)[5:]
@@ -143,7 +141,7 @@ def test_controls_do_not_depend_on_the_company(vit: LoadedModel) -> None:
     assert not any(torch.equal(a.noise.delta, b.noise.delta) for a, b in zip(alone[1:], other[1:], strict=True))
 
 
-def test_outputs_that_are_no_numbers(vit: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_are_no_numbers(vit: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is no number torch takes the first for the largest; here it is so without noise."""
     monkeypatch.setattr(vit.module.get_parameter("head.bias"), "data", 100 * torch.eye(1000)[0])
     noise = noise_under_test(vit, "input")
@@ -180,7 +178,7 @@ def test_csv_of_a_model_without_a_head(images: ImageSet, tmp_path: Path) -> None
 # Pixels that bring tokens about
 
 
-def test_pixels_of_tokens_that_pixels_can_reach(vit: LoadedModel, images: ImageSet) -> None:
+def test_pixels_of_tokens_that_pixels_can_reach(vit: Model, images: ImageSet) -> None:
     site = injection_site(vit, "encoder")
     v = 0.5 * (2 * torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 1)
     delta = site.read(v) - site.read(torch.zeros_like(v))
@@ -200,7 +198,7 @@ def test_pixels_of_tokens_that_pixels_can_reach(vit: LoadedModel, images: ImageS
     assert (realised["residual"], realised["solver"]["bound"]) == (pixels.residual, 1.0)
 
 
-def test_the_residual_is_the_networks_own(vit: LoadedModel) -> None:
+def test_the_residual_is_the_networks_own(vit: Model) -> None:
     """Out of reach, within so small a bound."""
     (_, pixels) = with_realised([noise_under_test(vit, "encoder")], vit, 0.01)
     kernel = vit.module.get_parameter("patch_embed.proj.weight").detach().double()
@@ -231,7 +229,7 @@ class Two(Ranks):
         return [part, self.other] if self.rank == 0 else [self.other, part]  # type: ignore[attr-defined]
 
 
-def test_parts_are_put_back_into_order(vit: LoadedModel, images: ImageSet) -> None:
+def test_parts_are_put_back_into_order(vit: Model, images: ImageSet) -> None:
     cases = cases_of([noise_under_test(vit, "encoder")], ("shuffle",), 1, 0)
     caught: list[Any] = []
 
@@ -247,7 +245,7 @@ def test_parts_are_put_back_into_order(vit: LoadedModel, images: ImageSet) -> No
     np.testing.assert_allclose(shared.noisy, whole.noisy, rtol=1e-4, atol=1e-12)
 
 
-def test_nothing_readable(vit: LoadedModel, tmp_path: Path) -> None:
+def test_nothing_readable(vit: Model, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.png").write_text("no picture")
     found: Evaluation | None = None

@@ -9,7 +9,7 @@ from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models.classes import class_index, ground_truth
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 
 IMAGENETTE = (
@@ -20,16 +20,16 @@ TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 
 @pytest.fixture(scope="module")
-def demo() -> LoadedModel:
+def demo() -> Model:
     return load_model(ModelRequest("demo", device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def imagenet() -> LoadedModel:
+def imagenet() -> Model:
     return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, device="cpu"))
 
 
-def test_synsets(imagenet: LoadedModel) -> None:
+def test_synsets(imagenet: Model) -> None:
     """Imagenette's ten classes of ImageNet's thousand, by the numbers that its users know."""
     expected = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
     assert ground_truth(imagenet, IMAGENETTE) == (expected, "folders are synsets", None)
@@ -56,7 +56,7 @@ def test_a_head_of_ones_own_has_no_synsets() -> None:
     assert ground_truth(model, IMAGENETTE, in_order=False).classes is None
 
 
-def test_sorted_order_against_known_names_is_doubted(demo: LoadedModel) -> None:
+def test_sorted_order_against_known_names_is_doubted(demo: Model) -> None:
     folders = ("star", *(f"holiday {i}" for i in range(9)))
     found, note, doubt = ground_truth(demo, folders)
     assert found == tuple(range(10))
@@ -67,11 +67,11 @@ def test_sorted_order_against_known_names_is_doubted(demo: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(("folders", "expected"), [(("0", "207"), (0, 207)), (("0022", "0999"), (22, 999))])
-def test_indices(imagenet: LoadedModel, folders: tuple[str, ...], expected: tuple[int, ...]) -> None:
+def test_indices(imagenet: Model, folders: tuple[str, ...], expected: tuple[int, ...]) -> None:
     assert ground_truth(imagenet, folders) == (expected, "folders are class indices", None)
 
 
-def test_names(imagenet: LoadedModel, demo: LoadedModel) -> None:
+def test_names(imagenet: Model, demo: Model) -> None:
     folders = ("Tinca_tinca", "tench, Tinca tinca", "golden retriever", "PARACHUTE")
     assert ground_truth(imagenet, folders).classes == (0, 0, 207, 701)
     assert ground_truth(demo, tuple(reversed(CLASSES))).classes == tuple(reversed(range(10)))
@@ -88,19 +88,19 @@ def test_names(imagenet: LoadedModel, demo: LoadedModel) -> None:
         (("n01440764", "tench"), "named in several ways"),
     ],
 )
-def test_what_cannot_be_told(imagenet: LoadedModel, folders: tuple[str, ...] | None, message: str) -> None:
+def test_what_cannot_be_told(imagenet: Model, folders: tuple[str, ...] | None, message: str) -> None:
     found, note, _ = ground_truth(imagenet, folders)
     assert found is None
     assert message in note
 
 
-def test_without_a_head(demo: LoadedModel) -> None:
+def test_without_a_head(demo: Model) -> None:
     headless = load_model(ModelRequest("demo", kwargs={"num_classes": 0}, device="cpu"))
     assert ground_truth(headless, CLASSES) == (None, "the model has no head", None)
     assert ground_truth(replace(demo, labels=None), CLASSES).classes == tuple(range(10))
 
 
-def test_a_class_by_its_name(demo: LoadedModel, imagenet: LoadedModel) -> None:
+def test_a_class_by_its_name(demo: Model, imagenet: Model) -> None:
     known = replace(demo, labels=("tench, Tinca tinca", "crane", "great white shark, white shark", "crane"))
     assert class_index(known, "tinca tinca") == class_index(known, "tench, Tinca tinca") == 0
     assert class_index(known, "Great_White_Shark") == 2

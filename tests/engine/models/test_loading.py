@@ -18,14 +18,14 @@ from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES, load_checkpoint
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.loading import load_model, load_view
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 
-def load(name: str = TINY, **changes: Any) -> LoadedModel:
+def load(name: str = TINY, **changes: Any) -> Model:
     if name == TINY:
         changes["kwargs"] = {**KWARGS, **changes.get("kwargs", {})}
     return load_model(ModelRequest(name, **{"device": "cpu", **changes}))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import EncoderSite, InputSite, injection_site
 
@@ -31,11 +31,11 @@ MODELS: list[tuple[str, dict[str, Any], tuple[int, int]]] = [
 ]
 
 
-def load(name: str, **kwargs: Any) -> LoadedModel:
+def load(name: str, **kwargs: Any) -> Model:
     return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
 
 
-def images_for(model: LoadedModel) -> Tensor:
+def images_for(model: Model) -> Tensor:
     return torch.randn(2, *model.transform.input_size, generator=torch.Generator().manual_seed(0))
 
 

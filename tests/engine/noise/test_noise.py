@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
@@ -23,14 +23,14 @@ TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}
 
 
 @pytest.fixture(scope="module")
-def vit() -> LoadedModel:
+def vit() -> Model:
     return load_model(
         ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs={**TINY, "img_size": 64}, device="cpu")
     )
 
 
 @pytest.fixture(scope="module")
-def cnn() -> LoadedModel:
+def cnn() -> Model:
     """Another network, with other statistics, one of them for each channel, and a larger input."""
     model = load_model(ModelRequest("demo-cnn", device="cpu"))
     transform = EvalTransform((3, 96, 80), (0.1, 0.5, 0.9), (0.2, 0.4, 0.8), "bilinear")
@@ -41,18 +41,18 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
 
 
-def put(path: Path, model: LoadedModel, level: Level, delta: Float[Tensor, "1 *shape"]) -> Path:
+def put(path: Path, model: Model, level: Level, delta: Float[Tensor, "1 *shape"]) -> Path:
     return write_noise(path, model, level, delta)
 
 
 @pytest.fixture
-def learned(vit: LoadedModel, tmp_path: Path) -> Noise:
+def learned(vit: Model, tmp_path: Path) -> Noise:
     """Input-level noise of the ViT's."""
     return read_noise(put(tmp_path / "input.safetensors", vit, "input", draw(3, 64, 64)))
 
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
-def test_round_trip(vit: LoadedModel, tmp_path: Path, level: Level) -> None:
+def test_round_trip(vit: Model, tmp_path: Path, level: Level) -> None:
     delta = draw(*injection_site(vit, level).shape)
     path = put(tmp_path / "noise.safetensors", vit, level, delta)
     noise = read_noise(path)
@@ -81,7 +81,7 @@ def test_controls_have_the_same_norm(learned: Noise) -> None:
     assert float(values.quantile(0.25)) == pytest.approx(-largest / 2, rel=0.05)
 
 
-def test_another_models_noise_is_converted_by_std_alone(learned: Noise, cnn: LoadedModel) -> None:
+def test_another_models_noise_is_converted_by_std_alone(learned: Noise, cnn: Model) -> None:
     """At equal sizes: pixels are what two models share, and no noise stays no noise."""
     small = replace(cnn, transform=replace(cnn.transform, input_size=(3, 64, 64)))
     met = learned.on(small)
@@ -92,7 +92,7 @@ def test_another_models_noise_is_converted_by_std_alone(learned: Noise, cnn: Loa
     assert not nothing.delta.any()
 
 
-def test_another_input_size(learned: Noise, cnn: LoadedModel) -> None:
+def test_another_input_size(learned: Noise, cnn: Model) -> None:
     """A constant stays what it is, and a ramp rises on."""
     ramp = torch.arange(64.0).expand(1, 3, 64, 64)
     met = replace(learned, delta=ramp).on(cnn)
@@ -102,27 +102,27 @@ def test_another_input_size(learned: Noise, cnn: LoadedModel) -> None:
     torch.testing.assert_close(rows[0].diff(), torch.full((69,), 64 / 80), rtol=1e-4, atol=1e-4)
 
 
-def test_a_strangers_tokens_are_refused(vit: LoadedModel, cnn: LoadedModel, tmp_path: Path) -> None:
+def test_a_strangers_tokens_are_refused(vit: Model, cnn: Model, tmp_path: Path) -> None:
     noise = read_noise(put(tmp_path / "noise.safetensors", vit, "encoder", draw(16, 48)))
     other = replace(vit, weights_sha256="another")
     with pytest.raises(ArtifactError, match=r"encoder-level noise of vit_tiny.*means nothing to"):
         noise.on(other)
 
 
-def test_another_number_of_channels(learned: Noise, vit: LoadedModel) -> None:
+def test_another_number_of_channels(learned: Noise, vit: Model) -> None:
     grey = load_model(ModelRequest("demo-cnn", pretrained=False, kwargs={"in_chans": 1}, device="cpu"))
     grey = replace(grey, transform=EvalTransform((1, 64, 64), (0.5,), (0.5,), "bilinear"))
     with pytest.raises(ArtifactError, match="noise on 3 channels; demo-cnn reads 1"):
         learned.on(grey)
 
 
-def test_tokens_of_another_grid(vit: LoadedModel, tmp_path: Path) -> None:
+def test_tokens_of_another_grid(vit: Model, tmp_path: Path) -> None:
     noise = read_noise(put(tmp_path / "noise.safetensors", vit, "encoder", draw(25, 48)))
     with pytest.raises(ArtifactError, match=r"noise of shape \[25, 48\].*takes \[16, 48\]"):
         noise.on(vit)
 
 
-def test_files_that_hold_no_noise(vit: LoadedModel, tmp_path: Path) -> None:
+def test_files_that_hold_no_noise(vit: Model, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="There is no file"):
         read_noise(tmp_path / "none")
     path = put(tmp_path / "noise.safetensors", vit, "encoder", draw(16, 48))
@@ -140,7 +140,7 @@ def test_files_that_hold_no_noise(vit: LoadedModel, tmp_path: Path) -> None:
         read_noise(path)
 
 
-def test_exact_noise_is_in_the_kernel_of_the_patch_embedding(vit: LoadedModel, tmp_path: Path) -> None:
+def test_exact_noise_is_in_the_kernel_of_the_patch_embedding(vit: Model, tmp_path: Path) -> None:
     path = save_basis(tmp_path / "b.safetensors", vit, find_basis(vit), compact=True)
     noise = exact_noise(path, vit, 0.3, seed=1)
     assert (noise.level, noise.sigma, noise.limit, noise.weights_sha256) == ("input", 0.3, None, vit.weights_sha256)

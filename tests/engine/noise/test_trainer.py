@@ -13,7 +13,7 @@ from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, steps_of_round
@@ -31,7 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     kwargs = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
     return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu", batch_size=3))
 
@@ -45,7 +45,7 @@ def plan_of(**changes: Any) -> Plan:
     return Plan(**{**settings, **changes})
 
 
-def learning_of(model: LoadedModel, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Trainer:
+def learning_of(model: Model, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Trainer:
     site = injection_site(model, plan.level)
     cache = ReferenceCache(model, site, images, range(len(images)), model.transform, Store(limit), workers=1)
     return Trainer(model, site, cache, plan, Ranks(), **options)
@@ -59,7 +59,7 @@ def learned(trainer: Trainer) -> list[Tensor]:
 
 @pytest.mark.parametrize("level", ["encoder", "input"])
 @pytest.mark.parametrize("protocol", ["adamw", "sgd", "paper-accum"])
-def test_against_the_authors_loop(model: LoadedModel, images: ImageSet, level: Level, protocol: ProtocolName) -> None:
+def test_against_the_authors_loop(model: Model, images: ImageSet, level: Level, protocol: ProtocolName) -> None:
     """Clean and noisy forward in every step, a mean over the step's images, and torch's optimisers as they come."""
     lr = {"adamw": 0.02, "sgd": 0.5, "paper-accum": 0.1}[protocol]
     plan = plan_of(level=level, protocol=protocol, rounds=10, lr=lr)
@@ -98,7 +98,7 @@ def test_against_the_authors_loop(model: LoadedModel, images: ImageSet, level: L
     assert float((ours - trainer.learners[0].init).norm()) > 0.1
 
 
-def test_several_limits_at_once_are_each_alone(model: LoadedModel, images: ImageSet) -> None:
+def test_several_limits_at_once_are_each_alone(model: Model, images: ImageSet) -> None:
     limits = (0.1, 0.5, 2.0)
     roomy = replace(model, batch_size=16)
     together = learned(learning_of(roomy, images, plan_of(limits=limits)))
@@ -108,13 +108,13 @@ def test_several_limits_at_once_are_each_alone(model: LoadedModel, images: Image
         assert noise.shape == (1, 4, 24)
 
 
-def test_pixels_on_disk_give_what_tokens_in_memory_give(model: LoadedModel, images: ImageSet) -> None:
+def test_pixels_on_disk_give_what_tokens_in_memory_give(model: Model, images: ImageSet) -> None:
     (kept,) = learned(learning_of(model, images, plan_of()))
     (read,) = learned(learning_of(model, images, plan_of(), limit=0))
     torch.testing.assert_close(read, kept, rtol=1e-3, atol=1e-5)
 
 
-def test_the_loss_falls(model: LoadedModel, images: ImageSet) -> None:
+def test_the_loss_falls(model: Model, images: ImageSet) -> None:
     trainer = learning_of(model, images, plan_of(rounds=40))
     learned(trainer)
     record = trainer.learners[0].record(trainer.plan)
@@ -124,7 +124,7 @@ def test_the_loss_falls(model: LoadedModel, images: ImageSet) -> None:
 
 
 @pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0, float("inf")])
-def test_no_noise_has_a_finite_gradient(model: LoadedModel, images: ImageSet, norm: float) -> None:
+def test_no_noise_has_a_finite_gradient(model: Model, images: ImageSet, norm: float) -> None:
     """Where f(x with v) = f(x), ||.||_p has no gradient; 0 is among its subgradients."""
     trainer = learning_of(model, images, plan_of(norm=norm, rounds=1))
     with torch.no_grad():
@@ -135,7 +135,7 @@ def test_no_noise_has_a_finite_gradient(model: LoadedModel, images: ImageSet, no
 
 
 @pytest.mark.parametrize("norm", [1.0, 3.0, float("inf")])
-def test_other_norms(model: LoadedModel, images: ImageSet, norm: float) -> None:
+def test_other_norms(model: Model, images: ImageSet, norm: float) -> None:
     trainer = learning_of(model, images, plan_of(norm=norm, rounds=1, step_images=COUNT))
     site = injection_site(model, "encoder")
     with torch.no_grad():
@@ -146,7 +146,7 @@ def test_other_norms(model: LoadedModel, images: ImageSet, norm: float) -> None:
     assert trainer.learners[0].losses[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_stops_on_the_mean_over_a_round(model: LoadedModel, images: ImageSet) -> None:
+def test_stops_on_the_mean_over_a_round(model: Model, images: ImageSet) -> None:
     tiny, large = 1e-6, 1.0
     trainer = learning_of(model, images, plan_of(limits=(tiny, large), stop_eps=1e-8, rounds=2, lr=1e-9))
     learned(trainer)
@@ -158,7 +158,7 @@ def test_stops_on_the_mean_over_a_round(model: LoadedModel, images: ImageSet) ->
 @pytest.mark.parametrize("protocol", ["adamw", "sgd", "paper-accum"])
 @pytest.mark.parametrize("killed_after", [1, 3, 4, 8])
 def test_going_on_gives_the_same_bits(
-    model: LoadedModel, images: ImageSet, tmp_path: Path, protocol: ProtocolName, killed_after: int
+    model: Model, images: ImageSet, tmp_path: Path, protocol: ProtocolName, killed_after: int
 ) -> None:
     plan = plan_of(limits=(0.5, 1.0), protocol=protocol, stop_eps=1e-9)
     whole = learning_of(model, images, plan)
@@ -179,7 +179,7 @@ def test_going_on_gives_the_same_bits(
         assert learner.record(plan) == twin.record(plan)
 
 
-def test_going_on_needs_the_same_plan(model: LoadedModel, images: ImageSet, tmp_path: Path) -> None:
+def test_going_on_needs_the_same_plan(model: Model, images: ImageSet, tmp_path: Path) -> None:
     trainer = learning_of(model, images, plan_of())
     trainer.save(tmp_path / "state")
     with pytest.raises(ArtifactError, match=r"rounds 3 \(now 4\).*--force"):
@@ -191,25 +191,25 @@ def test_going_on_needs_the_same_plan(model: LoadedModel, images: ImageSet, tmp_
 
 
 def test_fewer_images_at_once_where_memory_is_short(
-    model: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch
+    model: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (expected,) = learned(learning_of(model, images, plan_of()))
     said: list[str] = []
     trainer = learning_of(model, images, plan_of(), notice=said.append)
-    forward = LoadedModel.forward
+    forward = Model.forward
 
-    def short(self: LoadedModel, batch: Tensor) -> Any:
+    def short(self: Model, batch: Tensor) -> Any:
         if len(batch) > 1:
             raise torch.OutOfMemoryError("too much")
         return forward(self, batch)
 
-    monkeypatch.setattr(LoadedModel, "forward", short)
+    monkeypatch.setattr(Model, "forward", short)
     (noise,) = learned(trainer)
     torch.testing.assert_close(noise, expected, rtol=1e-3, atol=1e-5)
     assert said == ["out of memory with 3 images at once; going on with 1"]
 
 
-def test_a_gradient_that_is_not_finite_is_an_error(model: LoadedModel, images: ImageSet) -> None:
+def test_a_gradient_that_is_not_finite_is_an_error(model: Model, images: ImageSet) -> None:
     trainer = learning_of(model, images, plan_of())
     with torch.no_grad():
         trainer.learners[0].noise.fill_(float("nan"))
@@ -217,7 +217,7 @@ def test_a_gradient_that_is_not_finite_is_an_error(model: LoadedModel, images: I
         learned(trainer)
 
 
-def test_half_precision_comes_near(model: LoadedModel, images: ImageSet) -> None:
+def test_half_precision_comes_near(model: Model, images: ImageSet) -> None:
     (full,) = learned(learning_of(model, images, plan_of(protocol="sgd")))
     (half,) = learned(learning_of(replace(model, amp="bf16"), images, plan_of(protocol="sgd")))
     init = learning_of(model, images, plan_of()).learners[0].init

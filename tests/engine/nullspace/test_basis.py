@@ -8,7 +8,7 @@ import torch
 
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
 from nullspace_cli.engine.nullspace.basis_file import load_row_space, save_basis
@@ -17,17 +17,17 @@ from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
 
 
-def load(name: str, **kwargs: Any) -> LoadedModel:
+def load(name: str, **kwargs: Any) -> Model:
     return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def demo() -> LoadedModel:
+def demo() -> Model:
     return load_model(ModelRequest("demo", device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def found(demo: LoadedModel) -> PatchBasis:
+def found(demo: Model) -> PatchBasis:
     return find_basis(demo)
 
 
@@ -83,14 +83,14 @@ def test_models_without_a_patch_nullspace(name: str, kind: str, words: list[str]
 
 
 @pytest.mark.parametrize("space", ["pixel", "normalized"])
-def test_check_passes_through_the_whole_network(demo: LoadedModel, space: Space) -> None:
+def test_check_passes_through_the_whole_network(demo: Model, space: Space) -> None:
     check = check_basis(demo, find_basis(demo, space=space))
     assert check.passed is True
     assert check.null_logit_mse < 1e-8 * check.random_logit_mse
     assert check.residual < 1e-13
 
 
-def test_check_fails_for_directions_that_are_not_null(demo: LoadedModel, found: PatchBasis) -> None:
+def test_check_fails_for_directions_that_are_not_null(demo: Model, found: PatchBasis) -> None:
     nullspace = found.nullspace
     wrong = Nullspace(nullspace.row_space, nullspace.row_space[:20], nullspace.singular_values, 0.1, "pixel")
     check = check_basis(demo, PatchBasis(found.patch_map, wrong))
@@ -123,7 +123,7 @@ def test_other_channels_and_odd_sizes() -> None:
 
 
 @pytest.mark.parametrize("space", ["pixel", "normalized"])
-def test_null_noise_is_in_pixel_units(demo: LoadedModel, space: Space) -> None:
+def test_null_noise_is_in_pixel_units(demo: Model, space: Space) -> None:
     basis = find_basis(demo, space=space)
     noise = null_noise(basis.pixel_basis, (224, 224), 0.3, seed=1)
     assert noise.square().mean().sqrt() == pytest.approx(0.3)
@@ -135,7 +135,7 @@ def test_null_noise_is_in_pixel_units(demo: LoadedModel, space: Space) -> None:
     assert control.norm() == pytest.approx(noise.norm())
 
 
-def test_saved_row_space_comes_back(demo: LoadedModel, found: PatchBasis, tmp_path: Path) -> None:
+def test_saved_row_space_comes_back(demo: Model, found: PatchBasis, tmp_path: Path) -> None:
     path = save_basis(tmp_path / "b.safetensors", demo, found)
     assert torch.equal(load_row_space(path, demo), found.nullspace.row_space.flatten(1))
     small = save_basis(tmp_path / "c.safetensors", demo, found, compact=True)
@@ -149,7 +149,7 @@ def test_saved_row_space_comes_back(demo: LoadedModel, found: PatchBasis, tmp_pa
     torch.testing.assert_close(rows.mT @ rows, own.mT @ own)  # the same projector, whichever the file's space
 
 
-def test_patch_map_is_the_models_own_layer(demo: LoadedModel, found: PatchBasis) -> None:
+def test_patch_map_is_the_models_own_layer(demo: Model, found: PatchBasis) -> None:
     assert isinstance(found.patch_map, PatchMap)
     x = torch.rand(2, 3, 224, 224)
     tokens = found.patch_map.patchify(x.double()) @ found.patch_map.matrix("normalized").mT

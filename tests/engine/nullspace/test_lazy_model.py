@@ -11,7 +11,7 @@ import torch
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis
@@ -26,7 +26,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the models that were loaded, each a little late, as a large one would be."""
     names: list[str] = []
 
-    def counted(request: ModelRequest) -> LoadedModel:
+    def counted(request: ModelRequest) -> Model:
         names.append(request.name)
         time.sleep(0.05)
         return load_model(request)
@@ -58,7 +58,7 @@ def test_what_is_known_after_loading(loads: list[str]) -> None:
 def test_loaded_once_by_several_threads(loads: list[str]) -> None:
     network, together = LazyModel(VIT), threading.Barrier(4)
 
-    def ask(i: int) -> LoadedModel:
+    def ask(i: int) -> Model:
         together.wait()
         if i % 2:
             _ = network.patches
@@ -72,7 +72,7 @@ def test_loaded_once_by_several_threads(loads: list[str]) -> None:
 
 
 def test_a_model_that_cannot_be_had_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unplugged(request: ModelRequest) -> LoadedModel:
+    def unplugged(request: ModelRequest) -> Model:
         raise ModelError("no connection")
 
     network = LazyModel(CNN)

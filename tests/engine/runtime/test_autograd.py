@@ -13,7 +13,7 @@ from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
@@ -43,11 +43,11 @@ def mode(request: pytest.FixtureRequest) -> Callable[[], Any]:
     return MODES[request.param]
 
 
-def load(name: str, kwargs: dict[str, Any]) -> LoadedModel:
+def load(name: str, kwargs: dict[str, Any]) -> Model:
     return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu", batch_size=4))
 
 
-def images_for(model: LoadedModel) -> Tensor:
+def images_for(model: Model) -> Tensor:
     return torch.randn(2, *model.transform.input_size, generator=torch.Generator().manual_seed(0))
 
 
@@ -116,7 +116,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return training_images(tmp_path_factory.mktemp("images"), 4)
 
 
-def learned(model: LoadedModel, images: ImageSet) -> Tensor:
+def learned(model: Model, images: ImageSet) -> Tensor:
     plan = Plan("encoder", (0.5,), "adamw", 2, 0.02, 1.0, 2.0, None, 2, 0, "x", len(images), {})
     site = injection_site(model, "encoder")
     cache = ReferenceCache(model, site, images, range(len(images)), model.transform, Store(2**20), workers=1)

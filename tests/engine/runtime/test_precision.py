@@ -12,7 +12,7 @@ from PIL import Image
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.check import check_basis
@@ -169,7 +169,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     return load_model(ModelRequest("demo", device="cpu", amp="bf16"))
 
 
@@ -192,7 +192,7 @@ def test_loading_onto_a_card_changes_nothing_either() -> None:
     assert older() == ("highest", False, True)
 
 
-def test_an_exact_model_is_exact_whatever_surrounds_it(model: LoadedModel, watched: list[tuple[bool, bool]]) -> None:
+def test_an_exact_model_is_exact_whatever_surrounds_it(model: Model, watched: list[tuple[bool, bool]]) -> None:
     torch.set_float32_matmul_precision("medium")
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     alone = model.in_full_precision()(x).features
@@ -204,7 +204,7 @@ def test_an_exact_model_is_exact_whatever_surrounds_it(model: LoadedModel, watch
 
 
 def test_verification_is_never_under_autocast(
-    model: LoadedModel, pair: tuple[Path, Path], watched: list[tuple[bool, bool]]
+    model: Model, pair: tuple[Path, Path], watched: list[tuple[bool, bool]]
 ) -> None:
     patch_map = find_basis(model).patch_map
     pictures = [read_picture(path) for path in pair]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.saliency.attention import attention_gradcam, raw_attention, rollout, token_gradcam
 from tests.engine.saliency.literal_lrp import Array, LiteralViT
 from tests.engine.saliency.tiny import images_for, tiny
@@ -26,12 +26,12 @@ def close(ours: Tensor, expected: Tensor) -> None:
 # Against the literal ViT
 
 
-def test_raw_attention(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_raw_attention(model: Model, images: Tensor, literal: LiteralViT) -> None:
     runs = [literal.forward(image.numpy()) for image in images]
     close(raw_attention(model, images), grids([run.values["attention"][-1].mean(0)[0, 1:] for run in runs]))
 
 
-def test_rollout(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_rollout(model: Model, images: Tensor, literal: LiteralViT) -> None:
     expected = []
     for image in images:
         C = np.eye(5)
@@ -42,7 +42,7 @@ def test_rollout(model: LoadedModel, images: Tensor, literal: LiteralViT) -> Non
     close(rollout(model, images), grids(expected))
 
 
-def test_attention_gradcam(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_attention_gradcam(model: Model, images: Tensor, literal: LiteralViT) -> None:
     expected = []
     for image, index in zip(images.numpy(), CLASSES.tolist(), strict=True):
         A = literal.forward(image).values["attention"][-1][:, 0, 1:]
@@ -53,7 +53,7 @@ def test_attention_gradcam(model: LoadedModel, images: Tensor, literal: LiteralV
     close(attention_gradcam(model, images, CLASSES), grids(expected))
 
 
-def test_token_gradcam(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_token_gradcam(model: Model, images: Tensor, literal: LiteralViT) -> None:
     expected = []
     for image, index in zip(images.numpy(), CLASSES.tolist(), strict=True):
         tokens = literal.forward(image).values["normed1"][-1][1:]
@@ -66,7 +66,7 @@ def test_token_gradcam(model: LoadedModel, images: Tensor, literal: LiteralViT) 
 # Which tokens the answer is read from
 
 
-def last_attention(model: LoadedModel, images: Tensor) -> Tensor:
+def last_attention(model: Model, images: Tensor) -> Tensor:
     """The last block's attention by itself, of a copy made for the purpose: softmax(q k^T / sqrt(d)) of its input."""
     module = copy.deepcopy(model.module).double()
     attention, seen = module.blocks[-1].attn, []  # type: ignore[union-attr, index]

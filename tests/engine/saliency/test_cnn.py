@@ -12,25 +12,25 @@ from torch import Tensor
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam, has_feature_map
 from tests.engine.saliency.tiny import load
 
 
 @pytest.fixture(scope="module")
-def demo() -> LoadedModel:
+def demo() -> Model:
     model = load_model(ModelRequest("demo-cnn", device="cpu"))
     return replace(model, module=deepcopy(model.module).double())
 
 
 @pytest.fixture(scope="module")
-def images(demo: LoadedModel) -> Tensor:
+def images(demo: Model) -> Tensor:
     return torch.stack([demo.transform.normalize(draw("val", index)[0]) for index in range(3)]).double()
 
 
 @pytest.mark.parametrize("classes", [None, torch.tensor([3, 0, 7])])
-def test_against_captum(demo: LoadedModel, images: Tensor, classes: Tensor | None) -> None:
+def test_against_captum(demo: Model, images: Tensor, classes: Tensor | None) -> None:
     target = demo.module(images).argmax(1) if classes is None else classes
     oracle = LayerGradCam(demo.module, demo.module.get_submodule("layer4"))
     expected = oracle.attribute(images.clone().requires_grad_(True), target=target, relu_attributions=True)
@@ -80,6 +80,6 @@ def test_what_keeps_no_map_is_refused(name: str, kwargs: dict[str, Any], words: 
         gradcam(model, torch.zeros(1, *model.transform.input_size))
 
 
-def test_works_in_inference_mode(demo: LoadedModel, images: Tensor) -> None:
+def test_works_in_inference_mode(demo: Model, images: Tensor) -> None:
     with torch.inference_mode():
         assert gradcam(demo, images.clone()).shape == (3, 7, 7)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam
 from nullspace_cli.engine.saliency.faithfulness import FRACTIONS, Curve, faithfulness
@@ -18,21 +18,21 @@ from nullspace_cli.engine.saliency.methods import upsampled
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     return load_model(ModelRequest("demo-cnn", device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def images(model: LoadedModel) -> Tensor:
+def images(model: Model) -> Tensor:
     return torch.stack([model.transform.normalize(draw("val", index)[0]) for index in range(4)])
 
 
-def predicted(model: LoadedModel, image: Tensor) -> int:
+def predicted(model: Model, image: Tensor) -> int:
     with torch.no_grad():
         return int(model.module(image[None]).argmax())
 
 
-def test_by_a_literal_loop(model: LoadedModel, images: Tensor) -> None:
+def test_by_a_literal_loop(model: Model, images: Tensor) -> None:
     noise = torch.rand(4, 224, 224, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     maps = upsampled(gradcam(model, images), (224, 224)) + 1e-6 * noise  # no two pixels are equal
     labels = torch.tensor([0, 1, 2, 4])  # the last is wrong: these images' classes are 0, ..., 3
@@ -72,7 +72,7 @@ class Pixel(nn.Module):
         return self.head(images[:, :1, -1, -1])
 
 
-def test_the_faithful_map_has_the_extreme_areas(model: LoadedModel) -> None:
+def test_the_faithful_map_has_the_extreme_areas(model: Model) -> None:
     toy = replace(model, module=Pixel().requires_grad_(False))
     images = torch.ones(2, 3, 10, 10)
     maps = torch.zeros(2, 10, 10, dtype=torch.float64)
@@ -85,7 +85,7 @@ def test_the_faithful_map_has_the_extreme_areas(model: LoadedModel) -> None:
     assert found.negative_label is None
 
 
-def test_fractions_are_exact_to_the_pixel(model: LoadedModel) -> None:
+def test_fractions_are_exact_to_the_pixel(model: Model) -> None:
     toy = replace(model, module=Pixel().requires_grad_(False))
     maps = (
         torch.arange(100, dtype=torch.float64).roll(10).reshape(1, 10, 10)
@@ -95,7 +95,7 @@ def test_fractions_are_exact_to_the_pixel(model: LoadedModel) -> None:
     assert list(found.negative.accuracy) == [*[1] * 9, 0]
 
 
-def test_maps_are_upsampled_and_ties_are_random(model: LoadedModel) -> None:
+def test_maps_are_upsampled_and_ties_are_random(model: Model) -> None:
     toy = replace(model, module=Pixel().requires_grad_(False))
     images = torch.ones(1, 3, 20, 20)
     coarse = torch.tensor([[[0.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import sample_null
 from nullspace_cli.engine.saliency import gradients
@@ -25,12 +25,12 @@ ATTRIBUTIONS: dict[str, Callable[..., Tensor]] = {
 CLASSES = torch.tensor([3, 0, 7])
 
 
-def wide(model: LoadedModel) -> LoadedModel:
+def wide(model: Model) -> Model:
     return replace(model, module=deepcopy(model.module).double())
 
 
 @pytest.fixture(scope="module")
-def vit() -> LoadedModel:
+def vit() -> Model:
     """Its three std differ, and its patch embedding has a nullity of 576."""
     return load("deit_tiny_patch16_224", depth=2, img_size=64, num_classes=10)
 
@@ -41,14 +41,14 @@ def images() -> Tensor:
 
 
 @pytest.fixture(params=["vit", "cnn"])
-def model(request: pytest.FixtureRequest) -> LoadedModel:
+def model(request: pytest.FixtureRequest) -> Model:
     return wide(request.getfixturevalue(request.param))
 
 
 # Against captum, and against the definitions
 
 
-def test_against_captum(model: LoadedModel, images: Tensor) -> None:
+def test_against_captum(model: Model, images: Tensor) -> None:
     small, x = replace(model, batch_size=2), images.clone().requires_grad_(True)
     oracle = Saliency(model.module).attribute(x, target=CLASSES, abs=False)
     torch.testing.assert_close(gradients.pixel_gradients(small, images, CLASSES), oracle)
@@ -58,7 +58,7 @@ def test_against_captum(model: LoadedModel, images: Tensor) -> None:
     torch.testing.assert_close(gradients.path_gradients(small, images, CLASSES, steps=8), oracle)
 
 
-def test_smoothgrad_by_a_literal_loop(vit: LoadedModel, images: Tensor) -> None:
+def test_smoothgrad_by_a_literal_loop(vit: Model, images: Tensor) -> None:
     model, x = wide(vit), images[:1]
     std = torch.tensor(model.transform.std, dtype=torch.float64)[:, None, None]
     noise = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -72,7 +72,7 @@ def test_smoothgrad_by_a_literal_loop(vit: LoadedModel, images: Tensor) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_integrated_gradients_are_complete(model: LoadedModel, images: Tensor) -> None:
+def test_integrated_gradients_are_complete(model: Model, images: Tensor) -> None:
     with torch.no_grad():
         values = [model.module(x).gather(1, CLASSES[:, None])[:, 0] for x in (images, torch.zeros_like(images))]
     sums = gradients.path_gradients(model, images, CLASSES).sum((1, 2, 3))
@@ -80,7 +80,7 @@ def test_integrated_gradients_are_complete(model: LoadedModel, images: Tensor) -
     torch.testing.assert_close(sums, values[0] - values[1], rtol=1e-8 if smooth else 0.02, atol=0)
 
 
-def test_maps_are_made_of_attributions(vit: LoadedModel, images: Tensor) -> None:
+def test_maps_are_made_of_attributions(vit: Model, images: Tensor) -> None:
     x = images[:1]
     for explain, attribute in (
         (gradients.gradient, gradients.pixel_gradients),
@@ -99,7 +99,7 @@ def test_maps_are_made_of_attributions(vit: LoadedModel, images: Tensor) -> None
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_batch_equals_single_and_top1_is_the_default(name: str, model: LoadedModel, images: Tensor) -> None:
+def test_batch_equals_single_and_top1_is_the_default(name: str, model: Model, images: Tensor) -> None:
     attribute = ATTRIBUTIONS[name]
     sizes: list[int] = []
     small = replace(model, batch_size=2)
@@ -132,9 +132,7 @@ def test_without_a_head_the_features_norm_is_explained(images: Tensor) -> None:
     torch.testing.assert_close(total, expected, rtol=1e-8, atol=0)
 
 
-def test_works_in_inference_mode_and_in_full_precision_and_leaves_the_model_alone(
-    vit: LoadedModel, images: Tensor
-) -> None:
+def test_works_in_inference_mode_and_in_full_precision_and_leaves_the_model_alone(vit: Model, images: Tensor) -> None:
     expected = gradients.gradient(vit, images)
     model = replace(vit, module=deepcopy(vit.module).requires_grad_(True), amp="bf16")
     with torch.inference_mode():
@@ -148,7 +146,7 @@ def test_works_in_inference_mode_and_in_full_precision_and_leaves_the_model_alon
 
 
 @pytest.fixture(scope="module")
-def pair(vit: LoadedModel, images: Tensor) -> tuple[LoadedModel, Tensor, Tensor]:
+def pair(vit: Model, images: Tensor) -> tuple[Model, Tensor, Tensor]:
     basis = find_basis(vit, space="normalized").nullspace.basis
     v = sample_null(basis, vit.transform.input_size[1:], torch.Generator().manual_seed(2))
     return wide(vit), images, images + v
@@ -159,15 +157,13 @@ def relative(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ["gradient", "smoothgrad"])
-def test_null_noise_leaves_slopes(name: str, pair: tuple[LoadedModel, Tensor, Tensor]) -> None:
+def test_null_noise_leaves_slopes(name: str, pair: tuple[Model, Tensor, Tensor]) -> None:
     model, x, moved = pair
     assert relative(ATTRIBUTIONS[name](model, x), ATTRIBUTIONS[name](model, moved)) < 1e-12
 
 
 @pytest.mark.parametrize("name", ["input-x-gradient", "integrated-gradients"])
-def test_null_noise_moves_contributions_within_patches_only(
-    name: str, pair: tuple[LoadedModel, Tensor, Tensor]
-) -> None:
+def test_null_noise_moves_contributions_within_patches_only(name: str, pair: tuple[Model, Tensor, Tensor]) -> None:
     model, x, moved = pair
     before, after = (ATTRIBUTIONS[name](model, images) for images in (x, moved))
     assert relative(before, after) > 0.1

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nullspace_cli.engine.errors import ModelError, UsageError
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain, supported, upsampled
 from tests.engine.saliency.tiny import load
 
@@ -13,11 +13,11 @@ PIXELS = ("gradient", "input-x-gradient", "integrated-gradients", "smoothgrad")
 
 
 @pytest.fixture(scope="module")
-def vit() -> LoadedModel:
+def vit() -> Model:
     return load("vit_tiny_patch16_224", depth=2, img_size=64, num_classes=10)
 
 
-def test_which_models_have_which_methods(vit: LoadedModel, cnn: LoadedModel) -> None:
+def test_which_models_have_which_methods(vit: Model, cnn: Model) -> None:
     assert tuple(METHODS) == (*TOKENS, *PIXELS, "gradcam")
     assert supported(vit) == (*TOKENS, *PIXELS)
     assert supported(cnn) == (*PIXELS, "gradcam")
@@ -38,7 +38,7 @@ def test_what_relevance_cannot_be_carried_through_is_known_beforehand() -> None:
         choose(hybrid, ("full-lrp",))
 
 
-def test_choosing(vit: LoadedModel, cnn: LoadedModel) -> None:
+def test_choosing(vit: Model, cnn: Model) -> None:
     assert [method.name for method in choose(vit, ("all",))] == [*TOKENS, *PIXELS]
     assert [method.name for method in choose(cnn, ("gradcam", "gradient", "gradcam"))] == ["gradcam", "gradient"]
     with pytest.raises(UsageError, match=r"'grad-cam'.*gradcam.*all"):
@@ -50,7 +50,7 @@ def test_choosing(vit: LoadedModel, cnn: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_maps_and_their_class(name: str, vit: LoadedModel, cnn: LoadedModel) -> None:
+def test_maps_and_their_class(name: str, vit: Model, cnn: Model) -> None:
     model = cnn if name == "gradcam" else vit
     grid = (2, 2) if name == "gradcam" else (64, 64) if name in (*PIXELS, "full-lrp") else (4, 4)
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -62,7 +62,7 @@ def test_maps_and_their_class(name: str, vit: LoadedModel, cnn: LoadedModel) -> 
     assert same == (name in ("raw", "rollout"))
 
 
-def test_a_class_that_the_model_lacks_is_refused(vit: LoadedModel) -> None:
+def test_a_class_that_the_model_lacks_is_refused(vit: Model) -> None:
     x = torch.zeros(1, 3, 64, 64)
     for index in (10, -1):
         with pytest.raises(UsageError, match=rf"vit_tiny.* no class {index}.* 10 classes"):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp
@@ -31,20 +31,20 @@ def close(ours: Tensor, expected: list[Array]) -> None:
 
 
 @pytest.mark.parametrize("start_layer", [0, 1])
-def test_attribution(model: LoadedModel, images: Tensor, literal: LiteralViT, start_layer: int) -> None:
+def test_attribution(model: Model, images: Tensor, literal: LiteralViT, start_layer: int) -> None:
     pairs = zip(images.numpy(), CLASSES.tolist(), strict=True)
     expected = [literal.attribution(image, index, start_layer) for image, index in pairs]
     options = {"start_layer": start_layer} if start_layer else {}  # the first layer is the default
     close(attribution(model, images, CLASSES, **options), expected)
 
 
-def test_partial_lrp(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_partial_lrp(model: Model, images: Tensor, literal: LiteralViT) -> None:
     pairs = zip(images.numpy(), CLASSES.tolist(), strict=True)
     last = [literal.relevance(image, index)[0][-1] for image, index in pairs]
     close(partial_lrp(model, images, CLASSES), [np.maximum(A, 0).mean(0)[0, 1:] for A in last])
 
 
-def test_full_lrp(model: LoadedModel, images: Tensor, literal: LiteralViT) -> None:
+def test_full_lrp(model: Model, images: Tensor, literal: LiteralViT) -> None:
     pairs = zip(images.numpy(), CLASSES.tolist(), strict=True)
     close(full_lrp(model, images, CLASSES), [literal.relevance(image, index)[1].sum(0) for image, index in pairs])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency import transformer
 from nullspace_cli.engine.saliency.attention import attention_gradcam, raw_attention, rollout, token_gradcam
@@ -26,11 +26,11 @@ def method_name(method: Method) -> str:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def model(request: pytest.FixtureRequest) -> LoadedModel:
+def model(request: pytest.FixtureRequest) -> Model:
     return tiny(request.param)
 
 
-def state(model: LoadedModel) -> dict[str, Any]:
+def state(model: Model) -> dict[str, Any]:
     """All that a method might leave behind in a module."""
     modules = dict(model.module.named_modules())
     return {
@@ -46,7 +46,7 @@ def state(model: LoadedModel) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=method_name)
-def test_a_batch_is_its_images_one_by_one(model: LoadedModel, method: Method) -> None:
+def test_a_batch_is_its_images_one_by_one(model: Model, method: Method) -> None:
     images = images_for(model)
     classes = torch.tensor([2, 0, 3]) if model.has_head else None
     maps = method(model, images, classes)
@@ -96,7 +96,7 @@ def test_grids_may_be_oblong(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", TOKEN_METHODS, ids=method_name)
-def test_an_exact_null_vector_is_not_seen(model: LoadedModel, method: Method) -> None:
+def test_an_exact_null_vector_is_not_seen(model: Model, method: Method) -> None:
     kernels: Any = model.module.patch_embed.proj.weight  # type: ignore[union-attr]
     weight: Tensor = kernels.double()
     W, r = weight.flatten(1), int(weight.shape[-1])

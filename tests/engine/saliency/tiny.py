@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 
 SIZE = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 4}
@@ -21,12 +21,12 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load(name: str, **kwargs: Any) -> LoadedModel:
+def load(name: str, **kwargs: Any) -> Model:
     """A timm model with random weights."""
     return load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
 
 
-def tiny(kind: str, **kwargs: Any) -> LoadedModel:
+def tiny(kind: str, **kwargs: Any) -> Model:
     """A small model, all of whose parameters are random: none at zero, attention far from uniform."""
     name, arguments = KINDS[kind]
     model = load(name, **{**SIZE, **arguments, **kwargs})
@@ -36,6 +36,6 @@ def tiny(kind: str, **kwargs: Any) -> LoadedModel:
     return model
 
 
-def images_for(model: LoadedModel, count: int = 3) -> Tensor:
+def images_for(model: Model, count: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, *model.transform.input_size, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, read_picture
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, sample_null
@@ -48,9 +48,9 @@ class Tiny(nn.Module):
         return answer
 
 
-def tiny(classes: int = 4) -> LoadedModel:
+def tiny(classes: int = 4) -> Model:
     module = Tiny(classes).eval().requires_grad_(False)
-    return LoadedModel(module, "tiny", "random", "0" * 64, TRANSFORM, torch.device("cpu"), "none", 8, 0, ("a", "b"))
+    return Model(module, "tiny", "random", "0" * 64, TRANSFORM, torch.device("cpu"), "none", 8, 0, ("a", "b"))
 
 
 def random_pixels(seed: int, height: int = 40, width: int = 32) -> NDArray[np.uint8]:

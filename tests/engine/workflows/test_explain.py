@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.saliency.faithfulness import Faithfulness, FaithfulnessOfMany, faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, explain
@@ -20,19 +20,19 @@ from nullspace_cli.engine.workflows.explain import labels_of
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     return load_model(ModelRequest("demo", device="cpu"))
 
 
 @pytest.fixture(scope="module")
-def images(model: LoadedModel) -> Tensor:
+def images(model: Model) -> Tensor:
     return torch.stack([model.transform.normalize(draw("val", index)[0]) for index in range(3)])
 
 
 # Faithfulness
 
 
-def test_batches_add_up(model: LoadedModel, images: Tensor) -> None:
+def test_batches_add_up(model: Model, images: Tensor) -> None:
     maps = {"rollout": explain(model, images, METHODS["rollout"])}
     labels = torch.tensor([0, 1, 5])
     found = FaithfulnessOfMany(model, seed=0)
@@ -47,10 +47,10 @@ def test_batches_add_up(model: LoadedModel, images: Tensor) -> None:
     assert found.methods["rollout"].positive_label is None
 
 
-def test_each_image_has_its_own_random_map(model: LoadedModel, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_has_its_own_random_map(model: Model, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[Tensor] = []
 
-    def spied(model: LoadedModel, images: Tensor, maps: Tensor, *arguments: Any, **options: Any) -> Faithfulness:
+    def spied(model: Model, images: Tensor, maps: Tensor, *arguments: Any, **options: Any) -> Faithfulness:
         used.append(maps)
         return faithfulness(model, images, maps, *arguments, **options)
 
@@ -65,7 +65,7 @@ def test_each_image_has_its_own_random_map(model: LoadedModel, images: Tensor, m
 # Noise
 
 
-def test_noises_of_equal_norm_in_their_spaces(model: LoadedModel) -> None:
+def test_noises_of_equal_norm_in_their_spaces(model: Model) -> None:
     noises = NoiseComparison(model, [], 0.1, seed=3).noises(3)
     std = torch.tensor(model.transform.std, dtype=torch.float64)[:, None, None]
     weight = model.module.get_parameter("patch_embed.proj.weight").double()
@@ -79,7 +79,7 @@ def test_noises_of_equal_norm_in_their_spaces(model: LoadedModel) -> None:
     assert share**2 == pytest.approx(192 / 3072, rel=0.1)
 
 
-def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model: LoadedModel) -> None:
+def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model: Model) -> None:
     """Of one seed both would be made of the same normal numbers."""
     noises = NoiseComparison(model, [], 0.1, seed=3).noises(3)
     drawn = torch.randn(49 * 2880, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model
         assert abs(float(torch.corrcoef(torch.stack([control, drawn[: len(control)]]))[0, 1])) < 0.015
 
 
-def test_every_image_has_its_own_noise_whatever_its_batch(model: LoadedModel, images: Tensor) -> None:
+def test_every_image_has_its_own_noise_whatever_its_batch(model: Model, images: Tensor) -> None:
     method, classes = METHODS["rollout"], torch.tensor([0, 1, 2])
     maps = {"rollout": explain(model, images, method)}
     found = [NoiseComparison(model, [method], 0.3, seed=0) for _ in range(2)]
@@ -105,7 +105,7 @@ def test_every_image_has_its_own_noise_whatever_its_batch(model: LoadedModel, im
     assert not torch.equal(found[0].noises(0)["null"], found[0].noises(1)["null"])
 
 
-def test_constant_maps_are_counted_and_left_out(model: LoadedModel, images: Tensor) -> None:
+def test_constant_maps_are_counted_and_left_out(model: Model, images: Tensor) -> None:
     comparison = NoiseComparison(model, [METHODS["rollout"]], 0.1, seed=0)
     maps = explain(model, images, METHODS["rollout"])
     maps[1] = 1
@@ -120,12 +120,12 @@ def test_constant_maps_are_counted_and_left_out(model: LoadedModel, images: Tens
 # Classes
 
 
-def test_labels_are_the_folders_names(model: LoadedModel) -> None:
+def test_labels_are_the_folders_names(model: Model) -> None:
     sources = [Path("a/star/1.png"), Path("triangle/2.png"), Path("b/star/3.png")]
     assert labels_of(model, sources) == dict(zip(sources, (4, 3, 4), strict=True))
     for other in ("a.png", "holidays/a.png", "3/a.png"):
         assert labels_of(model, [*sources, Path(other)]) is None
 
 
-def test_as_many_folders_as_classes_are_no_classes_for_that(model: LoadedModel) -> None:
+def test_as_many_folders_as_classes_are_no_classes_for_that(model: Model) -> None:
     assert labels_of(model, [Path(f"holiday {i}/a.png") for i in range(model.num_classes)]) is None

@@ -13,7 +13,7 @@ from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.model import LoadedModel
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
@@ -32,12 +32,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def model() -> LoadedModel:
+def model() -> Model:
     kwargs = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
     return load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu", batch_size=3))
 
 
-def run_in(folder: Path, model: LoadedModel, images: ImageSet, ranks: Ranks, **options: Any) -> NoiseRun:
+def run_in(folder: Path, model: Model, images: ImageSet, ranks: Ranks, **options: Any) -> NoiseRun:
     folder.mkdir(exist_ok=True)
     plan = Plan(
         "encoder", LIMITS, "adamw", 3, 0.02, 1.0, 2.0, None, 4, 0, images.fingerprint(), len(images),
@@ -54,7 +54,7 @@ def noises(folder: Path) -> list[Tensor]:
     return [read_tensors(folder / f"{limit}.safetensors", NOISE)[0]["noise"] for limit in LIMITS]
 
 
-def interrupted(folder: Path, model: LoadedModel, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(folder: Path, model: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave a run's state after three steps."""
     with monkeypatch.context() as patch:
         steps = Trainer.steps
@@ -73,7 +73,7 @@ def interrupted(folder: Path, model: LoadedModel, images: ImageSet, monkeypatch:
 
 @pytest.mark.parametrize("where", [0, 1, 2], ids=["with the first", "with the second", "with both"])
 def test_a_state_counts_where_the_first_process_finds_it(
-    model: LoadedModel, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
+    model: Model, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
 ) -> None:
     """Each process has a file system of its own."""
     run_in(tmp_path / "whole", model, images, Ranks())()
@@ -103,7 +103,7 @@ def test_a_state_counts_where_the_first_process_finds_it(
 
 @pytest.mark.parametrize("where", [0, 1])
 def test_noises_are_finished_where_the_first_process_finds_them(
-    model: LoadedModel, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
+    model: Model, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: int
 ) -> None:
     folders = [tmp_path / "0", tmp_path / "1"]
     run_in(folders[where], model, images, Ranks())()
@@ -123,7 +123,7 @@ def test_noises_are_finished_where_the_first_process_finds_them(
 
 
 def test_what_follows_the_first_process_is_all_that_changes(
-    model: LoadedModel, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path / "0", model, images, monkeypatch)
 

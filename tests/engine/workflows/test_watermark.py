@@ -15,7 +15,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
-from nullspace_cli.engine.models.model import LoadedModel, ModelView
+from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -52,9 +52,9 @@ class Tiny(nn.Module):
         return answer
 
 
-def load_tiny(request: ModelRequest) -> LoadedModel:
+def load_tiny(request: ModelRequest) -> Model:
     module = Tiny().eval().requires_grad_(False)
-    return LoadedModel(module, "tiny", "random", "0" * 64, TRANSFORM, torch.device("cpu"), "none", 8, 0, None)
+    return Model(module, "tiny", "random", "0" * 64, TRANSFORM, torch.device("cpu"), "none", 8, 0, None)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(request: ModelRequest) -> LoadedModel:
+    def missing(request: ModelRequest) -> Model:
         raise ModelError("no weights of tiny")
 
     monkeypatch.setattr(networks, "load_model", missing)
@@ -147,7 +147,7 @@ def by_model(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that the model was run on."""
     files: list[Path] = []
 
-    def watched(model: LoadedModel, patch_map: Any, source: Picture, result: Picture) -> Verification:
+    def watched(model: Model, patch_map: Any, source: Picture, result: Picture) -> Verification:
         files.append(result.path)
         return verify(model, patch_map, source, result)
 
@@ -390,7 +390,7 @@ def test_a_bug_is_not_a_failed_image(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_prepare_loads_what_will_be_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
 
-    def counted(request: ModelRequest) -> LoadedModel:
+    def counted(request: ModelRequest) -> Model:
         loads.append(request.name)
         return load_tiny(request)
 
@@ -408,7 +408,7 @@ def test_prepare_loads_what_will_be_needed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_prepare_refuses_a_model_without_nullspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(model: LoadedModel) -> None:
+    def none(model: Model) -> None:
         raise NoNullspaceError("none")
 
     monkeypatch.setattr(networks, "find_basis", none)
