@@ -1,6 +1,6 @@
 """What came of fooling a network: what it says of the images, and whether its saliency maps can tell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.noise import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import similarity
+from nullspace_cli.engine.transforms.evaluation import from_8_bits, to_8_bits
 from nullspace_cli.engine.watermark.result import Pixels
 from nullspace_cli.engine.watermark.verification import Verification, verify, verify_inputs
 
@@ -40,7 +42,63 @@ class Report:
     maps: Mapping[str, Float[Tensor, "3 gh gw"]]
 
 
-def verified(
+@full_precision
+def measured(
+    attack: Attack,
+    result: AttackResult,
+    source: Picture,
+    saved: Picture,
+    methods: Sequence[Method],
+    tolerance: float = 0.01,
+) -> Report:
+    """What the network says of a result, and whether its saliency maps can tell.
+
+    Args:
+        saved: the 8-bit result as it was read back.
+        tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
+            image.
+    """
+    network, model, native = attack.network, attack.network.model, attack.size == "native"
+    views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
+    space = network.patches if result.nullspace == "patch" else None
+    height, width, _ = result.pixels.shape
+    read = model.transform.seen_part(width, height, native=native) if result.bounded else (slice(None),) * 2
+    noises = controls(result, space, read, network.request.seed)
+    maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
+    if result.bounded:
+        pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_8_bits(result.target), saved.pixels)]
+    else:
+        pictures = [to_8_bits(view) for view in views]
+    read_back = torch.stack([from_8_bits(pixels) for pixels in pictures])
+    maps_png = {method.name: _maps(model, method, read_back) for method in methods}
+    shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
+    verdict, answers = _verified(attack, result, source, saved, views, read_back)
+    named = ("source", "target", "transformed", "preview")
+    record = {
+        "size": [result.pixels.shape[1], result.pixels.shape[0]],
+        "channels": attack.channels,
+        "bounded": result.bounded,
+        "strength": result.strength,
+        "nullspace": result.nullspace,
+        "prediction": dict(zip(named, answers, strict=True)) if answers else dict.fromkeys(named),
+        **{key: value for key, value in asdict(verdict).items() if key not in ("before", "after")},
+        "range": _range(result),
+        "likeness": result.likeness._asdict(),
+        "saliency": _all_similarities(maps),
+        "saliency_png": _all_similarities(maps_png),
+        "solver": result.solver,
+        "verified": verdict.holds(tolerance),
+    }
+    return Report(
+        record,
+        (to_8_bits(result.source), to_8_bits(result.target), result.pixels),
+        read,
+        shown,
+        {name: found[:3] for name, found in drawn.items()},
+    )
+
+
+def _verified(
     attack: Attack,
     result: AttackResult,
     source: Picture,
@@ -93,18 +151,18 @@ def controls(
     return torch.stack([view.apply(noise) - view.fill for noise in noises])
 
 
-def value_range(result: AttackResult) -> list[float]:
+def _range(result: AttackResult) -> list[float]:
     """The least and the largest pixel of the result, in [0, 1] pixel units."""
     values = result.pixels / np.float64(255) if result.bounded else result.image
     return [float(values.min()), float(values.max())]
 
 
-def maps_of(model: Model, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+def _maps(model: Model, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
     """The maps of what the model sees in each image: each is asked about its own top-1 class."""
     return explain(model, model.transform.to_normalized(views).float(), method)
 
 
-def all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
+def _all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """`_similarities` of each method; None where none was asked for."""
     return {name: _similarities(found) for name, found in maps.items()} or None
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png
 from nullspace_cli.engine.files.exif import upright
-from nullspace_cli.engine.files.opening import FORMATS, damaged, jpeg_is_cut, opened, png_is_cut
+from nullspace_cli.engine.files.opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +99,22 @@ def read_picture(path: Path) -> Picture:
         )
     except MemoryError as error:
         raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
+
+
+def picture_of(samples: png.Samples, name: str = "the image") -> Picture:
+    """A picture that is no file: uint8 [H, W, c], grey, grey and alpha, RGB or RGBA as c is 1 to 4.
+
+    Args:
+        name: for messages.
+
+    Raises:
+        ImageError: it has no pixels, or more than are read from files.
+    """
+    height, width, channels = samples.shape
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ImageError(f"Cannot read {name}: it is {width} x {height}. Expected at most {MAX_PIXELS} pixels.")
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    return Picture(_seen(samples), samples, Path(name), mode, "PNG", None, None, None, None)
 
 
 def check_picture(path: Path) -> None:

@@ -75,6 +75,10 @@ class Model:
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
 
+    def predict(self, images: Float[Tensor, "b c h w"]) -> Outputs:
+        """Logits and features of images in [0, 1] of the model's input size, as float32 on the CPU."""
+        return self(self.transform.to_normalized(images))
+
     @full_precision  # but for what `amp` asks for
     def forward(self, images: Float[Tensor, "b c h w"]) -> Outputs:
         """One forward pass, whose outputs stay on the device, as float32, with gradients where the caller wants them.

@@ -36,6 +36,13 @@ class LazyModel:
         self._made: dict[str, Any] = {}
         self._lock = threading.RLock()
 
+    @classmethod
+    def of(cls, model: Model) -> "LazyModel":
+        """One that is there already."""
+        made = cls(ModelRequest(model.name, device=str(model.device), seed=model.seed))
+        made._made["model"] = model
+        return made
+
     @property
     def transform(self) -> EvalTransform:
         """The evaluation transform; without weights as long as nothing else has asked for them."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError, UsageError
 from nullspace_cli.engine.files.hashes import sha256_of
-from nullspace_cli.engine.files.pictures import read_picture
+from nullspace_cli.engine.files.pictures import Picture, read_picture
 
 Plane = NDArray[np.floating]
 Fit = Literal["contain", "cover", "stretch", "tile"]
@@ -108,7 +108,15 @@ def read_mark(path: Path) -> Mark:
     Raises:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
-    picture = read_picture(path)
+    return mark_of(read_picture(path), path)
+
+
+def mark_of(picture: Picture, origin: Path | str) -> Mark:
+    """A logo that has been read, as of `read_mark`.
+
+    Raises:
+        ImageError: nothing of the mark would be visible.
+    """
     colour: Plane = np.divide(_reduced(picture.pixels), 255, dtype=np.float32)
     coverage: Plane
     if picture.alpha is not None and picture.alpha.min() < 255:
@@ -122,8 +130,10 @@ def read_mark(path: Path) -> Mark:
         if agree:
             colour = _uncomposited(colour, coverage, corners.mean(0))
     if float(coverage.max(initial=0)) < 0.01:
-        raise ImageError(f"{path} is blank: nothing of it would be seen. Use a logo that differs from its background.")
-    return Mark(colour, coverage, path)
+        raise ImageError(
+            f"{picture.path} is blank: nothing of it would be seen. Use a logo that differs from its background."
+        )
+    return Mark(colour, coverage, origin)
 
 
 def _reduced(pixels: UInt8[NDArray[np.uint8], "h w *c"]) -> UInt8[NDArray[np.uint8], "h1 w1 *c"]:

@@ -1,6 +1,6 @@
 """What the model says of a watermarked file, beside its source."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.watermark.result import Watermarked
+from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,23 @@ class WatermarkResult(NamedTuple):
     record: dict[str, Any]
 
 
+def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dict[str, Any]:
+    """The keys of JSON documents for a watermark that was made and judged.
+
+    Args:
+        tolerance: as of `Verification.holds`.
+    """
+    return {
+        "size": [result.pixels.shape[1], result.pixels.shape[0]],
+        **asdict(verdict),
+        **fidelity(result),
+        "nullspace": result.nullspace,
+        "rounding": result.rounding,
+        "solver": dict(result.solver),
+        "verified": verdict.holds(tolerance),
+    }
+
+
 def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
     """The share of the model's 8-bit input values that differ between two files."""
     before, after = (transform.input_pixels(picture.pixels) for picture in (source, result))
@@ -94,9 +111,9 @@ def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor,
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
     """
-    unrounded = model.in_full_precision()
+    precise = model.in_full_precision()
     source, result = (
-        finite(unrounded(image[None]), unrounded, f"the {name}")
+        finite(precise(image[None]), precise, f"the {name}")
         for name, image in zip(("source", "result"), batch, strict=True)
     )
     before = after = match = change = mse = error = None

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,8 +23,8 @@ from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
-from nullspace_cli.engine.watermark.result import Rounding, Watermarked, fidelity, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, share_changed, verify
+from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, figures, share_changed, verify
 from nullspace_cli.engine.workflows.failed import Failed
 
 
@@ -243,13 +243,7 @@ class WatermarkPipeline:
         record = {
             "source": str(job.source),
             "output": str(job.output),
-            "size": [result.pixels.shape[1], result.pixels.shape[0]],
-            **asdict(verdict),
-            **fidelity(result),
-            "nullspace": result.nullspace,
-            "rounding": result.rounding,
-            "solver": dict(result.solver),
-            "verified": verdict.holds(self.tolerance),
+            **figures(result, verdict, self.tolerance),
             "diff": str(job.diff) if job.diff else None,
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,

@@ -379,7 +379,7 @@ def test_a_bug_is_not_a_failed_image(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def broken(result: Watermarked) -> dict[str, float]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(stamping, "likeness", broken)
+    monkeypatch.setattr(stamping, "figures", broken)
     with pytest.raises(ZeroDivisionError):
         list(pipeline().each(jobs(tmp_path, 3), 2))
 
