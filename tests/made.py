@@ -30,7 +30,7 @@ def write_noise(path: Path, model: "Model", level: "Level", delta: "Tensor", lim
         "limit": limit, "rounds": 1, "steps": 1, "loss_first": 1.0, "loss_last": 1.0,
         "norm_init": 1.0, "norm_final": 1.0, "stopped": False,
     }  # fmt: skip
-    about = provenance_of(model, level, {"limit": limit, "plan": plan.to_json(), "record": record})
+    about = provenance_of(model, level, {"limit": limit, "plan": plan.to_dict(), "record": record})
     losses = torch.ones(1, dtype=torch.float64)
     return write_tensors(path, {"noise": delta, "init": 2 * delta, "losses": losses}, about, force=True)
 

@@ -83,7 +83,7 @@ def basis(
         draw_basis(picture, loaded.name, found, shown, force=output.force)
     body = {
         **found.describe(),
-        "check": verdict.to_json() if verdict else None,
+        "check": verdict.to_dict() if verdict else None,
         "basis": str(path),
         "preview": str(picture) if preview else None,
     }

@@ -188,7 +188,7 @@ def evaluate(
             )
         if not ranks.first:
             return 0
-    body = {"data": data, "split": split, "transform": transform, **found.to_json()}
+    body = {"data": data, "split": split, "transform": transform, **found.to_dict()}
     document = console.document("eval", loaded, options.seed, body)
     if per_image:
         write_per_image(per_image, found, force=output.force)

@@ -149,9 +149,9 @@ def explain(
             "failed": len(failures),
             "images_per_second": round(len(records) / elapsed, 3) if records and elapsed else None,
         },
-        "faithfulness": curves.to_json() if curves else None,
+        "faithfulness": curves.to_dict() if curves else None,
         "plot": str(plot) if plot else None,
-        "noise": noise.to_json() if noise and records else None,
+        "noise": noise.to_dict() if noise and records else None,
         "failures": [{"source": str(source), "error": error} for source, error in failures.items()],
     }
     if output.json:

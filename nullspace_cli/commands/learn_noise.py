@@ -180,7 +180,7 @@ def learn_noise(
         "images": len(selected) - len(skipped),
         "skipped": skipped,
         "outputs": "logits" if loaded.has_head else "features",
-        "plan": plan.to_json(),
+        "plan": plan.to_dict(),
         "preview": str(picture) if preview else None,
     }
     document = console.document("learn-noise", loaded, options.seed, body)

@@ -31,7 +31,7 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, from_8_bits, to_8_bits
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Pixels, Rounding
@@ -46,7 +46,7 @@ NATIVE_STRENGTH = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class AttackResult:
+class AttackSolution:
     """A result, and the source and the target at its size.
 
     Attributes:
@@ -65,7 +65,7 @@ class AttackResult:
     bounded: bool
     strength: float
     nullspace: Literal["patch", "resize"]
-    view: LinearView | None
+    view: ResizeOperator | None
     solver: dict[str, Any]
     likeness: Likeness
 
@@ -125,7 +125,7 @@ class Attack:
         if self.channels == "red":
             require_full_red(space, self.network.model.name)
 
-    def __call__(self, source: Picture, target: Pixels) -> AttackResult:
+    def __call__(self, source: Picture, target: Pixels) -> AttackSolution:
         """Make the image; the strength that suits the pair is looked for if none was given.
 
         Raises:
@@ -140,7 +140,7 @@ class Attack:
         best = max(tried, key=lambda result: result.likeness.score)
         return self.at(source, target, best.strength) if self.bounded and self.rounding == "aware" else best
 
-    def rough(self, source: Picture, target: Pixels) -> AttackResult:
+    def rough(self, source: Picture, target: Pixels) -> AttackSolution:
         """One try, rounded to the nearest level: by it sources are compared, all with one strength.
 
         Raises:
@@ -156,7 +156,7 @@ class Attack:
         return 1.0 if self.strength is None and self.channels == "red" else self.strength
 
     @full_precision
-    def at(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
+    def at(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
         """Make the image with one strength."""
         return self._bounded(source, target, strength) if self.bounded else self._unbounded(source, target, strength)
 
@@ -178,7 +178,7 @@ class Attack:
             return metrics.correlation(from_8_bits(result), from_8_bits(wanted)) or 0.0
         return replace(self, channels="all", norm=2)._unbounded(source, target, 1.0).likeness.score
 
-    def _bounded(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
+    def _bounded(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
         network, native = self.network, self.size == "native"
         device = resolve_device(network.request.device)
         aim = TargetImage(target, strength, network.transform, native, detail_only=native or self.norm == 1)
@@ -195,7 +195,7 @@ class Attack:
         wanted = fit(target, width, height)
         sigma = detail_scale(network.transform, width, height, native=native)
         exact = made.unrounded()
-        return AttackResult(
+        return AttackSolution(
             image=exact.image,
             source=exact.source,
             target=from_8_bits(wanted).to(exact.source),
@@ -203,12 +203,12 @@ class Attack:
             bounded=True,
             strength=strength,
             nullspace=made.nullspace,
-            view=LinearView(network.transform, width, height),
+            view=ResizeOperator(network.transform, width, height),
             solver=dict(made.solver),
             likeness=likeness(made.pixels, made.source, wanted, sigma),
         )
 
-    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackResult:
+    def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
         transform, space = self.network.transform, self.network.patches
         shown = transform.input_pixels(source.pixels)
         wanted = transform.input_pixels(fit(target, source.width, source.height))
@@ -220,7 +220,7 @@ class Attack:
         solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
         image = space.patch_map.unpatchify(solution.value, asked)
         preview = to_8_bits(image)
-        return AttackResult(
+        return AttackSolution(
             image=image,
             source=x,
             target=t,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
+from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.noise import control_noises
@@ -45,7 +45,7 @@ class Report:
 @full_precision
 def measured(
     attack: Attack,
-    result: AttackResult,
+    result: AttackSolution,
     source: Picture,
     saved: Picture,
     methods: Sequence[Method],
@@ -100,7 +100,7 @@ def measured(
 
 def _verified(
     attack: Attack,
-    result: AttackResult,
+    result: AttackSolution,
     source: Picture,
     saved: Picture,
     views: Float[Tensor, "3 c h w"],
@@ -124,7 +124,7 @@ def _verified(
 
 
 def controls(
-    result: AttackResult, space: PatchSpace | None, read: tuple[slice, slice], seed: int
+    result: AttackSolution, space: PatchSpace | None, read: tuple[slice, slice], seed: int
 ) -> Float[Tensor, "2 c h w"]:
     """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
 
@@ -151,7 +151,7 @@ def controls(
     return torch.stack([view.apply(noise) - view.fill for noise in noises])
 
 
-def _range(result: AttackResult) -> list[float]:
+def _range(result: AttackSolution) -> list[float]:
     """The least and the largest pixel of the result, in [0, 1] pixel units."""
     values = result.pixels / np.float64(255) if result.bounded else result.image
     return [float(values.min()), float(values.max())]

@@ -128,7 +128,7 @@ class Evaluation:
         """Percentage of the images that are classified correctly without noise."""
         return None if self.classes is None else _mean(100.0 * (self.clean[0] == self.classes))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON document that say what was found."""
         return {
             "images": len(self.names),

@@ -72,7 +72,7 @@ class Plan:
         """Optimiser steps of the whole run, if nothing stops early."""
         return self.rounds * -(-self.images // self.step_images)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The plan as it stands in documents; JSON has no infinity, so a norm that is has its name."""
         norm = "inf" if self.norm == math.inf else self.norm
         plan: dict[str, Any] = json.loads(json.dumps({**asdict(self), "norm": norm}, allow_nan=False))
@@ -80,7 +80,7 @@ class Plan:
 
     def require(self, path: Path, other: dict[str, Any], *, but: tuple[str, ...] = ()) -> None:
         """Refuse a file that was made by another plan; `but` names what may differ."""
-        own = self.to_json()
+        own = self.to_dict()
         differing = [name for name in own if name not in but and own[name] != other.get(name)]
         if differing:
             what = ", ".join(f"{name} {other.get(name)} (now {own[name]})" for name in differing)
@@ -266,7 +266,7 @@ class Trainer:
             "stopped": [learner.stopped for learner in self.learners],
             "probability_change": [learner.probability_change for learner in self.learners],
         }
-        model, parameters = self._model, {"plan": self.plan.to_json(), **progress}
+        model, parameters = self._model, {"plan": self.plan.to_dict(), **progress}
         about = Provenance(LEARNING, "state", model.name, model.weights_sha256, self.plan.seed, parameters)
         write_tensors(path, tensors, about, force=True)
 

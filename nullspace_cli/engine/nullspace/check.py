@@ -31,7 +31,7 @@ class Check:
     residual: float
     outputs: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.watermark.result import noise_picture
-from nullspace_cli.engine.watermark.verification import WatermarkResult
+from nullspace_cli.engine.watermark.verification import WatermarkedFile
 
 
-def draw_watermarks(path: Path, done: Sequence[WatermarkResult], *, force: bool = False) -> Path:
+def draw_watermarks(path: Path, done: Sequence[WatermarkedFile], *, force: bool = False) -> Path:
     """Draw a sheet: for each image the source, the watermarked picture and the noise, with what the network says."""
     figure = Figure(figsize=(2.6 * len(done), 8.2), layout="constrained")
     axes = figure.subplots(3, len(done), squeeze=False)
@@ -29,7 +29,7 @@ def draw_watermarks(path: Path, done: Sequence[WatermarkResult], *, force: bool 
     return save_figure(path, figure, force=force)
 
 
-def draw_native(path: Path, done: WatermarkResult, transform: EvalTransform, *, force: bool = False) -> Path:
+def draw_native(path: Path, done: WatermarkedFile, transform: EvalTransform, *, force: bool = False) -> Path:
     """Draw one watermark at native size: the source, what was wanted, the result, the noise, and what a model sees.
 
     All but the last show the middle of the mark, each pixel by several: scaled down, a hatch would vanish here too.

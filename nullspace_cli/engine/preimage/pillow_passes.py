@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.transforms.evaluation import Geometry, overlap
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Levels = UInt8[NDArray[np.uint8], "H c W"]
 View = UInt8[NDArray[np.uint8], "h c w"]
@@ -26,7 +26,7 @@ class Passes:
             rows here are the image's columns.
     """
 
-    def __init__(self, view: LinearView) -> None:
+    def __init__(self, view: ResizeOperator) -> None:
         self.transform, geometry = view.transform, view.geometry
         matrices = (view.rows.to_dense().numpy(), view.cols.to_dense().numpy())
         resized = geometry.resized[::-1]

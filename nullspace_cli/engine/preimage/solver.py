@@ -31,7 +31,7 @@ from nullspace_cli.engine.solvers.resize_projection import (
     WholeView,
     project_onto_view,
 )
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 BLOCK_ROWS = 512
 """Rows that are rounded together: enough for long vectors, few enough to be held as floats."""
@@ -50,7 +50,7 @@ class PreimageSolver:
     """
 
     def __init__(
-        self, view: LinearView, channels: int = 3, device: torch.device | str = "cpu", damping: float = 0.05
+        self, view: ResizeOperator, channels: int = 3, device: torch.device | str = "cpu", damping: float = 0.05
     ) -> None:
         self.passes = passes = Passes(view)
         self.repair = Repair(passes)

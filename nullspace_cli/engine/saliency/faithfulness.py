@@ -158,7 +158,7 @@ class FaithfulnessOfMany:
         self.methods = self._with(self.methods, images, maps, labels)
         self.controls = self._with(self.controls, images, random, labels)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The areas of each method, those of random maps on its grid, and its curves at each of `FRACTIONS`."""
         return {
             name: {

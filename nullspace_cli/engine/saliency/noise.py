@@ -88,7 +88,7 @@ class NoiseComparison:
         random, seen = control_noises(patch_map, nullspace.row_space.flatten(1), null, stream(seed, CONTROL))
         return {"null": null, "random": random, "row_space": seen}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The likeness of each method's maps under each kind of noise, and how many predictions stay (if there are)."""
         return {
             "rms": self._rms,

@@ -13,7 +13,7 @@ from torch import Tensor
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, overlap, per_channel
 
 
-class LinearView:
+class ResizeOperator:
     """The eval transform of one image size, up to its rounding to 8 bits, as an affine operator on pixels in [0, 1].
 
     View(x) = rows x cols^T + fill for each channel: `rows` [h, H] and `cols` [w, W] are sparse (COO) with PIL's resize

@@ -27,7 +27,7 @@ from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
 from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, overlap
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (
     GREY,
@@ -145,7 +145,7 @@ class NativeSize:
             )
         return result
 
-    def preimage_solver(self, view: LinearView, channels: int) -> PreimageSolver:
+    def preimage_solver(self, view: ResizeOperator, channels: int) -> PreimageSolver:
         """What depends on an image's size alone, made once for each of the last few sizes."""
         key = (*view.geometry.source, channels)
         with self._lock:
@@ -163,7 +163,7 @@ class _Task:
 
     maker: NativeSize
     picture: Picture
-    view: LinearView
+    view: ResizeOperator
     preimages: PreimageSolver
     source: Levels
     lower: Levels | int
@@ -172,7 +172,7 @@ class _Task:
     @classmethod
     def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
         channels = 1 if picture.grey else 3
-        view = LinearView(maker.transform, picture.width, picture.height)
+        view = ResizeOperator(maker.transform, picture.width, picture.height)
         preimages = maker.preimage_solver(view, channels)
         transposed = preimages.passes.transposed
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)

@@ -62,7 +62,7 @@ class Verification:
         return None if change is None else change <= tolerance
 
 
-class WatermarkResult(NamedTuple):
+class WatermarkedFile(NamedTuple):
     """One image done: the solution, what the model says of the file, and the record of the JSON document."""
 
     result: Watermarked

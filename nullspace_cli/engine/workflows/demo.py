@@ -134,7 +134,7 @@ def run_demo(
     return vit, {
         "images": images,
         "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
-        "nullspace": {**found.describe(), "check": check.to_json()},
+        "nullspace": {**found.describe(), "check": check.to_dict()},
         "noise": {"std": NOISE_STD, "match_percent": kept},
         "cnn": cnn_message,
         "watermarks": records,
@@ -207,7 +207,7 @@ def _learn(model: Model, data: ImageSet, folder: Path, seed: int, *, force: bool
         "level": plan.level,
         "noises": [noise.record for noise in learned],
         "images": len(images),
-        "plan": plan.to_json(),
+        "plan": plan.to_dict(),
         "preview": str(preview),
         "results": evaluate(model, data, cases).results(),
     }

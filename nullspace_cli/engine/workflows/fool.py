@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
+from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.adversarial.report import Report, measured
 from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import FOOLED
@@ -36,7 +36,7 @@ class FoolFiles(NamedTuple):
 @full_precision
 def report(
     attack: Attack,
-    result: AttackResult,
+    result: AttackSolution,
     source: Picture,
     target: Path,
     files: FoolFiles,
@@ -69,7 +69,7 @@ def report(
     return replace(done, record=record)
 
 
-def _save(path: Path, attack: Attack, result: AttackResult, source: Path, target: Path, *, force: bool) -> None:
+def _save(path: Path, attack: Attack, result: AttackSolution, source: Path, target: Path, *, force: bool) -> None:
     """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
     model = attack.network.model
     parameters = {

@@ -130,7 +130,7 @@ class NoiseRun:
         done = {}
         for learner in trainer.learners:
             path, record = files[learner.limit], learner.record(trainer.plan)
-            parameters = {"limit": learner.limit, "plan": trainer.plan.to_json(), "record": record}
+            parameters = {"limit": learner.limit, "plan": trainer.plan.to_dict(), "record": record}
             tensors = {
                 "noise": learner.noise.detach(),
                 "init": learner.init,

@@ -24,7 +24,7 @@ from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, figures, share_changed, verify
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, figures, share_changed, verify
 from nullspace_cli.engine.workflows.failed import Failed
 
 
@@ -124,7 +124,7 @@ class WatermarkPipeline:
             _ = self.network.model
         _ = self._make
 
-    def __call__(self, job: WatermarkFiles) -> WatermarkResult:
+    def __call__(self, job: WatermarkFiles) -> WatermarkedFile:
         """Read, solve, write, read back, verify one image.
 
         Raises:
@@ -135,7 +135,7 @@ class WatermarkPipeline:
             raise done.error
         return done
 
-    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[WatermarkResult | Failed]:
+    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[WatermarkedFile | Failed]:
         """Stamp many images, in their order; one that fails does not stop the others.
 
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
@@ -147,7 +147,7 @@ class WatermarkPipeline:
                 yield from self.together(group)
             return
         threads = max(1, torch.get_num_threads() // workers)
-        running: deque[Future[list[WatermarkResult | Failed]]] = deque()
+        running: deque[Future[list[WatermarkedFile | Failed]]] = deque()
         with _THREADS, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             try:
                 while groups or running:
@@ -158,10 +158,10 @@ class WatermarkPipeline:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def together(self, jobs: Sequence[WatermarkFiles]) -> list[WatermarkResult | Failed]:
+    def together(self, jobs: Sequence[WatermarkFiles]) -> list[WatermarkedFile | Failed]:
         """Stamp the images of one group."""
         started = time.monotonic()
-        done: dict[WatermarkFiles, WatermarkResult | Failed] = {}
+        done: dict[WatermarkFiles, WatermarkedFile | Failed] = {}
         pictures: dict[WatermarkFiles, Picture] = {}
         for job in jobs:
             try:
@@ -178,7 +178,7 @@ class WatermarkPipeline:
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
         for item in done.values():
-            if isinstance(item, WatermarkResult):
+            if isinstance(item, WatermarkedFile):
                 item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)
         return [done[job] for job in jobs]
 
@@ -217,7 +217,7 @@ class WatermarkPipeline:
         half = len(pictures) // 2
         return self._solved(pictures[:half]) + self._solved(pictures[half:])
 
-    def _finish(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> WatermarkResult:
+    def _finish(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> WatermarkedFile:
         """Write the files, and measure what was written."""
         native = self.size == "native"
         if native and picture.reduced:
@@ -248,7 +248,7 @@ class WatermarkPipeline:
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }
-        return WatermarkResult(result, verdict, record)
+        return WatermarkedFile(result, verdict, record)
 
     def _judge(self, source: Picture, result: Picture) -> Verification:
         changed = share_changed(self.network.transform, source, result)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.adversarial.attack import Attack, AttackResult
+from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.adversarial.report import controls
 from nullspace_cli.engine.adversarial.sources import choose_source
 from nullspace_cli.engine.adversarial.target_image import TargetImage, detail_scale, fit, likeness
@@ -21,7 +21,7 @@ from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.result import Pixels
 
 TINY = ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs={"depth": 1, "img_size": 64}, device="cpu")
@@ -186,12 +186,12 @@ def test_sources_of_a_class(network: LazyModel, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def result(network: LazyModel, tmp_path_factory: pytest.TempPathFactory) -> AttackResult:
+def result(network: LazyModel, tmp_path_factory: pytest.TempPathFactory) -> AttackSolution:
     source = read_picture(saved(tmp_path_factory.mktemp("source"), 1))
     return Attack(network, rounding="nearest", strength=1.0)(source, drawing(2))
 
 
-def test_controls_have_the_noises_norm_and_lie_where_they_say(network: LazyModel, result: AttackResult) -> None:
+def test_controls_have_the_noises_norm_and_lie_where_they_say(network: LazyModel, result: AttackSolution) -> None:
     everything, space = (slice(None), slice(None)), network.patches
     norm = float((result.seen(result.image) - result.seen(result.source)).norm())
     gaussian, read = noises = controls(result, space, everything, 0)
@@ -206,14 +206,14 @@ def test_controls_have_the_noises_norm_and_lie_where_they_say(network: LazyModel
 
 def test_controls_at_native_size_go_through_the_resize() -> None:
     """White noise is all but averaged away, and noise that the resize reads is not."""
-    view = LinearView(TRANSFORM, 320, 480)
+    view = ResizeOperator(TRANSFORM, 320, 480)
     source = torch.full((3, 480, 320), 0.5)
     image, read = source.clone(), TRANSFORM.seen_part(320, 480, native=True)
     image[:, *read] += 0.1
     image[:, :20] = 1.0  # where nothing is read, nothing counts
     pixels = np.zeros((480, 320, 3), np.uint8)
     likely = likeness(pixels, pixels, pixels, (1.0, 1.0))
-    result = AttackResult(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
+    result = AttackSolution(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
     gaussian, within = controls(result, None, read, 0)
     assert gaussian.shape == within.shape == (3, 64, 64)
     norm = 0.1 * (3 * 256 * 256) ** 0.5

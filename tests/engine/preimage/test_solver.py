@@ -16,7 +16,7 @@ from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
 from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 HEIGHT, WIDTH = 190, 240
 
@@ -89,7 +89,7 @@ def seen_of(transform: EvalTransform, passes: Passes, colours: NDArray[np.uint8]
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_passes_are_the_transform(interpolation: Interpolation, crop_mode: CropMode, size: tuple[int, int]) -> None:
     transform = transform_of(interpolation, crop_mode)
-    passes = Passes(LinearView(transform, *size))
+    passes = Passes(ResizeOperator(transform, *size))
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], 3, size[0]), dtype=np.uint8)
     for picture in (pixels, pixels[:, :1]):
         colours = np.broadcast_to(picture, pixels.shape).swapaxes(1, 2)
@@ -107,7 +107,7 @@ def test_passes_are_the_transform(interpolation: Interpolation, crop_mode: CropM
 def test_passes_of_tall_pictures_are_the_transform(crop_mode: CropMode, size: tuple[int, int]) -> None:
     """Pillow 13 resizes columns first where the height shrinks by more than twice as many pixels as the width."""
     transform = transform_of(crop_mode=crop_mode)
-    passes = Passes(LinearView(transform, *size))
+    passes = Passes(ResizeOperator(transform, *size))
     pixels = drawing(*size)
     seen = seen_of(transform, passes, pixels.swapaxes(1, 2))
     given = np.ascontiguousarray(pixels.T if passes.transposed else pixels)
@@ -119,7 +119,7 @@ def test_passes_of_tall_pictures_are_the_transform(crop_mode: CropMode, size: tu
 
 @pytest.mark.parametrize(("interpolation", "index"), [*product(INTERPOLATIONS, (1, 3)), ("bicubic", 4), ("bicubic", 6)])
 def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index: int) -> None:
-    preimages = PreimageSolver(LinearView(transform_of(interpolation), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(interpolation), WIDTH, HEIGHT))
     source = drawing(index=index)
     target = striped(source)
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
@@ -131,7 +131,7 @@ def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
 def test_one_channel(crop_mode: CropMode) -> None:
-    preimages = PreimageSolver(LinearView(transform_of(crop_mode=crop_mode), WIDTH, HEIGHT), channels=1)
+    preimages = PreimageSolver(ResizeOperator(transform_of(crop_mode=crop_mode), WIDTH, HEIGHT), channels=1)
     source = np.ascontiguousarray(drawing()[:, :1])
     target = striped(source)
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
@@ -141,7 +141,7 @@ def test_one_channel(crop_mode: CropMode) -> None:
 
 
 def test_bounds_hold() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     lower, upper = np.zeros_like(source), np.full_like(source, 255)
     lower[:, :, 100:150] = source[:, :, 100:150] // 2
@@ -154,7 +154,7 @@ def test_bounds_hold() -> None:
 
 
 def test_outside_of_the_crop_the_target_is_taken() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), 300, 150))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), 300, 150))
     source = drawing(300, 150)
     target = striped(source)
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
@@ -165,7 +165,7 @@ def test_outside_of_the_crop_the_target_is_taken() -> None:
 
 
 def test_the_source_itself_is_found_again() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = noise(0, 1, 127, 254, 255)
     found = realise(preimages, PreimageProblem(source, preimages.passes(source), source))
     assert not found.wrong.any()
@@ -175,7 +175,7 @@ def test_sizes_of_blocks_and_strips_do_not_matter(monkeypatch: pytest.MonkeyPatc
     from nullspace_cli.engine.preimage import solver
     from nullspace_cli.engine.solvers import resize_projection
 
-    view, source, found = LinearView(transform_of(), WIDTH, HEIGHT), drawing(), []
+    view, source, found = ResizeOperator(transform_of(), WIDTH, HEIGHT), drawing(), []
     for block, strip in ((512, 1_500_000), (17, 30_000)):
         monkeypatch.setattr(solver, "BLOCK_ROWS", block)
         monkeypatch.setattr(resize_projection, "STRIP_BYTES", strip)
@@ -202,7 +202,7 @@ HARD: dict[str, Callable[[], Levels]] = {
 @pytest.mark.parametrize("name", HARD)
 def test_hard_pictures(name: str) -> None:
     """Among saturated pixels hardly another picture has the same view: a few values stay wrong, by a level or two."""
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = HARD[name]()
     target, wanted = striped(source), preimages.passes(source)
     found = realise(preimages, PreimageProblem(target, wanted, source))
@@ -212,7 +212,7 @@ def test_hard_pictures(name: str) -> None:
 
 
 def test_what_cannot_be_had_gives_way_to_the_source() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = HARD["black on white"]()
     target = striped(source)
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
@@ -236,7 +236,7 @@ def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
 
 
 def test_repairing_mends_single_values() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     problem = PreimageProblem(striped(source), preimages.passes(source), source)
     before = spoiled(preimages, problem)
@@ -247,7 +247,7 @@ def test_repairing_mends_single_values() -> None:
 
 
 def test_repairing_keeps_to_the_bounds() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     problem = PreimageProblem(striped(source), preimages.passes(source), source)
     before = spoiled(preimages, problem)
@@ -264,7 +264,7 @@ def test_repairing_keeps_to_the_bounds() -> None:
 
 
 def test_a_view_of_no_known_picture() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     target = drawing() // 2 + 60
     change = np.random.default_rng(0).integers(-6, 7, preimages.passes(target).shape)
     wanted = (preimages.passes(target) + change).astype(np.uint8)
@@ -276,7 +276,7 @@ def test_a_view_of_no_known_picture() -> None:
 
 def test_the_projection_behind_a_problem() -> None:
     """`projection` and `nearest` alone: where nothing has been solved yet, the target within the bounds."""
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT))
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = drawing()
     lower, upper = np.full_like(source, 90), np.full_like(source, 160)
     projection = preimages.projection(PreimageProblem(striped(source), preimages.passes(source), source, lower, upper))
@@ -287,7 +287,7 @@ def test_the_projection_behind_a_problem() -> None:
 
 @pytest.mark.gpu
 def test_on_cuda() -> None:
-    preimages = PreimageSolver(LinearView(transform_of(), WIDTH, HEIGHT), device="cuda")
+    preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT), device="cuda")
     source = drawing()
     found = realise(preimages, PreimageProblem(striped(source), preimages.passes(source), source))
     assert not found.wrong.any()

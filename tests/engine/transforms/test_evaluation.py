@@ -17,7 +17,7 @@ from torchvision import transforms
 
 from nullspace_cli.engine.errors import ImageError, ModelError
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Array = NDArray[Any]
 
@@ -252,7 +252,7 @@ def float_reference(transform: EvalTransform, pixels: Array) -> Array:
 def test_view_is_pils_float_resize(interpolation: str, crop_mode: str, crop_pct: float, size: tuple[int, int]) -> None:
     transform = transform_of(interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct)
     pixels = random_image(*size)
-    view = LinearView(transform, *size)
+    view = ResizeOperator(transform, *size)
     seen = view.apply(as_tensor(pixels)).movedim(0, -1).numpy()
     np.testing.assert_allclose(seen, float_reference(transform, pixels), atol=1e-6)
 
@@ -266,13 +266,13 @@ def test_coefficients_for_many_sizes(interpolation: str) -> None:
             )
             noise = np.random.default_rng(size).random((2, size), dtype=np.float32)
             expected = np.asarray(Image.fromarray(noise).resize((crop, 2), Image.Resampling[interpolation.upper()]))
-            cols = LinearView(transform, size, size).cols
+            cols = ResizeOperator(transform, size, size).cols
             np.testing.assert_allclose(noise @ cols.to_dense().numpy().T, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_rows_sum_to_one_inside_and_padding_is_the_fill(interpolation: str) -> None:
-    view = LinearView(transform_of(interpolation=interpolation, crop_mode="border", crop_pct=1.0), 80, 40)
+    view = ResizeOperator(transform_of(interpolation=interpolation, crop_mode="border", crop_pct=1.0), 80, 40)
     row_sums, column_sums = (matrix.to_dense().sum(dim=1) for matrix in (view.rows, view.cols))
     torch.testing.assert_close(row_sums[8:24], torch.ones(16, dtype=torch.float64), rtol=0, atol=1e-14)
     torch.testing.assert_close(column_sums, torch.ones(32, dtype=torch.float64), rtol=0, atol=1e-14)
@@ -284,13 +284,13 @@ def test_rows_sum_to_one_inside_and_padding_is_the_fill(interpolation: str) -> N
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_an_axis_that_keeps_its_size_is_copied(interpolation: str) -> None:
-    view = LinearView(transform_of(interpolation=interpolation, crop_mode="squash", crop_pct=1.0), 50, 32)
+    view = ResizeOperator(transform_of(interpolation=interpolation, crop_mode="squash", crop_pct=1.0), 50, 32)
     assert view.rows._nnz() == 32
     assert torch.equal(view.rows.to_dense(), torch.eye(32, dtype=torch.float64))
 
 
 def test_memory_is_that_of_the_taps() -> None:
-    view = LinearView(transform_of(), 4000, 3000)
+    view = ResizeOperator(transform_of(), 4000, 3000)
     assert view.rows.shape == (32, 3000)
     assert view.rows.is_sparse
     assert view.rows._nnz() <= 32 * (2 * math.ceil(2 * 3000 / 36) + 1)
@@ -310,7 +310,7 @@ def test_adjoint(
 ) -> None:
     transform = transform_of(input_size=(3, *size), interpolation=interpolation, crop_mode=crop_mode, crop_pct=crop_pct)
     try:
-        view = LinearView(transform, width, height)
+        view = ResizeOperator(transform, width, height)
     except ImageError:
         return
     generator = torch.Generator().manual_seed(width * 61 + height)
@@ -328,12 +328,12 @@ def test_view_is_within_pils_rounding_of_the_transform(
 ) -> None:
     transform = transform_of(interpolation=interpolation, crop_mode=crop_mode)
     pixels = smooth_image(*size)
-    seen = LinearView(transform, *size).apply(as_tensor(pixels))
+    seen = ResizeOperator(transform, *size).apply(as_tensor(pixels))
     assert (seen - as_tensor(transform.input_pixels(pixels))).abs().max() * 255 <= 1.3
 
 
 def test_batches_precision_and_gradient() -> None:
-    view = LinearView(transform_of(), 50, 40)
+    view = ResizeOperator(transform_of(), 50, 40)
     images = torch.rand(2, 5, 3, 40, 50, dtype=torch.float64)
     seen = view.apply(images)
     torch.testing.assert_close(seen[1, 4], view.apply(images[1, 4]))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import mark_style as style
 from nullspace_cli.engine.watermark.mark_style import (
     GREEN_MAGENTA,
@@ -81,7 +81,7 @@ def test_the_hatch_keeps_its_contrast_on_both_sides() -> None:
 @pytest.mark.parametrize("ratio", [1.3, 2, 3, 4])
 def test_what_a_resize_reads_of_a_hatch_is_next_to_nothing(ratio: float) -> None:
     size, transform = round(120 * ratio), EvalTransform((3, 120, 120), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
-    view = LinearView(transform, size, size)
+    view = ResizeOperator(transform, size, size)
     image = flat(0.5, size)
     change = target_image(image, block(), FULL, "hatch", line_period((ratio, ratio))) - image
     read = view.apply(change)[:, 20:100, 20:100].square().mean().sqrt()

@@ -35,7 +35,7 @@ from nullspace_cli.engine.solvers.resize_projection import (
     project_onto_view,
 )
 from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
-from nullspace_cli.engine.transforms.resize_operator import LinearView
+from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import native_size
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
@@ -152,7 +152,7 @@ def test_logits_to_the_last_bit_by_plain_timm(size: tuple[int, int], index: int,
 def test_outside_of_the_crop_the_mark_is_free(maker: Maker, tmp_path: Path) -> None:
     picture = pictured(tmp_path, drawing(320, 150))
     result = maker(Placement(fit="stretch", scale=1.0))(picture)
-    passes = Passes(LinearView(TRANSFORM, 320, 150))
+    passes = Passes(ResizeOperator(TRANSFORM, 320, 150))
     unread = ~passes.cols.any(0)
     assert unread.sum() > 100
     np.testing.assert_array_equal(result.pixels[:, unread], result.wanted[:, unread])
@@ -232,7 +232,7 @@ def test_exact_solution_and_certificate(nullspace: str, maker: Maker, space: Pat
     assert certificate["gap"] < 1e-2
     assert certificate["bound_violation"] == 0
     assert certificate["iterations"] >= 1
-    view = LinearView(TRANSFORM, 170, 160)
+    view = ResizeOperator(TRANSFORM, 170, 160)
     seen = view.apply(image.double())
     if nullspace == "resize":
         assert 0 <= certificate["gave_way"] < 0.3
@@ -248,9 +248,9 @@ def test_exact_solution_and_certificate(nullspace: str, maker: Maker, space: Pat
 
 def test_preparations_are_kept_for_a_few_sizes(maker: Maker) -> None:
     make = maker()
-    views = [LinearView(TRANSFORM, 150 + i, 150) for i in range(SIZES_KEPT + 1)]
+    views = [ResizeOperator(TRANSFORM, 150 + i, 150) for i in range(SIZES_KEPT + 1)]
     first = make.preimage_solver(views[0], 3)
-    assert make.preimage_solver(LinearView(TRANSFORM, 150, 150), 3) is first
+    assert make.preimage_solver(ResizeOperator(TRANSFORM, 150, 150), 3) is first
     assert make.preimage_solver(views[0], 1) is not first
     for view in views[1:]:
         make.preimage_solver(view, 3)
@@ -341,7 +341,7 @@ def test_grey_patches_that_hide_nothing(maker: Maker, tmp_path: Path) -> None:
 
 
 def constraint_of(space: PatchSpace, transform: EvalTransform, size: tuple[int, int]) -> tuple[PatchConstraint, Passes]:
-    view = LinearView(transform, *size)
+    view = ResizeOperator(transform, *size)
     passes = Passes(view)
     return PatchConstraint(space, view.geometry, passes.transposed, torch.device("cpu")), passes
 

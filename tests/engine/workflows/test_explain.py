@@ -39,7 +39,7 @@ def test_batches_add_up(model: Model, images: Tensor) -> None:
     for part in (slice(0, 1), slice(1, 3)):
         found.add(images[part], {name: values[part] for name, values in maps.items()}, labels[part])
     assert found.methods["rollout"] == faithfulness(model, images, maps["rollout"], labels)
-    assert found.to_json()["rollout"]["positive"] == pytest.approx(found.methods["rollout"].positive.auc)
+    assert found.to_dict()["rollout"]["positive"] == pytest.approx(found.methods["rollout"].positive.auc)
     control = found.controls[7, 7]
     assert (control.positive.images, control.positive.accuracy[0]) == (3, 1)
     assert control.negative_label is not None
@@ -95,7 +95,7 @@ def test_every_image_has_its_own_noise_whatever_its_batch(model: Model, images: 
     found[0].add(images, classes, maps)
     for k in range(3):
         found[1].add(images[k : k + 1], classes[k : k + 1], {"rollout": maps["rollout"][k : k + 1]})
-    whole, single = (comparison.to_json()["methods"]["rollout"]["random"] for comparison in found)
+    whole, single = (comparison.to_dict()["methods"]["rollout"]["random"] for comparison in found)
     assert whole == pytest.approx(single, rel=1e-9)
     noise = torch.stack([found[0].noises(k)["random"] for k in range(3)])
     noisy = model.transform.to_normalized(model.transform.to_pixels(images.double()) + noise)
@@ -110,11 +110,11 @@ def test_constant_maps_are_counted_and_left_out(model: Model, images: Tensor) ->
     maps = explain(model, images, METHODS["rollout"])
     maps[1] = 1
     comparison.add(images, None, {"rollout": maps})
-    null = comparison.to_json()["methods"]["rollout"]["null"]
+    null = comparison.to_dict()["methods"]["rollout"]["null"]
     assert (null["undefined"], null["spearman"]) == (1, pytest.approx(1))
     comparison = NoiseComparison(model, [METHODS["rollout"]], 0.1, seed=0)
     comparison.add(images, None, {"rollout": 0 * maps})
-    assert comparison.to_json()["methods"]["rollout"]["random"]["spearman"] is None
+    assert comparison.to_dict()["methods"]["rollout"]["random"]["spearman"] is None
 
 
 # Classes

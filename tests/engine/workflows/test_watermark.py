@@ -25,7 +25,7 @@ from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkResult, verify
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, verify
 from nullspace_cli.engine.workflows import watermark as stamping
 from nullspace_cli.engine.workflows.failed import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused, summarise
@@ -85,7 +85,7 @@ def jobs(folder: Path, count: int = 1, size: int = 96, **extra: Path) -> list[Wa
     return made
 
 
-def failures(done: Sequence[WatermarkResult | Failed]) -> list[bool]:
+def failures(done: Sequence[WatermarkedFile | Failed]) -> list[bool]:
     return [isinstance(item, Failed) for item in done]
 
 
@@ -247,7 +247,7 @@ def test_one_failure_does_not_stop_the_others(size: str, workers: int, tmp_path:
     assert isinstance(done[3].error, ArtifactError)
     for i in (0, 2, 4):
         stamped = done[i]
-        assert isinstance(stamped, WatermarkResult)
+        assert isinstance(stamped, WatermarkedFile)
         assert stamped.record["source"] == str(todo[i].source)
         assert stamped.record["verified"] is True
     assert not todo[1].output.exists()
@@ -362,7 +362,7 @@ def test_order_is_kept_and_threads_share_the_work(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(NativeSize, "__call__", slow)
     done = list(pipeline().each(todo, 2))
-    assert [item.record["source"] for item in done if isinstance(item, WatermarkResult)] == [
+    assert [item.record["source"] for item in done if isinstance(item, WatermarkedFile)] == [
         str(job.source) for job in todo
     ]
 
@@ -370,13 +370,13 @@ def test_order_is_kept_and_threads_share_the_work(tmp_path: Path, monkeypatch: p
 def test_whoever_stops_listening_stops_the_work(tmp_path: Path) -> None:
     todo = jobs(tmp_path, 12, size=64)
     results = pipeline(nullspace="patch").each(todo, 2)
-    assert isinstance(next(results), WatermarkResult)
+    assert isinstance(next(results), WatermarkedFile)
     results.close()  # type: ignore[attr-defined]
     assert not todo[-1].output.exists()
 
 
 def test_a_bug_is_not_a_failed_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(result: Watermarked) -> dict[str, float]:
+    def broken(*arguments: object) -> dict[str, float]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(stamping, "figures", broken)

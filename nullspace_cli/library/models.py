@@ -1,0 +1,179 @@
+"""Models: timm's by their names, and any `torch.nn.Module`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nullspace_cli.engine.documents.parts import Interpolation
+from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
+from nullspace_cli.engine.files.hashes import hash_state
+from nullspace_cli.engine.models.checkpoints import require_finite
+from nullspace_cli.engine.models.loading import load_model as _load
+from nullspace_cli.engine.models.model import Amp, Model
+from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.runtime.autograd import ordinary
+from nullspace_cli.engine.runtime.module_copies import copied
+from nullspace_cli.engine.transforms.evaluation import EvalTransform
+
+
+def load_model(
+    name: str,
+    *,
+    checkpoint: Path | str | None = None,
+    pretrained: bool = True,
+    device: str = "auto",
+    batch_size: int = 32,
+    amp: Amp = "none",
+    seed: int = 0,
+    offline: bool = False,
+    **timm_kwargs: Any,
+) -> Model:
+    """A timm model with its weights, in evaluation mode on its device.
+
+    Args:
+        name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
+        checkpoint: a weights file (safetensors, pth, npz) in place of the published weights.
+        pretrained: False for random weights, drawn from `seed`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        batch_size: images in one forward pass; fewer where memory is short.
+        amp: precision of forward passes that need not be exact.
+        offline: take cached weights only.
+        timm_kwargs: further arguments of `timm.create_model`, such as `img_size=224`.
+
+    Raises:
+        ModelError: the name is unknown, or the weights could not be had or do not fit.
+    """
+    path = None if checkpoint is None else Path(checkpoint)
+    return _load(ModelRequest(name, path, pretrained, timm_kwargs, device, amp, batch_size, offline, seed))
+
+
+def wrap(
+    module: nn.Module,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    input_size: tuple[int, int, int],
+    crop_pct: float = 1.0,
+    interpolation: Interpolation = "bicubic",
+    classes: Sequence[str] | int | None = None,
+    batch_size: int = 32,
+    name: str | None = None,
+) -> Model:
+    """Any network as a model, where its parameters are.
+
+    The module itself is neither switched nor hooked: what is run is a copy in evaluation mode that shares its weights.
+
+    Args:
+        module: takes normalised images [b, c, h, w] and gives logits or features [b, k]; or a tuple that begins with
+            them, or an object or dictionary that has them as `logits`.
+        mean, std: of its normalisation (x - mean) / std, one number a channel, in [0, 1] pixel units.
+        input_size: (channels, height, width).
+        crop_pct, interpolation: how its images are resized, by timm's names.
+        classes: their names, or how many there are. None: the answer is logits if the network's last layer that gives
+            them is linear, and features if not.
+        batch_size: images in one forward pass.
+        name: what messages and files call it; by default its class.
+
+    Raises:
+        ModelError: a setting makes no sense, the weights are not finite or not float32, or the
+            module does not take an image of that size.
+    """
+    called = name or type(module).__name__
+    transform = EvalTransform(input_size, tuple(mean), tuple(std), interpolation, crop_pct)
+    state = module.state_dict()
+    if not state or next(module.parameters(), None) is None:
+        raise ModelError(f"{called} has no weights.")
+    other = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
+    if other:
+        raise ModelError(f"{called} has weights of {other[0]}; expected torch.float32. Give `module.float()`.")
+    require_finite(state, called)
+    devices = {value.device for value in module.parameters()}
+    if len(devices) > 1:
+        raise ModelError(f"{called} lies on several devices: {', '.join(sorted(map(str, devices)))}. Move it to one.")
+    device = devices.pop()
+    copy = copied(module, lambda tensor: ordinary(tensor.detach()), requires_grad=False).eval()
+    probe = torch.zeros(1, *transform.input_size, device=device)
+    with torch.no_grad():
+        answer, head = _asked(copy, probe, called)
+    labels = tuple(classes) if classes is not None and not isinstance(classes, int) else None
+    count = len(labels) if labels else classes if isinstance(classes, int) else None
+    if count is not None and count != answer.shape[1]:
+        raise ModelError(f"{called} gives {answer.shape[1]} numbers an image, and {count} classes were named.")
+    has_classes = count is not None or head is not None
+    return Model(
+        module=_Wrapped(copy, answer.shape[1] if has_classes else 0, head),
+        name=called,
+        weights="given",
+        weights_sha256=hash_state(state),
+        transform=transform,
+        device=device,
+        amp="none",
+        batch_size=batch_size,
+        seed=0,
+        labels=labels,
+    )
+
+
+class _Wrapped(nn.Module):
+    """A network that answers as timm's do, and says how many classes there are and which layer tells them apart."""
+
+    def __init__(self, module: nn.Module, num_classes: int, head: nn.Module | None) -> None:
+        super().__init__()
+        self.module, self.num_classes = module, num_classes
+        self.answered = _Answered()  # the head of a network whose last layer is none
+        self._head = [head]  # in a list, so that it is no second part of this one
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        answer = _answer_of(self.module(images))
+        return answer if self._head[0] is not None else self.answered(answer)
+
+    def get_classifier(self) -> nn.Module:
+        return self._head[0] or self.answered
+
+
+class _Answered(nn.Module):
+    """Hands on what it is given."""
+
+    def forward(self, answer: Tensor) -> Tensor:
+        return answer
+
+
+def _asked(module: nn.Module, probe: Tensor, name: str) -> tuple[Tensor, nn.Module | None]:
+    """What a network answers, and the linear layer that gives it, if the last is one."""
+    outputs: dict[nn.Module, Tensor] = {}
+
+    def seen(layer: nn.Module) -> Callable[..., None]:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            outputs[layer] = output
+
+        return note
+
+    hooks = [part.register_forward_hook(seen(part)) for part in module.modules() if isinstance(part, nn.Linear)]
+    try:
+        answer = _answer_of(module(probe))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        size = " x ".join(map(str, probe.shape[1:]))
+        raise ModelError(f"{name} does not take an image of {size}: {first_line(error)}. See input_size.") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 1:
+        found = f"shape {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise ModelError(f"{name} answers one image with {found}; expected logits or features [1, k].")
+    return answer, next((layer for layer, output in outputs.items() if output is answer), None)
+
+
+def _answer_of(output: Any) -> Any:
+    """Logits, however they are wrapped."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list) and output:
+        return output[0]
+    logits = output.get("logits") if isinstance(output, dict) else getattr(output, "logits", None)
+    return output if logits is None else logits

@@ -1,0 +1,191 @@
+"""The exact nullspace of a first layer, and what the network says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ModelError, NoNullspaceError, UsageError
+from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
+from nullspace_cli.engine.nullspace.basis_file import save_basis
+from nullspace_cli.engine.nullspace.check import Check, compare, probe_images
+from nullspace_cli.engine.nullspace.noise import equal_norm_noise
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.library.inputs import require_batch, seed_of
+
+
+class Nullspace:
+    """{v : W v = 0}, the nullspace of a patch embedding, or of any matrix (paper, section 3).
+
+    Attributes:
+        basis: [nullity, c, r_h, r_w] orthonormal, float64; [nullity, n] of a matrix [d, n]. Unique up to a rotation.
+        row_space: [rank, ...] orthonormal rows that span what the layer reads, by falling singular value.
+        singular_values: [min(d, n)], or [c, min(d, r_h r_w)] where each channel was taken alone.
+        rtol: singular values at or below `rtol` times the largest count as zero.
+        space: "pixel" for differences of images in [0, 1], "normalized" for those of normalised ones.
+    """
+
+    def __init__(self, found: PatchBasis, model: Model | None, *, flat: bool, per_channel: bool) -> None:
+        self._found, self._model, self._flat, self._per_channel = found, model, flat, per_channel
+        nullspace = found.nullspace
+        self.basis: Float[Tensor, "nullity ..."] = nullspace.basis.flatten(1) if flat else nullspace.basis
+        self.row_space: Float[Tensor, "rank ..."] = nullspace.row_space.flatten(1) if flat else nullspace.row_space
+        self.singular_values: Float[Tensor, ...] = nullspace.singular_values
+        self.rtol: float = nullspace.rtol
+        self.space: Space = nullspace.space
+
+    @property
+    def rank(self) -> int:
+        return self._found.nullspace.rank
+
+    @property
+    def nullity(self) -> int:
+        return self._found.nullspace.nullity
+
+    def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The part of x that the layer does not see, patch by patch.
+
+        Args:
+            x: images [..., c, h, w], of which what whole patches leave over goes as it is (the layer does not read
+                it); or patches or vectors [..., n]. In the units of `space`.
+
+        Raises:
+            UsageError: x has another number of channels, or of entries.
+        """
+        patch_map, nullspace = self._found
+        if x.shape[-1] == patch_map.patch_dim:
+            return nullspace.project(x)
+        if self._flat or x.ndim < 3 or x.shape[-3] != patch_map.in_chans:
+            raise UsageError(
+                f"x has the shape {list(x.shape)}; expected [..., {patch_map.patch_dim}]"
+                + ("" if self._flat else f" or images [..., {patch_map.in_chans}, h, w]")
+                + "."
+            )
+        return patch_map.unpatchify(nullspace.project(patch_map.patchify(x)), x)
+
+    def sample(
+        self, size: tuple[int, int] | None = None, *, rms: float | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Noise from the nullspace: standard normal coefficients of the basis (section 3.2).
+
+        Args:
+            size: (h, w) of an image, patch by patch [c, h, w], 0 where no whole patch is. None: one vector, of the
+                shape of those of `basis`.
+            rms: root mean square of the result; None leaves it as it comes, with norm sqrt(nullity) a patch.
+            generator: of the CPU; None for one that is seeded with 0.
+        """
+        source = torch.Generator().manual_seed(0) if generator is None else generator
+        basis = self._found.nullspace.basis
+        if size is None:
+            noise = (torch.randn(self.nullity, generator=source, dtype=basis.dtype) @ basis.flatten(1)).reshape(
+                self.basis.shape[1:]
+            )
+        elif self._flat:
+            raise UsageError("The nullspace of a matrix has no images; leave size out.")
+        else:
+            noise = sample_null(basis, size, source)
+        return noise if rms is None else noise * (rms / noise.square().mean().sqrt())
+
+    def save(self, path: Path | str, *, compact: bool = False, overwrite: bool = False) -> Path:
+        """Write what `vitnull basis` writes, which all commands read.
+
+        Args:
+            compact: leave `basis` out, which `row_space` determines.
+
+        Raises:
+            UsageError: it is the nullspace of a weight, which belongs to no model.
+            ArtifactError: the file cannot be written, or is there already.
+        """
+        if self._model is None:
+            raise UsageError("A weight alone names no model that the file would belong to. Find the model's nullspace.")
+        return save_basis(
+            Path(path), self._model, self._found, per_channel=self._per_channel, compact=compact, force=overwrite
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the JSON of `vitnull basis` that describe the nullspace."""
+        return self._found.describe()
+
+    def __repr__(self) -> str:
+        return f"<Nullspace rank {self.rank}, nullity {self.nullity}, {self.space} space>"
+
+
+@full_precision
+def find_nullspace(
+    model_or_weight: Model | Tensor, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+) -> Nullspace:
+    """The nullspace of a model's patch embedding, or of a weight.
+
+    Args:
+        model_or_weight: a weight is a convolution's kernel [d, c, r_h, r_w], or a matrix [d, n]; it acts on whatever
+            it is given, so that its space is that.
+        rtol: singular values at or below `rtol` times the largest count as zero; None for the machine epsilon of the
+            precision that the weights are stored in.
+        per_channel: the paper's rule (section 3.1): noise that touches one channel at a time. The joint nullspace
+            contains it and is larger.
+
+    Raises:
+        NoNullspaceError: the model does not start with one linear map of disjoint patches, or the map is injective.
+        UsageError: a weight is not of such a shape, or not finite.
+        ModelError: the map is zero.
+    """
+    if isinstance(model_or_weight, Model):
+        found = find_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        return Nullspace(found, model_or_weight, flat=False, per_channel=per_channel)
+    weight = model_or_weight
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim not in (2, 4):
+        found_type = f"{weight.dtype} {list(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
+        raise UsageError(f"weight is {found_type}; expected a Model, or floats [d, n] or [d, c, r_h, r_w].")
+    if not bool(weight.isfinite().all()):
+        raise UsageError("weight holds values that are not finite.")
+    if not bool(weight.any()):
+        raise ModelError("weight is all 0: it reads nothing.")
+    flat = weight.ndim == 2
+    patch_map = PatchMap.from_weight(
+        weight[:, None, None] if flat else weight, (1.0,) * (1 if flat else weight.shape[1])
+    )
+    basis = PatchBasis(patch_map, patch_map.nullspace(space, rtol, per_channel=per_channel))
+    if basis.nullspace.nullity == 0:
+        raise NoNullspaceError(
+            f"The weight {list(weight.shape)} has full rank {basis.nullspace.rank} and no nullspace.", basis.describe()
+        )
+    return Nullspace(basis, None, flat=flat, per_channel=per_channel)
+
+
+def check_nullspace(
+    model: Model,
+    nullspace: Nullspace,
+    *,
+    images: Float[Tensor, "b c h w"] | None = None,
+    rms: float = 0.1,
+    generator: torch.Generator | None = None,
+) -> Check:
+    """Ask the network itself: images, the same with noise from the nullspace, and with random noise of equal norm.
+
+    Args:
+        nullspace: of this model, or any other that is claimed to be one for it.
+        images: in [0, 1], of the model's input size; None for smooth random ones.
+        rms: root mean square of the noise, in [0, 1] pixel units.
+        generator: None for one that is seeded with 0.
+
+    Returns:
+        `.passed`: whether null noise moves the answer by a millionth of what random noise does, or less (mean squared
+        change); None where random noise moves nothing either. `.null_logit_mse`, `.random_logit_mse`, `.residual`.
+
+    Raises:
+        UsageError: the images, or the nullspace, are not for this model's input.
+        ModelError: the answers are not finite.
+    """
+    found, size = nullspace._found, model.transform.input_size
+    if nullspace._flat or found.patch_map.in_chans != size[0]:
+        raise UsageError(f"The nullspace is not one of patches with {size[0]} channels, which {model.name} reads.")
+    seed = seed_of(generator)
+    x = probe_images(model, 4, seed) if images is None else require_batch(model, images).cpu().float()
+    null = sample_null(found.pixel_basis, size[1:], torch.Generator().manual_seed(seed))
+    null = null * (rms / null.square().mean().sqrt())
+    random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
+    return compare(model, found, x, null, random)

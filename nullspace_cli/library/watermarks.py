@@ -1,0 +1,126 @@
+"""Visible marks that a network cannot see, on images at hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nullspace_cli.engine.errors import UsageError
+from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png
+from nullspace_cli.engine.files.writing import write_bytes
+from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.watermark.design import Design
+from nullspace_cli.engine.watermark.mark_style import MarkStyle
+from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Fit, Placement, Position, mark_of, text_mark
+from nullspace_cli.engine.watermark.model_size import ModelSize
+from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
+from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
+from nullspace_cli.engine.watermark.verification import Verification, figures, verify
+from nullspace_cli.library.inputs import AnyImage, read_image
+
+
+class WatermarkResult:
+    """A watermarked image, and what the model says of it.
+
+    Attributes:
+        pixels: uint8 [H, W, 3]: the result, as a model is shown it; transparent parts lie on white.
+        verification: the model's answers before and after, and how far its input, embeddings and features moved.
+        verified: whether it holds: the model's input is the same, or the class is and the embeddings moved by no more
+            than `tolerance`; None where neither could be measured.
+    """
+
+    def __init__(
+        self, source: Picture, made: Watermarked, verification: Verification, *, native: bool, tolerance: float
+    ) -> None:
+        self._source, self._made, self._native, self._tolerance = source, made, native, tolerance
+        self.pixels: NDArray[np.uint8] = made.pixels
+        self.verification = verification
+        self.verified = verification.holds(tolerance)
+
+    def unrounded(self) -> Unrounded:
+        """`image`, the exact solution before rounding, `source` and `target`: floats [3, H, W] in [0, 1]."""
+        return self._made.unrounded()
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a PNG: at native size with the source's depth, transparency, profile and EXIF.
+
+        Raises:
+            ArtifactError: the file cannot be written, or is there already.
+        """
+        data = encode_like(self._source, self.pixels) if self._native else encode_png(self.pixels)
+        return write_bytes(Path(path), data, force=overwrite)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the JSON of `vitnull watermark` for one image, but for those of its files."""
+        return figures(self._made, self.verification, self._tolerance)
+
+    def __repr__(self) -> str:
+        height, width, _ = self.pixels.shape
+        return f"<WatermarkResult {width} x {height}, nullspace {self._made.nullspace}, verified {self.verified}>"
+
+
+def make_watermark(
+    model: Model,
+    image: AnyImage,
+    mark: AnyImage,
+    *,
+    size: Literal["native", "model"] = "native",
+    nullspace: NullspaceChoice = "auto",
+    p: Literal[1, 2] = 2,
+    rounding: Rounding = "aware",
+    style: MarkStyle | None = None,
+    fit: Fit = "contain",
+    position: Position = "center",
+    scale: float | None = None,
+    opacity: float = 1.0,
+    strength: float | None = None,
+    tolerance: float = 0.01,
+) -> WatermarkResult:
+    """Put a visible mark on an image that the model does not notice (paper, section 6), and run the model to see.
+
+    Args:
+        image: a path, a PIL image, or uint8 [H, W, c].
+        mark: the same; its alpha says where it covers, and an opaque one covers where it is not its own background.
+            For lettering, `text_image("...")`.
+        size: "native" keeps the image's own size and, where it can be had, every bit of the model's input; "model"
+            works at the size of that input, as the paper does.
+        nullspace: at native size, of the "resize" that the model begins with, or of its "patch" embedding.
+        p: minimised is the distance to the marked image, ||z - t||_p; 1 at model size alone.
+        rounding: "aware" chooses the levels together, so that the embeddings stay; "nearest" each for itself.
+        style, fit, position, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`.
+        tolerance: largest relative change of the embeddings that passes verification.
+
+    Raises:
+        ImageError: the image or the mark cannot be read, or the image is too small or too elongated for it.
+        NoNullspaceError: the patch embedding's was asked for and the model has none.
+        UsageError: settings exclude each other.
+    """
+    if p == 1 and size == "native":
+        raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
+    if size == "model" and nullspace == "resize":
+        raise UsageError("At model size nothing is resized. Leave nullspace out.")
+    source = read_image(image, "image")
+    picture = read_image(mark, "mark")
+    placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
+    design = Design(mark_of(picture, picture.path), placement, style, strength)
+    network = LazyModel.of(model)
+    if size == "model":
+        (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
+    else:
+        made = NativeSize(model.transform, design, lambda: network.patches, nullspace, rounding, model.device)(source)
+    read_back = replace(source, pixels=made.pixels)
+    verification = verify(model, network.patch_map, source, read_back)
+    return WatermarkResult(source, made, verification, native=size == "native", tolerance=tolerance)
+
+
+def text_image(text: str) -> NDArray[np.uint8]:
+    r"""White lettering as a mark, uint8 [h, w, 4], in the font that Pillow carries; \n starts a new line.
+
+    Raises:
+        UsageError: the text is blank, or the font lacks one of its characters.
+    """
+    mark = text_mark(text)
+    return (np.concatenate([mark.colour, mark.coverage[..., None]], 2) * 255).round().astype(np.uint8)
