@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from nullspace_cli import __version__
 from nullspace_cli.commands.options import OutputOptions
+from nullspace_cli.commands.wording import in_flags
 
 
 class Described(Protocol):
@@ -94,7 +95,7 @@ class Console:
     def note(self, text: str) -> None:
         """What is going on, unless --quiet."""
         if not self.options.quiet:
-            print(_visible(text), file=sys.stderr, flush=True)  # noqa: T201
+            print(_visible(in_flags(text)), file=sys.stderr, flush=True)  # noqa: T201
 
     def detail(self, text: str) -> None:
         """What is going on, if --verbose."""
@@ -120,7 +121,7 @@ class Console:
             logger.removeHandler(handler)
 
     def error(self, text: str) -> None:
-        print(f"vitnull: error: {_visible(text)}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"vitnull: error: {_visible(in_flags(text))}", file=sys.stderr, flush=True)  # noqa: T201
 
     def trace(self, text: str) -> None:
         """Where an error was raised: many lines."""

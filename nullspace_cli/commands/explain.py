@@ -20,6 +20,7 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.outputs import refuse_clashes
+from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.models.model import Model
@@ -191,7 +192,7 @@ def _run(
                     continue
                 if alone:
                     raise item.error
-                failures[item.source] = str(item.error)
+                failures[item.source] = in_flags(str(item.error))
                 console.error(str(item.error))
             if done:
                 batch = ExplainedBatch.of(done, labels)

@@ -29,6 +29,7 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
+from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
@@ -216,7 +217,7 @@ def _run(
             if isinstance(done, Failed):
                 if len(planned.files) == 1 and ranks.world == 1:
                     raise done.error
-                failures[done.source] = str(done.error)
+                failures[done.source] = in_flags(str(done.error))
                 console.error(str(done.error))
                 continue
             console.detail(f"{done.record['source']} -> {done.record['output']}")

@@ -33,11 +33,21 @@ def first_line(error: BaseException) -> str:
 class VitnullError(Exception):
     """Something could not be done.
 
-    The message says what failed and where, what was expected instead, and what to do. `exit_code` is what the command
-    line ends with; it is part of the contract that scripts rely on.
+    The message says what failed and where, and what was expected instead; the `hint`, what to do. `exit_code` is what
+    the command line ends with; it is part of the contract that scripts rely on.
+
+    Args:
+        hint: names parameters as the library does, in backticks, as `overwrite=True`; the command line says --force.
     """
 
     exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, (str(self.args[0]), self.hint)))
 
 
 class UsageError(VitnullError):
@@ -67,8 +77,8 @@ class MemoryShortError(VitnullError):
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(
-            f"{what} does not fit into memory ({reason}). Try --workers 1, --device cpu, a smaller --batch-size, a "
-            f"smaller image or a smaller model."
+            f"{what} does not fit into memory ({reason}).",
+            hint='Try `workers=1`, `device="cpu"`, a smaller `batch_size`, a smaller image or a smaller model.',
         )
 
 
@@ -77,6 +87,6 @@ class NoNullspaceError(VitnullError):
 
     exit_code = 5
 
-    def __init__(self, message: str, report: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, report: dict[str, Any] | None = None, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.report = report or {}

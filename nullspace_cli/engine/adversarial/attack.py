@@ -99,14 +99,20 @@ class Attack:
         if self.channels == "red" and self.bounded:
             raise UsageError(
                 "With green and blue taken from the target, red would have to leave [0, 1] to make up for them: as a "
-                "rule no valid image has the source's embeddings. Use --unbounded, or --channels all."
+                "rule no valid image has the source's embeddings.",
+                hint='Use `bounded=False`, or `channels="all"`.',
             )
         if self.channels == "red" and self.strength not in (None, 1):
-            raise UsageError("With --channels red, green and blue are the target's as they are: leave --strength out.")
+            raise UsageError(
+                "With red alone to be changed, green and blue are the target's as they are.",
+                hint="Leave `strength` out.",
+            )
         if self.size == "native" and not self.bounded:
-            raise UsageError("At native size the result is an 8-bit file by nature; use --bounded, or --size model.")
+            raise UsageError(
+                "At native size the result is an 8-bit file by nature.", hint='Use `bounded=True`, or `size="model"`.'
+            )
         if self.size == "native" and self.norm == 1:
-            raise UsageError("p = 1 is solved at the model's size; add --size model.")
+            raise UsageError("p = 1 is solved at the model's size.", hint='Use `size="model"`.')
 
     def prepare(self) -> None:
         """Load what is needed, so that what is missing shows early.
@@ -121,7 +127,9 @@ class Attack:
         try:
             space = self.network.patches
         except NoNullspaceError as error:
-            raise NoNullspaceError(f"{error} Or use --size native, which fools any model.", error.report) from error
+            raise NoNullspaceError(
+                str(error), error.report, hint='Or use `size="native"`, which fools any model.'
+            ) from error
         if self.channels == "red":
             require_full_red(space, self.network.model.name)
 
@@ -257,8 +265,9 @@ def require_full_red(space: PatchSpace, name: str) -> None:
         raise NoNullspaceError(
             f"{name}: red alone cannot make up for the target's green and blue, because the red block of the patch "
             f"embedding has rank {rank} of d = {d}, with r^2 = {size} pixels a patch; A.3 needs full rank"
-            f"{', and so d <= r^2' if small else ''}. Use --channels all{others}.",
+            f"{', and so d <= r^2' if small else ''}.",
             {"rank": rank, "embed_dim": d, "patch_pixels": size},
+            hint=f'Use `channels="all"`{others}.',
         )
 
 
@@ -272,5 +281,6 @@ def _require_detail(transform: EvalTransform, source: Picture) -> None:
     if width >= source.width or height >= source.height:
         raise ImageError(
             f"{source.path} has {source.width} x {source.height} pixels, and the model enlarges it to {width} x "
-            f"{height}: nothing that it reads could change. Use a larger source, or --size model."
+            f"{height}: nothing that it reads could change.",
+            hint='Use a larger source, or `size="model"`.',
         )

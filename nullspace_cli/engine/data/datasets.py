@@ -160,7 +160,9 @@ def _has_splits(root: Path) -> bool:
     named = [folder for folder in words if folder in DEMO_COUNTS]
     if not others and (len(named) == 2 or not images):
         if words and not named:
-            raise DataError(f"{_listed(words)} of {root} look like splits. Name one of them: --data {root / words[0]}.")
+            raise DataError(
+                f"{_listed(words)} of {root} look like splits.", hint=f"Name one of them: `data={root / words[0]}`."
+            )
         return bool(named) or any(folder in DEMO_COUNTS for folder in folders)
     if not named:
         return False
@@ -172,8 +174,9 @@ def _has_splits(root: Path) -> bool:
     beside = f"the folder {others[0]}" if others else f"the image {images[0]}"
     raise DataError(
         f"Whether {_listed(named)} of {root} {'is a split or a class' if len(named) == 1 else 'are splits or classes'} "
-        f"cannot be told: beside it is {beside}. For a split name it, --data {root / named[0]}; or move the class "
-        f"folders below a folder {root / 'val'} of their own."
+        f"cannot be told: beside it is {beside}.",
+        hint=f"For a split name it, `data={root / named[0]}`; or move the class folders below a folder "
+        f"{root / 'val'} of their own.",
     )
 
 

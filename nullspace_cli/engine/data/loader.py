@@ -151,8 +151,9 @@ class Store:
                 mapping = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise ArtifactError(
-                f"Cannot keep {size} bytes in {self.folder}: {reason_of(error)}. Make room there, or raise "
-                f"--cache-limit ({self.limit} bytes, of which {self._left} are left) to keep them in memory."
+                f"Cannot keep {size} bytes in {self.folder}: {reason_of(error)}.",
+                hint=f"Make room there, or raise `memory` ({self.limit} bytes, of which {self._left} are left) to keep "
+                f"them in memory.",
             ) from error
         self.mapped += size
         return np.frombuffer(mapping, dtype).reshape(shape)

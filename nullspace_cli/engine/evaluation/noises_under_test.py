@@ -94,7 +94,8 @@ def with_realised(noises: Sequence[NoiseUnderTest], model: Model, bound: float) 
     patch_map = patch_map_of(model)
     if patch_map is None:
         raise ModelError(
-            f"{model.name} does not embed patches by one linear map: its noise has no pixels. Leave out --realise."
+            f"{model.name} does not embed patches by one linear map: its noise has no pixels.",
+            hint="Leave out `realise`.",
         )
     found = []
     for tested in noises:

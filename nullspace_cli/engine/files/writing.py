@@ -62,7 +62,7 @@ def _destination(path: Path, force: bool) -> Path | None:
     if found and not stat.S_ISREG(found.st_mode):
         raise ArtifactError(f"Cannot write {path}: it is {kind_of(found)}. Give the name of a file.")
     if os.path.lexists(path) and not force:
-        raise ArtifactError(f"{path} exists already. Use --force to overwrite it, or another name.")
+        raise ArtifactError(f"{path} exists already.", hint="Use `overwrite=True` to replace it, or another name.")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 

@@ -20,19 +20,20 @@ BENIGN = {"num_classes": 2**17, "img_size": 1024, "in_chans": 16, "input_size": 
 """Up to which number an argument makes no model that does not fit; others up to 64."""
 MAX_TENSORS = 10_000
 """Parameters and buffers of a model; the largest of timm have some thousand."""
+SEE_KWARGS = "See `timm_kwargs`."
 UNUSABLE = {
-    "checkpoint_path": "Give weights with --checkpoint FILE.",
+    "checkpoint_path": "Give weights as `checkpoint`.",
     "features_only": "What it answers are many maps, and no logits or features.",
     "scriptable": "Gradients of a scripted model are not its own.",
-    "device": "Choose it with --device.",
-    "dtype": "Weights are taken in single precision; see --amp.",
+    "device": "Choose it as `device`.",
+    "dtype": "Weights are taken in single precision; see `amp`.",
 }
 
 
 def refuse_arguments(arguments: Mapping[str, Any], model: str) -> None:
     for name, why in UNUSABLE.items():
         if arguments.get(name):
-            raise ModelError(f"The argument {name} of {model} cannot be used here. {why}")
+            raise ModelError(f"The argument {name} of {model} cannot be used here.", hint=why)
     for name, value in arguments.items():
         if _largest(value) > MAX_SIZE:
             raise ModelError(
@@ -77,7 +78,8 @@ def within_bounds(name: str) -> Iterator[None]:
             size = f"{count} tensors" if count > MAX_TENSORS else f"{held / 2**30:.0f} GiB"
             raise ModelError(
                 f"{name} with these arguments has more than {size} of weights; this machine has "
-                f"{room / 2**30:.0f} GiB of memory. See --model-kwargs."
+                f"{room / 2**30:.0f} GiB of memory.",
+                hint=SEE_KWARGS,
             )
 
     hooks = [register_module_parameter_registration_hook(counted), register_module_buffer_registration_hook(counted)]

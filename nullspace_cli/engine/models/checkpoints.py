@@ -81,7 +81,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
                 for what, names in (("tensors missing", missing), ("unknown", foreign), ("of another shape", shapes))
                 if names
             )
-            + ". Check MODEL and --model-kwargs (img_size, num_classes, ...) against the file."
+            + ".",
+            hint="Check the model and its `timm_kwargs` (img_size, num_classes, ...) against the file.",
         )
     require_floats(own, {name: value.dtype for name, value in state.items()}, path)
     state = {name: value.to(own[name].dtype) for name, value in state.items()}
@@ -249,7 +250,8 @@ def _load_npz(module: nn.Module, path: Path) -> None:
         if missing := [name for name, value in state.items() if value.numel() and bool(value.isnan().all())]:
             raise ModelError(
                 f"{path} does not fit {type(module).__name__}: it has nothing for {len(missing)} tensors "
-                f"({_some(missing)}). Check MODEL and --model-kwargs (num_classes, ...) against the file."
+                f"({_some(missing)}).",
+                hint="Check the model and its `timm_kwargs` (num_classes, ...) against the file.",
             )
         require_finite(state, str(path))
     except BaseException as error:

@@ -18,7 +18,7 @@ from nullspace_cli.engine.documents.model_folder import ModelFolder
 from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
-from nullspace_cli.engine.models.arguments import is_modest, refuse_arguments, within_bounds
+from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_arguments, within_bounds
 from nullspace_cli.engine.models.checkpoints import (
     load_checkpoint,
     read_state,
@@ -158,12 +158,12 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
             if _folder_of(name) and not request.kwargs:
                 raise _unloadable(name, error) from error
             if isinstance(error, TypeError):
-                raise ModelError(f"{name} does not take these model arguments: {error}. See --model-kwargs.") from error
+                raise ModelError(f"{name} does not take these model arguments: {error}.", hint=SEE_KWARGS) from error
             if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in NETWORK_PACKAGES:
                 raise _unfetched(name, error) from error
             raise _unbuildable(name, error) from error
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
-        raise ModelError(f"{name} has no weights, built with these arguments. See --model-kwargs.")
+        raise ModelError(f"{name} has no weights, built with these arguments.", hint=SEE_KWARGS)
     return module
 
 
@@ -211,9 +211,9 @@ def _unloadable(name: str, error: Exception) -> ModelError:
 
 def _unfetched(name: str, error: Exception) -> ModelError:
     return ModelError(
-        f"The weights of {name} could not be fetched, nor are they in the local cache ({first_line(error)}). "
-        f"Go online, or give the weights with --checkpoint FILE, use local-dir:PATH, or try the embedded models: demo, "
-        f"demo-cnn."
+        f"The weights of {name} could not be fetched, nor are they in the local cache ({first_line(error)}).",
+        hint="Go online, or give the weights as `checkpoint`, use local-dir:PATH, or try the embedded models: demo, "
+        "demo-cnn.",
     )
 
 
@@ -244,8 +244,8 @@ def _require_published(name: str) -> None:
         return
     if cfg is not None and not cfg.has_weights:
         raise ModelError(
-            f"timm publishes no weights for {name}. Give your own with --checkpoint FILE, or use --no-pretrained "
-            f"for random ones."
+            f"timm publishes no weights for {name}.",
+            hint="Give your own as `checkpoint`, or use `pretrained=False` for random ones.",
         )
 
 

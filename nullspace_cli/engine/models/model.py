@@ -157,10 +157,11 @@ def finite(outputs: Outputs, model: Model, of: str) -> Outputs:
     """
     for name, values in outputs._asdict().items():
         if values is not None and not bool(values.isfinite().all()):
-            hint = "Check them." if model.amp == "none" else "Check them, or use --amp bf16 or none."
+            hint = "Check them." if model.amp == "none" else 'Check them, or use `amp="bf16"` or none.'
             raise ModelError(
                 f"{model.name} answers {of} with {name} that are not finite numbers, with these weights: "
-                f"{model.weights}. {hint}"
+                f"{model.weights}.",
+                hint=hint,
             )
     return outputs
 

@@ -160,6 +160,7 @@ def _patch_layer(model: Model) -> nn.Module:
     if stem.kind != "patch":
         raise ModelError(
             f"{model.name} has no patch tokens that noise could be added to: it reads the image by "
-            f"{'; '.join(stem.layers)}. Use noise at input level (--level input)."
+            f"{'; '.join(stem.layers)}.",
+            hint='Use noise at input level (`site="input"`).',
         )
     return model.module.get_submodule(stem.names[0])

@@ -86,7 +86,8 @@ class Noise:
         if tuple(delta.shape[1:]) != shape:
             raise ArtifactError(
                 f"{self.source} has noise of shape {list(delta.shape[1:])}; {model.name} takes {list(shape)} at "
-                f"{self.level} level. Was the model built with other --model-kwargs?"
+                f"{self.level} level.",
+                hint="Was the model built with other `timm_kwargs`?",
             )
         return replace(self, delta=delta)
 

@@ -84,7 +84,9 @@ class Plan:
         differing = [name for name in own if name not in but and own[name] != other.get(name)]
         if differing:
             what = ", ".join(f"{name} {other.get(name)} (now {own[name]})" for name in differing)
-            raise ArtifactError(f"{path} was learned with {what}. Repeat those options, or use --force to start anew.")
+            raise ArtifactError(
+                f"{path} was learned with {what}.", hint="Repeat those options, or use `overwrite=True` to start anew."
+            )
 
 
 class Learner:
@@ -215,7 +217,8 @@ class Trainer:
         gradient /= len(images)
         if not bool(gradient.isfinite().all()):
             raise VitnullError(
-                f"The gradient is not finite after {self.done} steps. Use --amp bf16 or none, or a smaller --lr."
+                f"The gradient is not finite after {self.done} steps.",
+                hint='Use `amp="bf16"` or none, or a smaller `lr`.',
             )
         self.images += len(mine) * len(active)
         lr = self.plan.lr * PROTOCOLS[self.plan.protocol].decay(self.done, self.plan.steps)
@@ -315,7 +318,7 @@ class Trainer:
             elif "optimizer.step" in state and int(state["optimizer.step"]) != count:
                 reason = f"its noise {i} has {count} losses and {int(state['optimizer.step'])} steps of the optimiser"
             if reason:
-                raise ArtifactError(f"{path} is damaged: {reason}. Use --force to start anew.")
+                raise ArtifactError(f"{path} is damaged: {reason}.", hint="Use `overwrite=True` to start anew.")
 
     def _ends_of_rounds(self, done: int) -> list[int]:
         per_round = self.plan.steps // self.plan.rounds

@@ -107,17 +107,16 @@ def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspac
     hints = []
     joint = patch_map.patch_dim - patch_map.embed_dim
     if per_channel and joint > 0:
-        hints.append(f"without --per-channel the nullspace has at least {joint} dimensions")
+        hints.append(f"with `per_channel=False` the nullspace has at least {joint} dimensions")
     if near:
-        hints.append(f"{near} singular values lie below 1% of the largest: --rtol 0.01 gives that near nullspace")
+        hints.append(f"{near} singular values lie below 1% of the largest: `rtol=0.01` gives that near nullspace")
     hints.append(f"models with room: {EXAMPLES}")
     return NoNullspaceError(
         f"{model.name} has no exact nullspace{' per channel' if per_channel else ''}: its patch embedding maps {size} "
         f"numbers to {patch_map.embed_dim} with full rank (singular values {float(sigma.max()):.3g} ... "
-        f"{float(sigma.min()):.3g}, tolerance {nullspace.rtol:.2g} of the largest). "
-        + "; ".join(hints).capitalize()
-        + ".",
+        f"{float(sigma.min()):.3g}, tolerance {nullspace.rtol:.2g} of the largest).",
         basis.describe(),
+        hint="; ".join(hints).capitalize() + ".",
     )
 
 

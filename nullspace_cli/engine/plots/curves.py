@@ -52,7 +52,7 @@ def _read(path: Path) -> dict[str, Any]:
     expected = "what `vitnull eval --out` wrote"
     document = read_json(path, expected)
     if not isinstance(document, dict) or document.get("schema") != "vitnull/eval/1":
-        raise ArtifactError(f"{path} is not a document of `vitnull eval`. Make one with --out or --json.")
+        raise ArtifactError(f"{path} is not a document of `vitnull eval`. Make one with `vitnull eval --out`.")
     Eval.read(document, f"{path}", hint="Make it again with `vitnull eval --out`.")
     return document
 

@@ -28,6 +28,8 @@ LONGEST_PAUSE = 0.1
 LOST_SECONDS = 120.0
 """A process that has been silent for so long is taken for dead."""
 
+AGAIN = "Start the run again; with `resume=True` or `skip_existing=True` it goes on where it stood."
+
 
 class Store(Protocol):
     """What is used of `torch.distributed.Store`: texts and counters that all processes see."""
@@ -102,7 +104,8 @@ class Meeting:
         elif now - heard[rank][1] > self._lost:
             raise VitnullError(
                 f"Process {rank} of {self._world} has said nothing for {self._lost:g} seconds: it was killed, or its "
-                f"machine is gone. Start the run again; with --resume or --skip-existing it goes on where it stood."
+                f"machine is gone.",
+                hint=AGAIN,
             )
 
     def _keep_beating(self) -> None:
@@ -191,7 +194,7 @@ class Ranks:
         here = self.world if self.here is None else self.here
         if here > 1 and name.startswith("cuda:"):
             raise UsageError(
-                f"{here} processes would share {name}; use --device cuda, which deals out one GPU to each."
+                f"{here} processes would share {name}.", hint='Use `device="cuda"`, which deals out one GPU to each.'
             )
         if self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local % torch.cuda.device_count()}"
@@ -210,10 +213,7 @@ class Ranks:
             with suppress(RuntimeError):
                 if self.meeting:
                     self.meeting.require_all_well()
-            raise VitnullError(
-                f"Another process of this run is gone ({first_line(error)}). Start the run again; with --resume or "
-                f"--skip-existing it goes on where it stood."
-            ) from error
+            raise VitnullError(f"Another process of this run is gone ({first_line(error)}).", hint=AGAIN) from error
 
 
 @contextmanager

@@ -104,7 +104,8 @@ class ModelSize:
         if width * height > max(CANVAS, CROPS * math.prod(geometry.crop)):
             raise ImageError(
                 f"{picture.path} is too elongated to be marked at model size: its {picture.width} x {picture.height} "
-                f"would be resized to {width} x {height}. Crop it first, or use --size native."
+                f"would be resized to {width} x {height}.",
+                hint='Crop it first, or use `size="native"`.',
             )
         source = from_8_bits(self.transform.resize(picture.pixels))
         target = self.design.target(source, "outline", MODEL_PERIOD, self._tint)

@@ -239,8 +239,8 @@ class _Task:
         if certificate["status"] != "solved":
             raise ImageError(
                 f"{self.picture.path} is too small for a watermark at its own size, {self.picture.width} x "
-                f"{self.picture.height}: no picture was found that the model reads alike. Use --size model, or a "
-                f"larger image."
+                f"{self.picture.height}: no picture was found that the model reads alike.",
+                hint='Use `size="model"`, or a larger image.',
             )
         pixels = self.preimages.nearest(projection, solution.y)
         if self.maker.rounding == "aware" and min(ratios) >= 1:

@@ -160,5 +160,6 @@ def check_state(state: Path, *, resume: bool, force: bool) -> None:
         read_provenance(state, LEARNING)  # before anything slow
     elif not force:
         raise ArtifactError(
-            f"{state} holds an interrupted run. Use --resume to go on with it, or --force to start anew."
+            f"{state} holds an interrupted run.",
+            hint="Use `resume=True` to go on with it, or `overwrite=True` to start anew.",
         )

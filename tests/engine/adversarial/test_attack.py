@@ -93,10 +93,10 @@ def test_likeness_at_its_ends() -> None:
 @pytest.mark.parametrize(
     ("settings", "hint"),
     [
-        ({"channels": "red"}, "--unbounded"),
-        ({"channels": "red", "bounded": False, "strength": 2.0}, "--strength"),
-        ({"size": "native", "bounded": False}, "--bounded"),
-        ({"size": "native", "norm": 1}, "--size model"),
+        ({"channels": "red"}, "`bounded=False`"),
+        ({"channels": "red", "bounded": False, "strength": 2.0}, "`strength`"),
+        ({"size": "native", "bounded": False}, "`bounded=True`"),
+        ({"size": "native", "norm": 1}, '`size="model"`'),
     ],
 )
 def test_settings_that_exclude_each_other(network: LazyModel, settings: dict[str, object], hint: str) -> None:
@@ -108,7 +108,7 @@ def test_red_alone_needs_patches_with_more_pixels_than_the_embedding() -> None:
     """A ViT-S/16: 384 embeddings of 768 numbers, of which 256 are red."""
     request = replace(TINY, name="vit_small_patch16_224")
     Attack(LazyModel(request)).prepare()
-    with pytest.raises(NoNullspaceError, match=r"rank 256 of d = 384, with r\^2 = 256 .* --channels all"):
+    with pytest.raises(NoNullspaceError, match=r'rank 256 of d = 384, with r\^2 = 256 .* `channels="all"`'):
         Attack(LazyModel(request), channels="red", bounded=False).prepare()
 
 

@@ -206,7 +206,7 @@ def test_a_full_disk_is_an_error_before_anything_is_lost(
         store.allocate((25, 1000), np.float32)
     message = str(caught.value)
     assert message.startswith(f"Cannot keep 100000 bytes in {tmp_path}: {os.strerror(number)}.")
-    assert "--cache-limit" in message
+    assert "raise `memory`" in message
     assert "(100 bytes, of which 90 are left)" in message
     assert list(tmp_path.iterdir()) == []
     assert store.mapped == 0

@@ -20,7 +20,7 @@ def write_bytes(path: Path, data: bytes, **options: bool) -> Path:
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "x", b"old")
-    with pytest.raises(ArtifactError, match=r"exists already.*--force"):
+    with pytest.raises(ArtifactError, match=r"exists already.*`overwrite=True`"):
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert write_bytes(path, b"new", force=True).read_bytes() == b"new"

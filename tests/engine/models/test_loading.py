@@ -158,7 +158,7 @@ def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
         load(checkpoint=tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="does not fit"):
         load("resnet10t", checkpoint=folder / "w.pth")
-    with pytest.raises(ModelError, match=r"of another shape.*--model-kwargs"):
+    with pytest.raises(ModelError, match=r"of another shape.*`timm_kwargs`"):
         load(checkpoint=folder / "w.pth", kwargs={"num_classes": 7})
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ModelError, match=r"list\.pth"):
@@ -198,7 +198,7 @@ def test_random_weights_follow_the_seed() -> None:
 def test_weights_that_cannot_be_fetched_are_an_error(name: str) -> None:
     with pytest.raises(ModelError) as caught:
         load_model(ModelRequest(name, device="cpu"))
-    for word in (name, "could not be fetched", "--checkpoint", "local-dir:", "demo"):
+    for word in (name, "could not be fetched", "`checkpoint`", "local-dir:", "demo"):
         assert word in str(caught.value)
 
 

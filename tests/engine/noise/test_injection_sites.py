@@ -98,5 +98,5 @@ def test_the_patch_embedding_is_itself_again_after_an_error() -> None:
 
 @pytest.mark.parametrize("name", ["resnet10t", "crossvit_tiny_240"])
 def test_no_patch_tokens(name: str) -> None:
-    with pytest.raises(ModelError, match=rf"{name}.* has no patch tokens.*--level input"):
+    with pytest.raises(ModelError, match=rf'{name}.* has no patch tokens.*`site="input"`'):
         injection_site(load(name), "encoder")

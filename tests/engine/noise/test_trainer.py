@@ -182,7 +182,7 @@ def test_going_on_gives_the_same_bits(
 def test_going_on_needs_the_same_plan(model: Model, images: ImageSet, tmp_path: Path) -> None:
     trainer = learning_of(model, images, plan_of())
     trainer.save(tmp_path / "state")
-    with pytest.raises(ArtifactError, match=r"rounds 3 \(now 4\).*--force"):
+    with pytest.raises(ArtifactError, match=r"rounds 3 \(now 4\).*`overwrite=True`"):
         learning_of(model, images, plan_of(rounds=4)).restore(tmp_path / "state")
     kwargs = {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
     other = load_model(ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu", seed=1))

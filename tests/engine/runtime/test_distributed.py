@@ -64,7 +64,7 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("ranks", [Ranks(0, 2), Ranks(1, 2, 1, 2), Ranks(3, 4, 1, 2)])
 def test_several_processes_do_not_share_a_gpu_by_its_number(ranks: Ranks) -> None:
-    with pytest.raises(UsageError, match="2 processes would share cuda:0; use --device cuda,"):
+    with pytest.raises(UsageError, match=r'2 processes would share cuda:0\. Use `device="cuda"`,'):
         ranks.device("cuda:0")
 
 

@@ -320,5 +320,5 @@ def test_a_line_is_refused_before_it_is_resized(
     """Few pixels that the resize would make millions of, of which the network reads a few thousand."""
     line = pictured(tmp_path, np.zeros((3, 4000, 3), np.uint8))
     monkeypatch.setattr(EvalTransform, "resize", lambda self, pixels: pytest.fail("it was resized"))
-    with pytest.raises(ImageError, match=r"too elongated to be marked at model size: .*or use --size native"):
+    with pytest.raises(ImageError, match=r'too elongated to be marked at model size: .*or use `size="native"`'):
         maker()([line])

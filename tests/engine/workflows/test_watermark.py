@@ -335,7 +335,7 @@ def test_memory_that_is_short_anywhere_is_the_images_failure(
     done = list(pipeline(size="model", group=1, verify=True).each(todo, 1))
     assert sum(failures(done)) == 1
     (failed,) = (item for item in done if isinstance(item, Failed))
-    assert "does not fit into memory (MemoryError). Try --workers 1" in str(failed.error)
+    assert "does not fit into memory (MemoryError). Try `workers=1`" in str(failed.error)
 
 
 def test_one_that_cannot_be_solved_is_singled_out_in_silence(tmp_path: Path) -> None:

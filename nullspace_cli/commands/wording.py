@@ -1,0 +1,28 @@
+"""What the engine says, in the words of the command line: parameters as flags."""
+
+import re
+
+_PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
+_FLAGS = {"overwrite": "force", "timm_kwargs": "model-kwargs", "site": "level", "p": "norm", "memory": "cache-limit"}
+"""Options that the library knows by another name."""
+_KNOWN = (
+    *("amp", "batch_size", "bounded", "channels", "checkpoint", "data", "device", "lr", "per_channel", "pretrained"),
+    *("realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
+)
+
+
+def in_flags(text: str) -> str:
+    """`overwrite=True` as --force, `size="model"` as --size model, `batch_size` as --batch-size."""
+    return _PARAMETER.sub(_flag, text)
+
+
+def _flag(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    if name not in _KNOWN:
+        return match[0]
+    flag = _FLAGS.get(name, name).replace("_", "-")
+    if name == "bounded" and value == "False":
+        return "--unbounded"
+    if value in ("True", "False"):
+        return f"--{flag}" if value == "True" else f"--no-{flag}"
+    return f"--{flag}" if value is None else f"--{flag} {value.strip(chr(34))}"
