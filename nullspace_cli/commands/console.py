@@ -7,11 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from nullspace_cli import __version__
 from nullspace_cli.commands.options import OutputOptions
 from nullspace_cli.commands.wording import in_flags
+
+Side = Literal["left", "right"]
+
+WIDE = 100_000
+"""Columns of a terminal on which no table is cut off."""
 
 
 class Described(Protocol):
@@ -79,18 +84,30 @@ class Console:
 
     def table(self, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values in two columns; rows whose value is None are left out."""
-        shown = [(name, _visible(value)) for name, value in rows if value is not None]
-        width = max((len(name) for name, _ in shown), default=0)
-        for name, value in shown:
-            self.line(f"{name:<{width}}  {value}".rstrip())
+        self._columns([(name, value) for name, value in rows if value is not None], ("left", "left"))
 
     def grid(self, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table with a header; the first column is aligned left, the others right."""
-        cells = [[_visible(cell) for cell in row] for row in (header, *rows)]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-        for row in cells:
-            first, *others = (f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
-            self.line("  ".join([f"{row[0]:<{len(first)}}", *others]).rstrip())
+        self._columns((header, *rows), ["left", *cast(list[Side], ["right"] * (len(header) - 1))])
+
+    def _columns(self, rows: Sequence[Sequence[object]], sides: Sequence[Side]) -> None:
+        """By rich, which knows that a Chinese letter is as wide as two others; as wide as need be, on no terminal."""
+        from rich.console import Console as Terminal
+        from rich.table import Table
+        from rich.text import Text
+
+        if not rows:
+            return
+        table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
+        for side in sides:
+            table.add_column(justify=side, no_wrap=True)
+        for row in rows:
+            table.add_row(*(Text(_visible(cell)) for cell in row))
+        terminal = Terminal(width=WIDE, color_system=None)
+        with terminal.capture() as captured:
+            terminal.print(table)
+        for line in captured.get().splitlines():
+            self.line(line.rstrip())
 
     def note(self, text: str) -> None:
         """What is going on, unless --quiet."""

@@ -20,6 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
+from nullspace_cli.commands.render import figure
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.evaluation.noises_under_test import Control
@@ -241,7 +242,7 @@ def _judge(console: Console, results: list[dict[str, Any]], min_match: float | N
     ]
     for result in below:
         console.error(
-            f"{_name(result)} keeps {_number(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
+            f"{_name(result)} keeps {figure(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
         )
     return 3 if below else 0
 
@@ -257,13 +258,13 @@ def _render(console: Console, document: dict[str, Any]) -> None:
                 result["level"],
                 _size(result),
                 "-" if result["control"] == "none" else result["control"],
-                _number(result["match_percent"], ".2f"),
+                figure(result["match_percent"], ".2f"),
                 "-" if result["match_ci95"] is None else "{:.1f} - {:.1f}".format(*result["match_ci95"]),
-                _number(result["logit_mse"], ".3g"),
-                _number(result["feature_mse"], ".3g"),
-                _number(result["feature_cosine"], ".4f"),
-                _number(result["noise_norm"], ".4g"),
-                *([_number(result["accuracy"]["noisy"], ".2f")] if labelled else []),
+                figure(result["logit_mse"], ".3g"),
+                figure(result["feature_mse"], ".3g"),
+                figure(result["feature_cosine"], ".4f"),
+                figure(result["noise_norm"], ".4g"),
+                *([figure(result["accuracy"]["noisy"], ".2f")] if labelled else []),
             ]
             for result in document["results"]
         ],
@@ -283,7 +284,7 @@ def _name(result: dict[str, Any]) -> str:
     if result["transfer"]:
         marks.append(f"of {result['noise_model']}")
     if result["realised"]:
-        marks.append(f"in pixels, residual {_number(result['residual'], '.2g')}")
+        marks.append(f"in pixels, residual {figure(result['residual'], '.2g')}")
     return result["noise"] + (f" ({', '.join(marks)})" if marks else "")
 
 
@@ -294,7 +295,3 @@ def _size(result: dict[str, Any]) -> str:
     if result["sigma"] is not None:
         return f"sigma {shortest(result['sigma'])}"
     return "-" if result["limit"] is None else f"limit {shortest(result['limit'])}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

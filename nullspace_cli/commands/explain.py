@@ -20,6 +20,7 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.outputs import refuse_clashes
+from nullspace_cli.commands.render import answer, figure
 from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
@@ -254,8 +255,8 @@ def _render(console: Console, model: "Model", records: list[dict[str, Any]], mea
             [
                 ("image", record["source"]),
                 ("model", f"{model.name} ({model.weights}, sha256 {model.weights_sha256[:12]})"),
-                ("prediction", _answer(record["prediction"])),
-                ("explained", _answer(explained) if other else None),
+                ("prediction", record["prediction"] and answer(record["prediction"])),
+                ("explained", answer(explained) if other else None),
                 *((name, about["overlay"]) for name, about in record["methods"].items()),
                 ("sheet", record["sheet"]),
                 ("maps", record["float"]),
@@ -268,7 +269,7 @@ def _render(console: Console, model: "Model", records: list[dict[str, Any]], mea
             [
                 [
                     record["source"],
-                    _answer(record["prediction"]) or "-",
+                    answer(record["prediction"]) if record["prediction"] else "-",
                     record["sheet"] or record["float"] or next(iter(record["methods"].values()))["overlay"] or "-",
                     f"{record['seconds']:.2f}",
                 ]
@@ -305,7 +306,7 @@ def _render_noise(console: Console, noise: Mapping[str, Any]) -> None:
     console.line()
     console.line(f"likeness of the maps with and without noise of rms {noise['rms']:g}")
     rows = [
-        [method, kind.replace("_", " "), *(_number(likeness[name]) for name in MEASURES), likeness["undefined"]]
+        [method, kind.replace("_", " "), *(figure(likeness[name]) for name in MEASURES), likeness["undefined"]]
         for method, kinds in noise["methods"].items()
         for kind, likeness in kinds.items()
     ]
@@ -313,15 +314,3 @@ def _render_noise(console: Console, noise: Mapping[str, Any]) -> None:
     for kind, share in noise["match_percent"].items():
         if share is not None:
             console.line(f"predictions kept under {kind.replace('_', ' ')} noise: {share:.1f}%")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _answer(answer: Mapping[str, Any] | None) -> str | None:
-    if answer is None:
-        return None
-    label = f" {answer['label'].partition(',')[0]}" if answer["label"] else ""
-    probability = f" ({answer['probability']:.2%})" if "probability" in answer else ""
-    return f"class {answer['class']}{label}{probability}"

@@ -20,6 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim
+from nullspace_cli.commands.render import figure
 
 ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
@@ -264,9 +265,9 @@ def _render_saliency(console: Console, document: dict[str, Any]) -> None:
         [
             [
                 method,
-                _number(pairs["source_transformed"]["spearman"]),
-                _number(files[method]["source_transformed"]["spearman"]),
-                *(_number(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
+                figure(pairs["source_transformed"]["spearman"]),
+                figure(files[method]["source_transformed"]["spearman"]),
+                *(figure(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
             ]
             for method, pairs in document["saliency"].items()
         ],
@@ -275,8 +276,8 @@ def _render_saliency(console: Console, document: dict[str, Any]) -> None:
 
 def _likeness(like: dict[str, Any], other: str) -> str:
     return (
-        f"SSIM {like[f'ssim_{other}']:.3f}, correlation {_number(like[f'correlation_{other}'])}, "
-        f"of detail {_number(like[f'detail_correlation_{other}'])}, PSNR {_number(like[f'psnr_{other}'], '.1f')} dB"
+        f"SSIM {like[f'ssim_{other}']:.3f}, correlation {figure(like[f'correlation_{other}'])}, "
+        f"of detail {figure(like[f'detail_correlation_{other}'])}, PSNR {figure(like[f'psnr_{other}'], '.1f')} dB"
     )
 
 
@@ -288,7 +289,7 @@ def _kept(document: dict[str, Any]) -> str:
         parts.append(f"embedding changed by {document['embedding_error']:.2e}")
     if document["logit_mse"] is not None:
         parts.append(f"logits by {document['logit_mse']:.2e} (mse)")
-    parts.append(f"features by {_number(document['feature_change'], '.2e')}")
+    parts.append(f"features by {figure(document['feature_change'], '.2e')}")
     return ", ".join(parts)
 
 
@@ -296,7 +297,3 @@ def _answer(answer: dict[str, Any] | None) -> str:
     if answer is None:
         return ""
     return f": {answer['label'] or 'class ' + str(answer['class'])} ({answer['probability']:.2%})"
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "-" if value is None else format(value, form)

@@ -29,6 +29,7 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
+from nullspace_cli.commands.render import answer
 from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
@@ -307,8 +308,8 @@ def _render_one(console: Console, record: dict[str, Any], model: dict[str, Any])
             ("model", f"{model['model']} ({read})"),
             ("nullspace", record["nullspace"]),
             ("model input", _input(record["input_pixels_changed"])),
-            ("before", before and _answer(before)),
-            ("after", after and f"{_answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
+            ("before", before and answer(before)),
+            ("after", after and f"{answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
             ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
             ("features", after and _percent(record["feature_change"], "changed by {}")),
             (
@@ -333,11 +334,6 @@ def _input(changed: float | None) -> str:
     if changed is None:
         return "-"
     return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
-
-
-def _answer(answer: dict[str, Any]) -> str:
-    label = f" {answer['label']}" if answer["label"] else ""
-    return f"class {answer['class']}{label} ({answer['probability']:.2%})"
 
 
 def _percent(value: float | None, text: str) -> str | None:

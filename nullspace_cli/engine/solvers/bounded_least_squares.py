@@ -21,14 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
+from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
 from nullspace_cli.engine.solvers.solution import Status
 from nullspace_cli.engine.solvers.waiting import places
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about 2 d^2 + 30 n numbers a problem."""
-
-SHORT_OF_THE_BOUND = 0.995
-"""Share of the way to the nearest bound that a step may go."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tenso
     slack = torch.stack([width, width], 1) / 2
     best = problem.lower + width / 2
     _, _, g = problem.examine(best)
-    # Prices that fit the gradient -g, all of at least its mean size.
+    # Dual variables that fit the gradient -g, all of at least its mean size.
     spare = g.abs().mean(1, keepdim=True).clamp_min(1e-300)
     duals = torch.stack([(-g).clamp_min(0) + spare, g.clamp_min(0) + spare], 1)
     least = torch.full_like(problem.enough, torch.inf)
@@ -167,7 +165,7 @@ def _advance(
 
     def step(aim: Float[Tensor, "p 2 n"]) -> tuple[Tensor, Tensor, Tensor]:
         """Changes of slacks and duals that change the products by `aim`, to first order, and how far they may go."""
-        rhs = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - dual_residual
+        rhs = newton_rhs(aim, slack, dual_residual)
         change = solve(rhs)
         change += solve(rhs - change / D - (change @ A.mT) @ A)  # where D is huge, `solve` cancels digits
         along = torch.stack([change, -change], 1)
@@ -175,7 +173,7 @@ def _advance(
         return (
             along,
             dual_step,
-            torch.minimum(_step_length(slack, along), _step_length(duals, dual_step))[:, None, None],
+            torch.minimum(step_length(slack, along), step_length(duals, dual_step))[:, None, None],
         )
 
     along, dual_step, length = step(-products)
@@ -192,8 +190,3 @@ def _factor(A: Float[Tensor, "d n"], D: Float[Tensor, "p n"]) -> Float[Tensor, "
     matrices.diagonal(dim1=1, dim2=2).add_(1)
     factor, _ = torch.linalg.cholesky_ex(matrices)
     return factor
-
-
-def _step_length(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
-    """How much of the step, at most all, keeps every value from falling below zero."""
-    return torch.where(step < 0, -values / step.clamp_max(-1e-300), 1.0).flatten(1).amin(1).clamp_max(1)

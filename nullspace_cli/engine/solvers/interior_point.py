@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
 from nullspace_cli.engine.solvers.waiting import finished, places
 
@@ -35,8 +36,6 @@ FIRST_TRY = 30
 PROXIMAL = 1e-3
 """The proximal term's curvature while the equality is not met; after that it falls tenfold each iteration."""
 
-SHORT_OF_THE_BOUND = 0.995
-"""Share of the way to the nearest bound that a step may go."""
 
 CENTRING = 0.01
 """Smallest product of slack and dual variable that is aimed at, per unit of the equality's residual."""
@@ -241,7 +240,7 @@ def _advance(
     mean = here.mean_product()
 
     def lengths(step: _Iterate) -> tuple[Tensor, Tensor]:
-        primal, dual = _step_length(here.slack, step.slack), _step_length(here.duals, step.duals)
+        primal, dual = step_length(here.slack, step.slack), step_length(here.duals, step.duals)
         # With curvature the dual residual depends on w: only equal lengths shrink it.
         return (primal, dual) if norm == 1 else (torch.minimum(primal, dual),) * 2
 
@@ -270,11 +269,6 @@ def _where(rows: Bool[Tensor, " p"], new: Tensor, old: Tensor) -> Tensor:
     return torch.where(rows.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
-def _step_length(values: Tensor, step: Tensor) -> Float[Tensor, " p"]:
-    """How much of the step, at most all, keeps every value from falling below zero."""
-    return torch.where(step < 0, -values / step.clamp_max(-1e-300), 1.0).flatten(1).amin(1).clamp_max(1)
-
-
 class _Newton:
     """The linear systems of one iteration, factorised once."""
 
@@ -299,7 +293,7 @@ class _Newton:
     def step(self, aim: Float[Tensor, "p 2 k n"]) -> _Iterate:
         """The step that meets the equality and changes the products by `aim`, to first order."""
         moves, slack, duals = self.moves, self.here.slack, self.here.duals
-        rhs = aim[:, 0] / slack[:, 0] - aim[:, 1] / slack[:, 1] - self.dual_residual
+        rhs = newton_rhs(aim, slack, self.dual_residual)
         dy, image = self._solve(-self.residual - moves.combine(self.theta * rhs) @ self.A.mT)
         dw = self.theta * (moves.spread(image) + rhs)
         change = torch.stack([dw, -dw], 1)
