@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test check bench docs dist-test clean
 setup: $(READY)
 
 $(READY): pyproject.toml
@@ -34,6 +34,15 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/make_cli.py > docs/cli.md
 	$(BIN)/python docs/make_schemas.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict
+
+dist-test: $(READY)
+	rm -rf build/dist build/empty
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/dist .
+	$(PYTHON) -m venv build/empty
+	build/empty/bin/python -m pip install --quiet --disable-pip-version-check build/dist/vitnull-*.whl
+	cd build/empty && bin/vitnull demo --force && bin/python -c 'from nullspace_cli import load_model; load_model("demo")'
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis vitnull-demo
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis vitnull-demo
