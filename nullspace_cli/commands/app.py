@@ -50,7 +50,6 @@ app = typer.Typer(
     cls=Commands,
     help="The nullspace of vision transformers: what changes the picture and not the network's answer.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the plain help comes up in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
