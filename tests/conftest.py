@@ -19,6 +19,9 @@ from typer.testing import CliRunner
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
+from tests.shapes import check_shapes
+
+check_shapes()
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class _Answer(NamedTuple):
     features: Float64[Tensor, "b f"]
 
     @classmethod
-    def of(cls, outputs: Outputs) -> Self:
+    def of(cls, outputs: Outputs) -> "_Answer":
         logits = None if outputs.logits is None else outputs.logits.double()
         return cls(logits, None if logits is None else logits.softmax(1), outputs.features.double())
 

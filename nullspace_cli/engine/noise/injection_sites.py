@@ -5,7 +5,7 @@ Both are used alike: `read` what enters there, add a noise to it, and ask for th
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 Level = Literal["encoder", "input"]
 
 
+@runtime_checkable
 class InjectionSite(Protocol):
     """One place where noise can be added.
 

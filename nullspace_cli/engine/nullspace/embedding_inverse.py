@@ -48,12 +48,12 @@ class Realised:
 
 
 @full_precision
-def realise(patch_map: PatchMap, delta: Float[Tensor, "1 m d"], size: tuple[int, int], bound: float = 1.0) -> Realised:
+def realise(patch_map: PatchMap, delta: Float[Tensor, "..."], size: tuple[int, int], bound: float = 1.0) -> Realised:
     """The noise v with |v| <= bound whose tokens W v come nearest to delta; the shortest where they reach it.
 
     Args:
         patch_map: the model's patch embedding; no norm may follow it, or tokens of noise would not add up.
-        delta: noise on the tokens, before the class token and the position embedding.
+        delta: noise on the tokens [1, m, d], before the class token and the position embedding.
         size: (height, width) of the model's input, in pixels.
         bound: largest |v|, in units of the normalised space.
 

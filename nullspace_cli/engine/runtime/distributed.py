@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, distributed
@@ -31,6 +31,7 @@ LOST_SECONDS = 120.0
 AGAIN = "Start the run again; with `resume=True` or `skip_existing=True` it goes on where it stood."
 
 
+@runtime_checkable
 class Store(Protocol):
     """What is used of `torch.distributed.Store`: texts and counters that all processes see."""
 

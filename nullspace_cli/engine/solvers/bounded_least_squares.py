@@ -14,7 +14,7 @@ Certificate. With r = b - A v and g = A^T r, the duality gap of 1/2 ||A v - b||^
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -57,7 +57,7 @@ class _Problem(NamedTuple):
     upper: Float[Tensor, "p n"]
     enough: Float[Tensor, " p"]
 
-    def select(self, which: Tensor) -> Self:
+    def select(self, which: Tensor) -> "_Problem":
         return self._replace(
             b=self.b[which], lower=self.lower[which], upper=self.upper[which], enough=self.enough[which]
         )
@@ -74,8 +74,8 @@ class _Problem(NamedTuple):
 def bounded_least_squares(
     A: Float[Tensor, "d n"],
     b: Float[Tensor, "p d"],
-    lower: Float[Tensor, "#p #n"] | float,
-    upper: Float[Tensor, "#p #n"] | float,
+    lower: Float[Tensor, "..."] | float,
+    upper: Float[Tensor, "..."] | float,
     *,
     tolerance: float = 1e-9,
     max_iterations: int = 60,

@@ -13,7 +13,7 @@ other float array of the image's size is ever held: strips of rows are made and 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ DAMPING = 0.01
 """Share of an entry on its bound in the Hessian: where all of a kernel's entries are, there would be no curvature."""
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """What of a view must be kept: an orthogonal map C (C C^T = 1) from views to constraint values."""
 
@@ -67,15 +68,15 @@ class SeparableResize:
     products of what lies in memory, whether the rows or the columns are multiplied.
 
     Args:
-        rows: R_h, no row of it zero.
-        cols: R_w, likewise.
+        rows: R_h [h, H], no row of it zero; or its pattern, as truth values.
+        cols: R_w [w, W], likewise.
         channels: c.
     """
 
     def __init__(
         self,
-        rows: NDArray[np.floating],
-        cols: NDArray[np.floating],
+        rows: NDArray[Any],
+        cols: NDArray[Any],
         channels: int,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -87,7 +88,7 @@ class SeparableResize:
         self._row_inverse, self._col_inverse = (self._inverse_gram(matrix) for matrix in (rows, cols))
         self.strips = list(self.cut(max(8, STRIP_BYTES // (4 * self.width * channels))))
 
-    def _inverse_gram(self, matrix: NDArray[np.floating]) -> Float[Tensor, "k k"]:
+    def _inverse_gram(self, matrix: NDArray[Any]) -> Float[Tensor, "k k"]:
         """(R R^T)^-1, shifted a little: of an enlarging R, which has no inverse there, by enough to precondition."""
         gram = np.asarray(matrix, np.float64) @ np.asarray(matrix, np.float64).T
         shift = 0.1 if matrix.shape[0] > matrix.shape[1] else 1e-6
@@ -102,11 +103,11 @@ class SeparableResize:
             first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
             yield Strip(start, stop, first, last, self.rows[first:last, start:stop].contiguous())
 
-    def widen(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h c*W"]:
+    def widen(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h cW"]:
         """v R_w: the adjoint of the horizontal pass, on a view."""
         return (view.flatten(0, 1) @ self.cols).view(self.h, -1)
 
-    def narrow(self, wide: Float[Tensor, "k c*W"]) -> Float[Tensor, "k c w"]:
+    def narrow(self, wide: Float[Tensor, "k cW"]) -> Float[Tensor, "k c w"]:
         """u R_w^T: the horizontal pass, on any number of rows."""
         return (wide.view(-1, self.width) @ self.cols.T).view(len(wide), self.channels, -1)
 
@@ -116,13 +117,13 @@ class SeparableResize:
 
     def shifts(
         self, view: Float[Tensor, "h c w"], strips: Iterable[Strip] | None = None
-    ) -> Iterator[tuple[Strip, Float[Tensor, "s c*W"]]]:
+    ) -> Iterator[tuple[Strip, Float[Tensor, "s cW"]]]:
         """R_h^T v R_w, strip by strip."""
         wide = self.widen(view)
         for strip in strips or self.strips:
             yield strip, strip.weights.T @ wide[strip.first : strip.last]
 
-    def gather(self, parts: Iterator[tuple[Strip, Float[Tensor, "s c*W"]]]) -> Float[Tensor, "h c w"]:
+    def gather(self, parts: Iterator[tuple[Strip, Float[Tensor, "s cW"]]]) -> Float[Tensor, "h c w"]:
         """R_h z R_w^T of an image that comes in strips."""
         wide = torch.zeros(self.h, self.width * self.channels, device=self.device)
         for strip, part in parts:
@@ -147,7 +148,7 @@ class ResizeProblem:
 
     def images(
         self, y: Tensor, strips: Iterable[Strip] | None = None
-    ) -> Iterator[tuple[Strip, Float[Tensor, "s c*W"], Float[Tensor, "s c*W"]]]:
+    ) -> Iterator[tuple[Strip, Float[Tensor, "s cW"], Float[Tensor, "s cW"]]]:
         """u = t + R_h^T (C^T y) R_w and z = clip(u), strip by strip."""
         for strip, shift in self.resize.shifts(self.constraint.spread(y), strips):
             u = shift.add_(self.target[strip.start : strip.stop].reshape(shift.shape))
@@ -157,7 +158,7 @@ class ResizeProblem:
             )
             yield strip, u, u.clamp(low, high)  # type: ignore[arg-type]
 
-    def view(self, y: Tensor, free: Bool[Tensor, "H c*W"]) -> Float[Tensor, "h c w"]:
+    def view(self, y: Tensor, free: Bool[Tensor, "H cW"]) -> Float[Tensor, "h c w"]:
         """R_h z(y) R_w^T; `free` is filled with whether an entry lies off its bounds."""
 
         def parts() -> Iterator[tuple[Strip, Tensor]]:
@@ -167,7 +168,7 @@ class ResizeProblem:
 
         return self.resize.gather(parts())
 
-    def curvature(self, y: Tensor, free: Bool[Tensor, "H c*W"]) -> Tensor:
+    def curvature(self, y: Tensor, free: Bool[Tensor, "H cW"]) -> Tensor:
         """C R (M + damping) R^T C^T y, where M marks the free entries: the generalised Hessian of the dual."""
         shifts = self.resize.shifts(self.constraint.spread(y))
         masked = ((strip, shift.mul_(free[strip.start : strip.stop] + DAMPING)) for strip, shift in shifts)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -119,7 +119,7 @@ class Solution:
             gap=put(self.gap, instead.gap),
         )
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Solution":
         """The same on another device: to read a certificate off the host, one figure after another."""
         tensors: dict[str, Any] = {name: part.to(device) for name, part in vars(self).items() if name != "status"}
         return replace(self, **tensors)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 
-def finished(done: Bool[Tensor, " p"], step: int, every: int) -> bool:
+def finished(done: Bool[Tensor, "p *one"], step: int, every: int) -> bool:
     """Whether all problems of a loop are done; on a card asked for in every `every`-th step alone, from `step` 0 on.
 
     For loops that change nothing of a problem that is done: a few steps too many leave the results as they are.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class EvalTransform:
         DataConfig.read(lists, "The model's data config", ModelError, "Correct its config.")
 
     @classmethod
-    def from_data_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_data_config(cls, config: Mapping[str, Any]) -> "EvalTransform":
         """The transform of a data config as `timm.data.resolve_model_data_config` returns it.
 
         Raises:
@@ -77,7 +77,7 @@ class EvalTransform:
             raise ModelError(f"The data config lacks {', '.join(missing)}. Use timm's resolve_model_data_config.")
         return cls(**settings)
 
-    def squashed(self) -> Self:
+    def squashed(self) -> "EvalTransform":
         """The transform of the paper's experiments in place of the model's: to the input's size, bilinear, no crop."""
         return replace(self, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Self
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ class ResizeOperator:
         """rows^T y cols: the transpose of the linear part of `apply`, <apply(x) - fill, y> = <x, adjoint(y)>."""
         return _multiply(self.cols.t(), _multiply(self.rows.t(), views, -2), -1)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ResizeOperator":
         """The same view for tensors of another device or precision."""
         other = copy.copy(self)
         other.rows = self.rows.to(device=device, dtype=dtype)

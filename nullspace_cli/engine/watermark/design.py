@@ -1,7 +1,7 @@
 """What a picture should look like: a mark on it, or whatever else."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, GREY, Ma
 from nullspace_cli.engine.watermark.marks import Mark, Placement
 
 
+@runtime_checkable
 class Aim(Protocol):
     """What a picture should look like, whichever picture it is: a mark on it, or another picture altogether."""
 
