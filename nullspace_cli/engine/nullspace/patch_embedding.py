@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError
@@ -72,7 +72,7 @@ class PatchMap:
     def matrix(self, space: Space) -> Float[Tensor, "d n"]:
         return self.kernel(space).flatten(1)
 
-    def patchify(self, image: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch m n"]:
+    def patchify(self, image: Shaped[Tensor, "*batch c h w"]) -> Shaped[Tensor, "*batch m n"]:
         """`patchify` by this map's patch size."""
         return patchify(image, self.patch_size)
 

@@ -1,10 +1,10 @@
 """Images cut into patches, and put together again."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
-def patchify(image: Float[Tensor, "*batch c h w"], patch_size: tuple[int, int]) -> Float[Tensor, "*batch m n"]:
+def patchify(image: Shaped[Tensor, "*batch c h w"], patch_size: tuple[int, int]) -> Shaped[Tensor, "*batch m n"]:
     """Cut an image into m = (h // r_h) (w // r_w) patches, row by row; a remainder is left out, as in timm."""
     rh, rw = patch_size
     *batch, c, h, w = image.shape

@@ -13,7 +13,7 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Levels = UInt8[NDArray[np.uint8], "H c W"]
 View = UInt8[NDArray[np.uint8], "h c w"]
-Plane = Float[NDArray[np.float32], "a c b"]
+Plane = Float[NDArray[np.float32], "_ _ _"]
 
 
 class Passes:

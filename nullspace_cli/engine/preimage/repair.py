@@ -73,8 +73,8 @@ class Repair:
         self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem
     ) -> Bool[NDArray[np.bool_], "h c w"]:
         """Repair wrong values one after another, in place; what is wrong then."""
-        for i, channel, j in np.argwhere(wrong):
-            self._repair(pixels[:, channel], int(i), int(j), problem.wanted[:, channel], problem.bounds_of(channel))
+        for i, channel, j in np.argwhere(wrong).tolist():
+            self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel))
         return self._passes(pixels) != problem.wanted
 
     def _repair(
