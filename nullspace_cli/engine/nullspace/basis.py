@@ -107,7 +107,7 @@ def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspac
     hints = []
     joint = patch_map.patch_dim - patch_map.embed_dim
     if per_channel and joint > 0:
-        hints.append(f"with `per_channel=False` the nullspace has at least {joint} dimensions")
+        hints.append(f"leave out `per_channel`: the joint nullspace has at least {joint} dimensions")
     if near:
         hints.append(f"{near} singular values lie below 1% of the largest: `rtol=0.01` gives that near nullspace")
     hints.append(f"models with room: {EXAMPLES}")

@@ -63,7 +63,7 @@ def test_full_rank_is_decided_by_the_numbers() -> None:
 
 
 def test_per_channel_may_be_empty_where_the_joint_one_is_not() -> None:
-    with pytest.raises(NoNullspaceError, match=r"per channel: .* 256 numbers to 384 .*With `per_channel=false`"):
+    with pytest.raises(NoNullspaceError, match=r"per channel: .* 256 numbers to 384 .*Leave out `per_channel`"):
         find_basis(load("vit_small_patch16_224", depth=1), per_channel=True)
 
 
