@@ -1,7 +1,7 @@
 """Images that are one thing to people and another to the network."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.library.arguments import require_choice, require_model, require_number
 from nullspace_cli.library.inputs import AnyImage, read_image
 
 
@@ -73,10 +74,16 @@ def attack(
         strength: multiplies the target's detail; None takes the best of a few.
 
     Raises:
-        UsageError: settings exclude each other.
+        UsageError: settings exclude each other, or one makes no sense.
         ImageError: an image cannot be read, or is too small or too elongated.
         NoNullspaceError: the model has no nullspace of the kind that is needed.
     """
+    require_model(model)
+    require_choice("size", size, ("model", "native"))
+    require_choice("channels", channels, get_args(Channels))
+    require_choice("p", p, (1, 2))
+    if strength is not None:
+        require_number("strength", strength, least=0, most=100)
     maker = Attack(LazyModel.of(model), size, channels, bounded, p, strength)
     maker.prepare()
     seen, wanted = read_image(source, "source"), read_image(target, "target")

@@ -10,8 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError, UsageError
+from nullspace_cli.engine.files.exif import upright
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
 from nullspace_cli.engine.models.model import Model
+from nullspace_cli.library.arguments import require_model
 
 AnyImage = Path | str | Image.Image | NDArray[np.uint8]
 """A file, a PIL image, or uint8 [H, W, c]: grey, grey and alpha, RGB or RGBA as c is 1 to 4; [H, W] is grey."""
@@ -29,15 +31,28 @@ def read_image(image: AnyImage, name: str) -> Picture:
     if isinstance(image, Path | str):
         return read_picture(Path(image))
     if isinstance(image, Image.Image):
-        if image.mode not in ("L", "LA", "RGB", "RGBA"):
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        image = np.asarray(image)
+        image = _decoded(image, name)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise _no_image(image, name)
     samples = image[..., None] if image.ndim == 2 else image
     if samples.shape[2] not in (1, 2, 3, 4):
         raise _no_image(image, name)
     return picture_of(samples, f"the {name}")
+
+
+def _decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """What `read_picture` makes of a file with such an image: upright, grey where it is grey, alpha where it has some.
+
+    Raises:
+        ImageError: its values are deeper than 8 bits: which of them is white its file alone can tell.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits a channel. Give its path.")
+    image = upright(image.copy())
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        mode += "A"
+    return np.array(image if image.mode == mode else image.convert(mode))
 
 
 def _no_image(image: object, name: str) -> ImageError:
@@ -53,6 +68,7 @@ def require_batch(model: Model, images: Tensor) -> Float[Tensor, "b c h w"]:
     Raises:
         UsageError: they are not. Normalised images and levels up to 255 are the usual mistakes.
     """
+    require_model(model)
     size = model.transform.input_size
     expected = f"floats in [0, 1] of shape [b, {', '.join(map(str, size))}], what {model.name} reads"
     if not isinstance(images, Tensor) or not images.is_floating_point():
@@ -67,10 +83,3 @@ def require_batch(model: Model, images: Tensor) -> Float[Tensor, "b c h w"]:
             f"does it."
         )
     return images
-
-
-def seed_of(generator: torch.Generator | None) -> int:
-    """What is drawn by: a number from the generator; 0 without one, so that a call repeated gives the same."""
-    if generator is None:
-        return 0
-    return int(torch.randint(2**31, (), generator=generator, device=generator.device))

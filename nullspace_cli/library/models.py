@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from nullspace_cli.engine.documents.parts import Interpolation
-from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
+from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import require_finite
 from nullspace_cli.engine.models.loading import load_model as _load
-from nullspace_cli.engine.models.model import Amp, Model
+from nullspace_cli.engine.models.model import AMP_TYPES, Amp, Model
 from nullspace_cli.engine.models.request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.library.arguments import found, require_choice, require_count
 
 
 def load_model(
@@ -24,7 +25,7 @@ def load_model(
     *,
     checkpoint: Path | str | None = None,
     pretrained: bool = True,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     batch_size: int = 32,
     amp: Amp = "none",
     seed: int = 0,
@@ -45,9 +46,14 @@ def load_model(
 
     Raises:
         ModelError: the name is unknown, or the weights could not be had or do not fit.
+        UsageError: a setting makes no sense.
     """
+    if not isinstance(name, str):
+        raise _wrong("name", name, "a model's name; for a network of your own there is wrap")
+    require_choice("amp", amp, ("none", *AMP_TYPES))
+    require_count("batch_size", batch_size)
     path = None if checkpoint is None else Path(checkpoint)
-    return _load(ModelRequest(name, path, pretrained, timm_kwargs, device, amp, batch_size, offline, seed))
+    return _load(ModelRequest(name, path, pretrained, timm_kwargs, str(device), amp, batch_size, offline, seed))
 
 
 def wrap(
@@ -78,11 +84,20 @@ def wrap(
         name: what messages and files call it; by default its class.
 
     Raises:
-        ModelError: a setting makes no sense, the weights are not finite or not float32, or the
-            module does not take an image of that size.
+        ModelError: the weights are not finite, not float32 or on several devices, the module does not take an image
+            of that size, or it gives another number of classes.
+        UsageError: a setting makes no sense.
     """
+    if not isinstance(module, nn.Module):
+        raise _wrong("module", module, "a torch.nn.Module; for the name of a model there is load_model")
+    require_count("batch_size", batch_size)
     called = name or type(module).__name__
-    transform = EvalTransform(input_size, tuple(mean), tuple(std), interpolation, crop_pct)
+    try:
+        size: Any = tuple(input_size)
+        means, stds = tuple(map(float, mean)), tuple(map(float, std))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"mean, std or input_size is no sequence of numbers: {first_line(error)}.") from error
+    transform = EvalTransform(size, means, stds, interpolation, crop_pct)
     state = module.state_dict()
     if not state or next(module.parameters(), None) is None:
         raise ModelError(f"{called} has no weights.")
@@ -98,8 +113,7 @@ def wrap(
     probe = torch.zeros(1, *transform.input_size, device=device)
     with torch.no_grad():
         answer, head = _asked(copy, probe, called)
-    labels = tuple(classes) if classes is not None and not isinstance(classes, int) else None
-    count = len(labels) if labels else classes if isinstance(classes, int) else None
+    labels, count = _classes(classes)
     if count is not None and count != answer.shape[1]:
         raise ModelError(f"{called} gives {answer.shape[1]} numbers an image, and {count} classes were named.")
     has_classes = count is not None or head is not None
@@ -115,6 +129,22 @@ def wrap(
         seed=0,
         labels=labels,
     )
+
+
+def _wrong(name: str, value: object, expected: str) -> UsageError:
+    return UsageError(f"{name} is {found(value)}; expected {expected}.")
+
+
+def _classes(classes: Sequence[str] | int | None) -> tuple[tuple[str, ...] | None, int | None]:
+    """Their names, where they are known, and how many there are, where somebody said so."""
+    if classes is None:
+        return None, None
+    if isinstance(classes, int):
+        return None, classes
+    labels = () if isinstance(classes, str) else tuple(classes)
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise _wrong("classes", classes, "their names, one text each, or how many there are")
+    return labels, len(labels)
 
 
 class _Wrapped(nn.Module):

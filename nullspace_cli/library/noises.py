@@ -22,7 +22,8 @@ from nullspace_cli.engine.noise.presets import PROTOCOLS, STEP_IMAGES, ProtocolN
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.library.inputs import require_batch, seed_of
+from nullspace_cli.library.arguments import found, require_choice, require_count, require_model, require_number, seed_of
+from nullspace_cli.library.inputs import require_batch
 
 Site = Literal["tokens", "input"]
 LEVELS: Mapping[Site, Level] = {"tokens": "encoder", "input": "input"}
@@ -63,6 +64,10 @@ class LearnedNoise(Noise):
         """The keys of the JSON of `vitnull learn-noise` that say what came of it."""
         return dict(self.record)
 
+    def __repr__(self) -> str:
+        shape, losses = list(self.delta.shape[1:]), f"loss {self.losses[0]:.3g} ... {self.losses[-1]:.3g}"
+        return f"<LearnedNoise {shape} of {self.model} at {self.level} level, {losses} in {len(self.losses)} steps>"
+
 
 def learn_noise(
     model: Model,
@@ -97,16 +102,20 @@ def learn_noise(
         UsageError: the images or a number are not of that kind.
         ModelError: "tokens" were asked for and the model has none; or its answers are not finite.
     """
-    if site not in LEVELS:
-        raise UsageError(f"site is {site!r}; expected 'tokens' or 'input'.")
-    if preset not in PROTOCOLS:
-        raise UsageError(f"preset is {preset!r}; expected one of {', '.join(PROTOCOLS)}.")
-    numbers = {"limit": limit, "lr": lr, "epochs": epochs, "step_images": step_images}
-    for name, value in numbers.items():
-        if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{name} is {value}; expected a number above 0.")
-    if not p >= 1:
-        raise UsageError(f"p is {p}; expected a number of at least 1, or infinity.")
+    require_model(model)
+    require_choice("site", site, LEVELS)
+    require_choice("preset", preset, PROTOCOLS)
+    require_number("limit", limit, above=0)
+    require_number("memory", memory, least=0)
+    require_count("step_images", step_images)
+    if epochs is not None:
+        require_count("epochs", epochs)
+    if lr is not None:
+        require_number("lr", lr, above=0)
+    if p != float("inf"):
+        require_number("p", p, least=1)
+    if callback is not None and not callable(callback):
+        raise UsageError(f"callback is {found(callback)}; expected a function of the step and its loss.")
     data, chosen, level = InMemoryImages(require_batch(model, images)), PROTOCOLS[preset], LEVELS[site]
     plan = Plan(
         level=level,
@@ -154,6 +163,8 @@ def load_noise(path: Path | str) -> Noise:
     Raises:
         ArtifactError: the file is not such noise, or is damaged.
     """
+    if not isinstance(path, Path | str):
+        raise UsageError(f"path is {found(path)}; expected a file that learned noise was saved to.")
     return read_noise(Path(path))
 
 
@@ -186,17 +197,21 @@ def evaluate_noise(
         UsageError: the images, labels or a noise are not of that kind.
         ArtifactError: a noise means nothing to this model.
     """
+    require_model(model)
+    require_batch(model, images)
+    if not isinstance(noises, Noise | Iterable) or isinstance(noises, str):
+        raise UsageError(f"noises is {found(noises)}; expected a Noise, a tensor or a list of such. See load_noise.")
     given = [noises] if isinstance(noises, Noise | Tensor) else list(noises)
     if not given:
         raise UsageError("noises is empty; give at least one.")
-    unknown = [control for control in controls if control not in ("shuffle", "uniform")]
-    if unknown:
-        raise UsageError(f"controls has {unknown[0]!r}; expected 'shuffle' and 'uniform'.")
-    if trials < 1:
-        raise UsageError(f"trials is {trials}; expected at least 1.")
+    for control in (controls,) if isinstance(controls, str) else controls:
+        require_choice("each of controls", control, ("shuffle", "uniform"))
+    if isinstance(controls, str):
+        raise UsageError(f"controls is {controls!r}; expected a list, as ({controls!r},).")
+    require_count("trials", trials)
     tested = [_under_test(model, noise, f"noises[{i}]") for i, noise in enumerate(given)]
     classes, chosen = _classes(model, labels, len(images)), list[Control](controls)
-    data = InMemoryImages(require_batch(model, images), classes, None if classes is None else model.num_classes)
+    data = InMemoryImages(images, classes, None if classes is None else model.num_classes)
     return evaluate(model, data, cases_of(tested, chosen, trials, seed_of(generator)))
 
 
@@ -205,8 +220,7 @@ def _under_test(model: Model, noise: Noise | Tensor, name: str) -> NoiseUnderTes
         return NoiseUnderTest(noise.on(model), noise.weights_sha256 != model.weights_sha256)
     size = model.transform.input_size
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or tuple(noise.shape) != size:
-        found = list(noise.shape) if isinstance(noise, Tensor) else type(noise).__name__
-        raise UsageError(f"{name} is {found}; expected a Noise, or floats {list(size)} in [0, 1] pixel units.")
+        raise UsageError(f"{name} is {found(noise)}; expected a Noise, or floats {list(size)} in [0, 1] pixel units.")
     delta = model.transform.delta_to_normalized(noise.double().cpu())[None].float()
     sigma = float(noise.double().square().mean().sqrt())
     if not 0 < sigma < float("inf"):
@@ -218,10 +232,14 @@ def _under_test(model: Model, noise: Noise | Tensor, name: str) -> NoiseUnderTes
 def _classes(model: Model, labels: Sequence[int] | Tensor | None, count: int) -> list[int] | None:
     if labels is None:
         return None
-    found = [int(label) for label in labels]
-    if len(found) != count:
-        raise UsageError(f"labels has {len(found)} classes for {count} images.")
-    wrong = [label for label in found if not 0 <= label < model.num_classes]
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        given = torch.empty(0)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.shape != (count,):
+        raise UsageError(f"labels is {found(labels)}; expected {count} whole numbers, the class of each image.")
+    classes: list[int] = given.tolist()
+    wrong = [label for label in classes if not 0 <= label < model.num_classes]
     if wrong:
         raise UsageError(f"labels has {wrong[0]}; {model.name} has {model.num_classes} classes, counted from 0.")
-    return found
+    return classes

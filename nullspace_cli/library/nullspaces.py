@@ -15,7 +15,16 @@ from nullspace_cli.engine.nullspace.check import Check, compare, probe_images
 from nullspace_cli.engine.nullspace.noise import equal_norm_noise
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.library.inputs import require_batch, seed_of
+from nullspace_cli.library.arguments import (
+    found,
+    require_choice,
+    require_count,
+    require_generator,
+    require_model,
+    require_number,
+    seed_of,
+)
+from nullspace_cli.library.inputs import require_batch
 
 
 class Nullspace:
@@ -50,21 +59,20 @@ class Nullspace:
         """The part of x that the layer does not see, patch by patch.
 
         Args:
-            x: images [..., c, h, w], of which what whole patches leave over goes as it is (the layer does not read
-                it); or patches or vectors [..., n]. In the units of `space`.
+            x: floats: images [..., c, h, w], of which what whole patches leave over goes as it is (the layer does not
+                read it); or patches as vectors, [n] or [p, n]. Of a matrix, vectors [..., n]. In the units of `space`.
 
         Raises:
-            UsageError: x has another number of channels, or of entries.
+            UsageError: x has another number of channels, or of entries, or is no floats.
         """
         patch_map, nullspace = self._found
-        if x.shape[-1] == patch_map.patch_dim:
+        n, floats = patch_map.patch_dim, isinstance(x, Tensor) and x.is_floating_point()
+        # By the number of dimensions and not by the last: an image may be as wide as a patch has numbers.
+        if floats and (self._flat or x.ndim in (1, 2)) and x.ndim and x.shape[-1] == n:
             return nullspace.project(x)
-        if self._flat or x.ndim < 3 or x.shape[-3] != patch_map.in_chans:
-            raise UsageError(
-                f"x has the shape {list(x.shape)}; expected [..., {patch_map.patch_dim}]"
-                + ("" if self._flat else f" or images [..., {patch_map.in_chans}, h, w]")
-                + "."
-            )
+        if not floats or self._flat or x.ndim < 3 or x.shape[-3] != patch_map.in_chans:
+            images = f"[{n}], [p, {n}] or images [..., {patch_map.in_chans}, h, w]"
+            raise UsageError(f"x is {found(x)}; expected floats {f'[..., {n}]' if self._flat else images}.")
         return patch_map.unpatchify(nullspace.project(patch_map.patchify(x)), x)
 
     def sample(
@@ -77,7 +85,14 @@ class Nullspace:
                 shape of those of `basis`.
             rms: root mean square of the result; None leaves it as it comes, with norm sqrt(nullity) a patch.
             generator: of the CPU; None for one that is seeded with 0.
+
+        Raises:
+            UsageError: there is no image of a matrix, or no whole patch in one of this size; or a number is none.
         """
+        if generator is not None:
+            require_generator(generator)
+        if rms is not None:
+            require_number("rms", rms, above=0)
         source = torch.Generator().manual_seed(0) if generator is None else generator
         basis = self._found.nullspace.basis
         if size is None:
@@ -87,6 +102,7 @@ class Nullspace:
         elif self._flat:
             raise UsageError("The nullspace of a matrix has no images; leave size out.")
         else:
+            _require_patch(size, self._found.patch_map.patch_size)
             noise = sample_null(basis, size, source)
         return noise if rms is None else noise * (rms / noise.square().mean().sqrt())
 
@@ -130,16 +146,21 @@ def find_nullspace(
 
     Raises:
         NoNullspaceError: the model does not start with one linear map of disjoint patches, or the map is injective.
-        UsageError: a weight is not of such a shape, or not finite.
+        UsageError: a weight is not of such a shape, or not finite; or a setting makes no sense.
         ModelError: the map is zero.
     """
+    require_choice("space", space, ("pixel", "normalized"))
+    if rtol is not None:
+        require_number("rtol", rtol, least=0)
+        if rtol >= 1:
+            raise UsageError(f"rtol is {rtol}; expected a number below 1, which counts all singular values as zero.")
     if isinstance(model_or_weight, Model):
-        found = find_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
-        return Nullspace(found, model_or_weight, flat=False, per_channel=per_channel)
+        basis = find_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        return Nullspace(basis, model_or_weight, flat=False, per_channel=per_channel)
     weight = model_or_weight
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim not in (2, 4):
-        found_type = f"{weight.dtype} {list(weight.shape)}" if isinstance(weight, Tensor) else type(weight).__name__
-        raise UsageError(f"weight is {found_type}; expected a Model, or floats [d, n] or [d, c, r_h, r_w].")
+    floats = isinstance(weight, Tensor) and weight.is_floating_point()
+    if not floats or weight.ndim not in (2, 4) or weight.numel() == 0:
+        raise UsageError(f"weight is {found(weight)}; expected a Model, or floats [d, n] or [d, c, r_h, r_w].")
     if not bool(weight.isfinite().all()):
         raise UsageError("weight holds values that are not finite.")
     if not bool(weight.any()):
@@ -180,12 +201,25 @@ def check_nullspace(
         UsageError: the images, or the nullspace, are not for this model's input.
         ModelError: the answers are not finite.
     """
-    found, size = nullspace._found, model.transform.input_size
-    if nullspace._flat or found.patch_map.in_chans != size[0]:
+    require_model(model)
+    if not isinstance(nullspace, Nullspace):
+        raise UsageError(f"nullspace is {found(nullspace)}; expected a Nullspace, as find_nullspace gives it.")
+    require_number("rms", rms, above=0)
+    basis, size = nullspace._found, model.transform.input_size
+    if nullspace._flat or basis.patch_map.in_chans != size[0]:
         raise UsageError(f"The nullspace is not one of patches with {size[0]} channels, which {model.name} reads.")
+    _require_patch(size[1:], basis.patch_map.patch_size)
     seed = seed_of(generator)
     x = probe_images(model, 4, seed) if images is None else require_batch(model, images).cpu().float()
-    null = sample_null(found.pixel_basis, size[1:], torch.Generator().manual_seed(seed))
+    null = sample_null(basis.pixel_basis, size[1:], torch.Generator().manual_seed(seed))
     null = null * (rms / null.square().mean().sqrt())
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
-    return compare(model, found, x, null, random)
+    return compare(model, basis, x, null, random)
+
+
+def _require_patch(size: tuple[int, int], patch_size: tuple[int, int]) -> None:
+    """See that an image holds a patch: noise without one is all 0."""
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise UsageError(f"size is {found(size)}; expected (height, width).")
+    for name, length, least in zip(("height", "width"), size, patch_size, strict=True):
+        require_count(f"size's {name}", length, least=least)

@@ -20,6 +20,10 @@ from nullspace_cli.engine.solvers.rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transforms.evaluation import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
+from nullspace_cli.library.arguments import found, require_choice, require_count, require_number
+
+BEYOND = 1.0
+"""How far an image may leave [0, 1] before it is taken for one in other units."""
 
 
 @full_precision
@@ -49,11 +53,14 @@ def project_affine_box(
         `.iterations`; `.status`, the worst of them, whose text says what to try.
 
     Raises:
-        UsageError: the shapes do not fit, values are not finite, or x lies outside the box.
+        UsageError: the shapes do not fit, values are not finite, x lies outside the box, or a setting makes no sense.
     """
-    matrix, start, target = (torch.as_tensor(value).double() for value in (A, x, t))
+    require_choice("p", p, (1, 2))
+    require_number("tol", tol, above=0)
+    matrix, start, target = (_numbers(name, value) for name, value in (("A", A), ("x", x), ("t", t)))
     if (
         matrix.ndim != 2
+        or matrix.shape[1] == 0
         or start.ndim not in (1, 2)
         or start.shape != target.shape
         or start.shape[-1] != matrix.shape[1]
@@ -64,15 +71,30 @@ def project_affine_box(
         raise UsageError("A, x and t are not all finite.")
     flat = start.reshape(-1, start.shape[-1])
     try:
-        low, high = (torch.as_tensor(bound, dtype=torch.float64).expand_as(start) for bound in (lower, upper))
+        low, high = (_numbers(*bound).expand_as(start) for bound in (("lower", lower), ("upper", upper)))
     except RuntimeError as error:
         raise UsageError(f"lower and upper do not broadcast to x, {list(start.shape)}.") from error
+    if not bool((low <= high).all()):
+        raise UsageError("lower is above upper in places, or one of them is not a number.")
     if not bool(((low <= start) & (start <= high)).all()):
         raise UsageError("x lies outside the box in places: then there may be no z at all. Give an x inside it.")
-    rows, _, _ = split_space(matrix, torch.finfo(torch.float64).eps * max(matrix.shape))
+    rows = matrix[:0]  # those of a matrix of zeros: then all of the box is allowed
+    if bool(matrix.any()):
+        rows, _, _ = split_space(matrix, torch.finfo(torch.float64).eps * max(matrix.shape))
     problem = AffineBox(rows, flat, target.reshape(flat.shape), low.reshape(flat.shape), high.reshape(flat.shape))
-    found = _project(*problem, tolerance=tol) if p == 2 else _solve(*problem, norm=1, tolerance=tol)
-    return replace(found, value=found.value.reshape(start.shape))
+    # Without rows the norms agree on each entry's nearest point of the box.
+    solution = _solve(*problem, norm=1, tolerance=tol) if p == 1 and len(rows) else _project(*problem, tolerance=tol)
+    return replace(solution, value=solution.value.reshape(start.shape))
+
+
+def _numbers(name: str, value: ArrayLike | Tensor) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{name} is {found(value)}; expected real numbers, as an array or a tensor.") from error
+    if tensor.is_complex():
+        raise UsageError(f"{name} is {found(value)}; expected real numbers.")
+    return tensor.double()
 
 
 @full_precision
@@ -83,13 +105,13 @@ def round_to_8_bits(x: Float[Tensor, "*batch c h w"], W: Model | Tensor) -> UInt
     by more than an attack or a watermark may have left them. Here the levels are chosen together, in the metric of W.
 
     Args:
-        x: [c, h, w] or [b, c, h, w], floats; what leaves [0, 1] is clipped first. What whole patches leave over is
-            rounded to the nearest level.
+        x: [c, h, w] or [b, c, h, w], floats; what leaves [0, 1] by less than 1 is clipped first, what leaves it by
+            more is taken for another unit and refused. What whole patches leave over is rounded to the nearest level.
         W: a model, for its patch embedding; or that kernel [d, c, r_h, r_w], on pixels in [0, 1].
 
     Raises:
         NoNullspaceError: the model does not start with one linear map of disjoint patches.
-        UsageError: the shapes do not fit.
+        UsageError: the shapes do not fit, or values are not finite or in other units.
     """
     patch_map = patch_map_of(W) if isinstance(W, Model) else _map_of(W)
     if patch_map is None:
@@ -98,8 +120,13 @@ def round_to_8_bits(x: Float[Tensor, "*batch c h w"], W: Model | Tensor) -> UInt
     channels = patch_map.in_chans
     fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4) and x.shape[-3] == channels
     if not fits:
-        found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise UsageError(f"x is {found}; expected floats [c, h, w] or [b, c, h, w] with {channels} channels.")
+        raise UsageError(f"x is {found(x)}; expected floats [c, h, w] or [b, c, h, w] with {channels} channels.")
+    least, largest = torch.aminmax(x.detach()) if x.numel() else (torch.zeros(()), torch.ones(()))
+    if not (float(least) > -BEYOND and float(largest) < 1 + BEYOND):
+        raise UsageError(
+            f"x reaches from {float(least):.3g} to {float(largest):.3g}; expected an image in [0, 1], neither "
+            f"normalised nor in levels up to 255."
+        )
     images = x.detach().double().clamp(0, 1)
     patches = patch_map.patchify(images)
     rounding = MetricRounding.of(patch_map.matrix("pixel").to(images.device))
@@ -110,8 +137,9 @@ def round_to_8_bits(x: Float[Tensor, "*batch c h w"], W: Model | Tensor) -> UInt
 
 def _map_of(weight: Tensor) -> PatchMap:
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 4:
-        found = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise UsageError(f"W is {found}; expected a Model, or a kernel of floats [d, c, r_h, r_w].")
+        raise UsageError(f"W is {found(weight)}; expected a Model, or a kernel of floats [d, c, r_h, r_w].")
+    if not bool(weight.isfinite().all()) or not bool(weight.any()):
+        raise UsageError("W is all 0, or not finite.")
     return PatchMap.from_weight(weight, (1.0,) * weight.shape[1])
 
 
@@ -123,6 +151,11 @@ def resize_operator(model_or_transform: Model | EvalTransform, width: int, heigh
 
     Raises:
         ImageError: such an image is too elongated to be resized.
+        UsageError: that is no size, or no model.
     """
+    if not isinstance(model_or_transform, Model | EvalTransform):
+        raise UsageError(f"model_or_transform is {found(model_or_transform)}; expected a Model, or its transform.")
+    require_count("width", width)
+    require_count("height", height)
     transform = model_or_transform.transform if isinstance(model_or_transform, Model) else model_or_transform
     return ResizeOperator(transform, width, height)

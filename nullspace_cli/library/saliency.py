@@ -8,12 +8,16 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.saliency.methods import choose
+from nullspace_cli.engine.saliency.methods import choose, supported
 from nullspace_cli.engine.saliency.methods import explain as _explain
-from nullspace_cli.engine.saliency.methods import supported as explanation_methods
+from nullspace_cli.library.arguments import found, require_model
 from nullspace_cli.library.inputs import require_batch
 
-__all__ = ["explain", "explanation_methods"]
+
+def explanation_methods(model: Model) -> tuple[str, ...]:
+    """The methods that can explain the model: by tokens for plain ViTs, by features for CNNs, by pixels for all."""
+    require_model(model)
+    return supported(model)
 
 
 def explain(
@@ -40,15 +44,25 @@ def explain(
         UsageError: there is no such method or class, or the images are not what the model reads.
         ModelError: the method cannot explain this model.
     """
-    (chosen,) = choose(model, [method]) if method != "all" else (None,)
-    if chosen is None:
-        raise UsageError("method is 'all'; give one. explanation_methods(model) names them.")
+    require_model(model)
+    if not isinstance(method, str) or method == "all":
+        raise UsageError(f"method is {found(method)}; expected one name, of {', '.join(supported(model))}.")
+    (chosen,) = choose(model, [method])
     require_batch(model, images)
-    classes = None
-    if target is not None:
-        classes = torch.as_tensor(target).cpu()
-        if classes.is_floating_point() or classes.shape not in ((), (len(images),)):
-            raise UsageError(f"target is {classes.dtype} {list(classes.shape)}; expected a class, or {len(images)}.")
-        classes = classes.long().expand(len(images))
+    classes = None if target is None else _classes(target, len(images))
     maps = _explain(model, model.transform.to_normalized(images.detach()).float(), chosen, classes)
     return maps.to(images.device)
+
+
+def _classes(target: int | Sequence[int] | Tensor, count: int) -> Int[Tensor, " b"]:
+    """The class of each image."""
+    try:
+        classes = torch.as_tensor(target).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        classes = torch.empty(0)
+    if classes.dtype not in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64) or classes.shape not in (
+        (),
+        (count,),
+    ):
+        raise UsageError(f"target is {found(target)}; expected a class, or one for each of the {count} images.")
+    return classes.long().expand(count)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,13 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.mark_style import MarkStyle
+from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, MarkStyle
 from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Fit, Placement, Position, mark_of, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
 from nullspace_cli.engine.watermark.verification import Verification, figures, verify
+from nullspace_cli.library.arguments import found, require_choice, require_model, require_number
 from nullspace_cli.library.inputs import AnyImage, read_image
 
 
@@ -90,14 +91,30 @@ def make_watermark(
         nullspace: at native size, of the "resize" that the model begins with, or of its "patch" embedding.
         p: minimised is the distance to the marked image, ||z - t||_p; 1 at model size alone.
         rounding: "aware" chooses the levels together, so that the embeddings stay; "nearest" each for itself.
-        style, fit, position, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`.
+        style, fit, position, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`; None for what
+            suits the size.
         tolerance: largest relative change of the embeddings that passes verification.
 
     Raises:
         ImageError: the image or the mark cannot be read, or the image is too small or too elongated for it.
         NoNullspaceError: the patch embedding's was asked for and the model has none.
-        UsageError: settings exclude each other.
+        UsageError: settings exclude each other, or one makes no sense.
     """
+    require_model(model)
+    require_choice("size", size, ("native", "model"))
+    require_choice("nullspace", nullspace, get_args(NullspaceChoice))
+    require_choice("p", p, (1, 2))
+    require_choice("rounding", rounding, get_args(Rounding))
+    require_choice("fit", fit, get_args(Fit))
+    require_choice("position", position, get_args(Position))
+    require_number("opacity", opacity, above=0, most=1)
+    require_number("tolerance", tolerance, least=0)
+    if style is not None:
+        require_choice("style", style, DEFAULT_STRENGTH)
+    if scale is not None:
+        require_number("scale", scale, least=0.01, most=1)
+    if strength is not None:
+        require_number("strength", strength, above=0, most=100)
     if p == 1 and size == "native":
         raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
     if size == "model" and nullspace == "resize":
@@ -122,5 +139,7 @@ def text_image(text: str) -> NDArray[np.uint8]:
     Raises:
         UsageError: the text is blank, or the font lacks one of its characters.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"text is {found(text)}; expected letters.")
     mark = text_mark(text)
     return (np.concatenate([mark.colour, mark.coverage[..., None]], 2) * 255).round().astype(np.uint8)

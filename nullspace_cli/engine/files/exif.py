@@ -1,9 +1,13 @@
 """EXIF: which way is up."""
 
-from PIL import ImageFile, ImageOps
+from typing import TypeVar
+
+from PIL import Image, ImageOps
+
+AnyImage = TypeVar("AnyImage", bound=Image.Image)
 
 
-def upright(image: ImageFile.ImageFile) -> ImageFile.ImageFile:
+def upright(image: AnyImage) -> AnyImage:
     """Decode the image and turn it as its EXIF orientation says; metadata that cannot be parsed is dropped."""
     image.load()
     try:

@@ -1,7 +1,7 @@
 """A model that can be asked: what it answers, and what is said of it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ class Model:
         synsets: the WordNet synset of each class ("n01440764"), where its classes are ImageNet's.
     """
 
-    module: nn.Module
+    module: nn.Module = field(repr=False)  # hundreds of lines, where a model is printed or something that holds one
     name: str
     weights: str
     weights_sha256: str
