@@ -43,7 +43,7 @@ def require_number(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> None:
     """See that a setting is a finite number in a range."""
-    fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    fits = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
     if not fits or not (float(value) > above and least <= float(value) <= most):
         limits = [(above, f"above {above:g}"), (least, f"of at least {least:g}"), (most, f"of at most {most:g}")]
         words = " and ".join(text for limit, text in limits if math.isfinite(limit))
@@ -52,7 +52,7 @@ def require_number(
 
 def require_count(name: str, value: Any, *, least: int = 1) -> None:
     """See that a setting is a whole number."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise UsageError(f"{name} is {found(value)}; expected a whole number of at least {least}.")
 
 

@@ -76,7 +76,7 @@ def require_batch(model: Model, images: Tensor) -> Float[Tensor, "b c h w"]:
         raise UsageError(f"images are {found}; expected {expected}.")
     if images.ndim != 4 or tuple(images.shape[1:]) != size or len(images) == 0:
         raise UsageError(f"images have the shape {list(images.shape)}; expected {expected}.")
-    least, largest = (float(value) for value in torch.aminmax(images))
+    least, largest = (float(value) for value in torch.aminmax(images.detach()))
     if not (least >= 0 and largest <= 1):
         raise UsageError(
             f"images reach from {least:.3g} to {largest:.3g}; expected {expected}. Do not normalise them: the model "

@@ -104,10 +104,10 @@ def wrap(
     other = sorted({str(value.dtype) for value in state.values() if value.is_floating_point()} - {"torch.float32"})
     if other:
         raise ModelError(f"{called} has weights of {other[0]}; expected torch.float32. Give `module.float()`.")
-    require_finite(state, called)
     devices = {value.device for value in module.parameters()}
     if len(devices) > 1:
         raise ModelError(f"{called} lies on several devices: {', '.join(sorted(map(str, devices)))}. Move it to one.")
+    require_finite(state, called)
     device = devices.pop()
     copy = copied(module, lambda tensor: ordinary(tensor.detach()), requires_grad=False).eval()
     probe = torch.zeros(1, *transform.input_size, device=device)
@@ -116,9 +116,9 @@ def wrap(
     labels, count = _classes(classes)
     if count is not None and count != answer.shape[1]:
         raise ModelError(f"{called} gives {answer.shape[1]} numbers an image, and {count} classes were named.")
-    has_classes = count is not None or head is not None
+    number = answer.shape[1] if count is not None or head is not None else 0
     return Model(
-        module=_Wrapped(copy, answer.shape[1] if has_classes else 0, head),
+        module=copy if _is_timms(copy, number) else _Wrapped(copy, number, head),
         name=called,
         weights="given",
         weights_sha256=hash_state(state),
@@ -145,6 +145,12 @@ def _classes(classes: Sequence[str] | int | None) -> tuple[tuple[str, ...] | Non
     if not labels or not all(isinstance(label, str) for label in labels):
         raise _wrong("classes", classes, "their names, one text each, or how many there are")
     return labels, len(labels)
+
+
+def _is_timms(module: nn.Module, num_classes: int) -> bool:
+    """Whether a network can be asked as timm's are: then all that explains by tokens or features is there for it."""
+    parts = ("get_classifier", "forward_features", "forward_head", "num_features")
+    return all(hasattr(module, part) for part in parts) and getattr(module, "num_classes", None) == num_classes
 
 
 class _Wrapped(nn.Module):

@@ -57,6 +57,8 @@ def has_feature_map(model: Model) -> bool:
 
 def _features(model: Model, images: Float[Tensor, "b c h w"]) -> Tensor:
     """What the network hands to its head. No gradient is needed below."""
+    if not all(hasattr(model.module, name) for name in ("forward_features", "forward_head", "num_features")):
+        raise _no_map(model, "does not tell its head from what comes before, as timm's networks do")
     with ordinary_tensors(), torch.no_grad():
         features = model.module.forward_features(images)  # type: ignore[operator]
     if not isinstance(features, Tensor):
