@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import ArrayLike
@@ -89,7 +90,8 @@ def project_affine_box(
 
 def _numbers(name: str, value: ArrayLike | Tensor) -> Tensor:
     try:
-        tensor = torch.as_tensor(value).detach()
+        # By numpy: torch makes float32 of Python's numbers, and 0.1 another one.
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{name} is {found(value)}; expected real numbers, as an array or a tensor.") from error
     if tensor.is_complex():

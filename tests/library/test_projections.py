@@ -127,6 +127,8 @@ def test_what_may_not_move_does_not(p: Any) -> None:
 def test_lists_whole_numbers_and_gradients_are_taken_as_numbers() -> None:
     plain = project_affine_box([[1, 1, 0]], [0, 1, 0], [2, 2, 2])
     np.testing.assert_allclose(plain.value, [0.5, 0.5, 1])
+    z = project_affine_box([[1, 1, 0, 0]], [0.1, 0.3, 0.3, 0.3], [0.1, 0.3, 0, 1], 0.1, 0.7).value
+    assert z.tolist() == pytest.approx([0.1, 0.3, 0.1, 0.7], abs=1e-12)  # float32's 0.1 is another
     tracked = torch.tensor([[1.0, 1.0, 0.0]], requires_grad=True)
     assert not project_affine_box(tracked, [0, 1, 0], [2, 2, 2], p=1).value.requires_grad
 
