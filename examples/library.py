@@ -1,8 +1,8 @@
 # %% [markdown]
 # A network of your own and its nullspace: `python examples/library.py`, or cell by cell in an editor.
 #
-# A small vision transformer is wrapped, its nullspace found and proved, an image with noise from it rounded to 8 bits, and noise
-# on its tokens learned and measured. It takes some seconds, is offline and writes no file.
+# A small vision transformer is wrapped, its nullspace found and proved, an image with noise from it rounded to 8 bits,
+# and noise on its tokens learned and measured. It takes some seconds, is offline and writes no file.
 
 # %% A network from nn.Module: patches of 16 x 16 pixels become 64 numbers each
 import torch
