@@ -71,7 +71,7 @@ class Solution:
     """Solutions z [p, n] of p independent problems under A z = A x and lower <= z <= upper, with a certificate each.
 
     Attributes:
-        value: z, inside the bounds exactly as far as `bound_violation` says.
+        value: z [p, n], or [n] of a single problem, inside the bounds exactly as far as `bound_violation` says.
         residual: ||A (z - x)||_2 of each problem, in the units of x.
         bound_violation: largest excess over a bound, in the units of z.
         gap: (primal - dual) / (1 + primal): 0 is a proof of optimality.
@@ -79,7 +79,7 @@ class Solution:
         status: the worst status among the problems.
     """
 
-    value: Float[Tensor, "p n"]
+    value: Float[Tensor, "... n"]
     residual: Float[Tensor, " p"]
     bound_violation: Float[Tensor, " p"]
     gap: Float[Tensor, " p"]
