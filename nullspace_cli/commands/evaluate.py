@@ -274,7 +274,7 @@ def _render(console: Console, document: dict[str, Any]) -> None:
     console.line()
     console.line(
         f"{document['model']} on {document['images']} images of {document['data']}{skipped}; "
-        f"accuracy {accuracy} ({document['ground_truth']})"
+        f"accuracy {accuracy} ({document['ground_truth']}); mse: summed over the outputs, mean over the images"
     )
 
 

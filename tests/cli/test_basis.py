@@ -307,7 +307,7 @@ main()
         (["resnet10t", "--no-pretrained"], "overlapping", None, "overlapping windows"),
         (["crossvit_tiny_240", "--no-pretrained"], "branches", None, "several layers side by side"),
         (["{tiny}", "--model-kwargs", "patch_size=8"], "patch", 0, "192 numbers to 192 with full rank"),
-        (["{tiny}", "--model-kwargs", "patch_size=12", "--per-channel"], "patch", 0, "without --per-channel"),
+        (["{tiny}", "--model-kwargs", "patch_size=12", "--per-channel"], "patch", 0, "leave out --per-channel"),
     ],
     ids=["demo-cnn", "resnet", "two branches", "full rank", "full rank per channel"],
 )

@@ -377,7 +377,7 @@ def test_processes_do_not_share_a_gpu_by_its_number(
     options = ("--device", "cuda:0") if given == "option" else ()
     env = {} if given == "option" else {"VITNULL_DEVICE": "cuda:0"}
     message = stamp(*images, *options, env=env, expect=2).message
-    assert "2 processes would share cuda:0; use --device cuda" in message
+    assert "2 processes would share cuda:0. Use --device cuda" in message
     assert contents() == sorted(images)
 
 

@@ -118,7 +118,7 @@ def test_weights_that_cannot_be_fetched_are_not_missed(vitnull: Vitnull, name: s
 def test_weights_that_are_missed(vitnull: Vitnull, large: Path, logo: Path, options: list[str]) -> None:
     outcome = vitnull("watermark", large, logo, "--model", UNFETCHABLE, *options, "--json", expect=1)
     assert f"The weights of {UNFETCHABLE} could not be fetched" in outcome.message
-    assert "--checkpoint FILE" in outcome.message
+    assert "as --checkpoint" in outcome.message
     assert (outcome.stdout, contents()) == ("", [])
 
 

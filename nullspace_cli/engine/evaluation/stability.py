@@ -92,7 +92,7 @@ class _Part(NamedTuple):
     features_only: bool
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Figures of every image under every noise.
 
@@ -115,6 +115,9 @@ class Evaluation:
     noisy: Array
     skipped: list[str]
     outputs: str
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.model.name}: {len(self.names)} images, {len(self.cases)} noises and controls>"
 
     @property
     def classes(self) -> NDArray[np.int64] | None:

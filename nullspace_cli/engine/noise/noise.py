@@ -1,6 +1,6 @@
 """Noise that a network is meant not to notice: learned or exact, its file, its controls, and another model's noise."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class Noise:
         transform: how the images were read that learned noise was learned on; None for exact noise.
     """
 
-    delta: Float[Tensor, "1 *shape"]
+    delta: Float[Tensor, "1 *shape"] = field(repr=False)
     level: Level
     model: str
     weights_sha256: str | None

@@ -103,7 +103,7 @@ def _read(path: Path, names: tuple[str, ...]) -> tuple[dict[str, Tensor], Proven
     return tensors, provenance
 
 
-def _off_orthonormal(parts: Sequence[Float[Tensor, "k n"]]) -> float:
+def _off_orthonormal(parts: Sequence[Float[Tensor, "_ n"]]) -> float:
     """How far R R^T is from the identity, R the rows of all parts: its effect on random vectors, relative to them.
 
     k rows take k n operations, not the k^2 n of the whole product: with 3072 rows the difference is a second. What
