@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.measure import Row, in_turns
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.decomposition import split_space
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.measure import Figure, vitnull
 from nullspace_cli.commands.options import DEFAULT_MODEL
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark

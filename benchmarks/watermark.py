@@ -16,7 +16,7 @@ from benchmarks.measure import Row, seconds
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box

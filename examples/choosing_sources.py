@@ -16,7 +16,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.sources import FINALISTS, rank_sources
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 
 

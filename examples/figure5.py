@@ -18,7 +18,7 @@ from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.adversarial.sources import rank_sources
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.models.classes import name_of
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.workflows.fool import report

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from tests.conftest import Vitnull
 
 

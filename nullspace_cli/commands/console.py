@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any, Literal, Protocol, cast
 
 from nullspace_cli import __version__
+from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.options import OutputOptions
-from nullspace_cli.commands.wording import in_flags
 
 Side = Literal["left", "right"]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.image_files import ending_in, named_images
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
@@ -21,7 +22,6 @@ from nullspace_cli.commands.options import (
 )
 from nullspace_cli.commands.outputs import refuse_clashes
 from nullspace_cli.commands.render import answer, figure
-from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.models.model import Model
@@ -179,7 +179,7 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Explain the images and measure their maps; the records of those that could be done."""
     from nullspace_cli.engine.workflows.explain import ExplainedBatch, labels_of
-    from nullspace_cli.engine.workflows.failed import Failed
+    from nullspace_cli.engine.workflows.failed_input import Failed
 
     records = []
     labels = labels_of(explainer.model, [job.source for job in jobs]) if curves else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models.request import ModelRequest
+    from nullspace_cli.engine.models.model_request import ModelRequest
 
 MODEL_PANEL, OUTPUT_PANEL = "Model and run", "Output"
 
@@ -215,7 +215,7 @@ class ModelOptions:
 
     def request(self, name: str, device: str | None = None) -> "ModelRequest":
         """The request for a model, on another device than was asked for if one is given."""
-        from nullspace_cli.engine.models.request import ModelRequest
+        from nullspace_cli.engine.models.model_request import ModelRequest
 
         return ModelRequest(
             name=name,

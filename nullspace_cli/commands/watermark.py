@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console, broken_promise
+from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.image_files import (
     ENDING,
     Planned,
@@ -30,7 +31,6 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.render import answer
-from nullspace_cli.commands.wording import in_flags
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
@@ -206,7 +206,7 @@ def _run(
     jsonl: bool,
 ) -> int:
     """Stamp this process's images, and report those of all processes."""
-    from nullspace_cli.engine.workflows.failed import Failed
+    from nullspace_cli.engine.workflows.failed_input import Failed
     from nullspace_cli.engine.workflows.watermark import summarise
 
     if jobs:

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nullspace_cli.engine.documents.parts import Interpolation
+from nullspace_cli.engine.documents.shared import Interpolation
 from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import require_finite
 from nullspace_cli.engine.models.loading import load_model as _load
 from nullspace_cli.engine.models.model import AMP_TYPES, Amp, Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.library.arguments import found, require_choice, require_count
 
 

@@ -12,8 +12,8 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.check import Check, compare, probe_images
-from nullspace_cli.engine.nullspace.noise import equal_norm_noise
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.library.arguments import (
     found,

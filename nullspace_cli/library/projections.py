@@ -17,9 +17,9 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.box_projection import project_affine_box as _project
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box as _solve
-from nullspace_cli.engine.solvers.rounding import MetricRounding
+from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.library.arguments import found, require_choice, require_count, require_number
 

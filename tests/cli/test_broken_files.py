@@ -36,7 +36,7 @@ class Inputs:
         import json
 
         from nullspace_cli.engine.models.loading import load_model
-        from nullspace_cli.engine.models.request import ModelRequest
+        from nullspace_cli.engine.models.model_request import ModelRequest
         from nullspace_cli.engine.nullspace.basis import find_basis
         from nullspace_cli.engine.nullspace.basis_file import save_basis
 

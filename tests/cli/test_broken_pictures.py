@@ -8,7 +8,7 @@ import torch
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.watermark.marks import read_mark
 from tests.conftest import Outcome
 from tests.engine.files.broken_pictures import broken, sound

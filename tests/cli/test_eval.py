@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the demo's tokens and on its pixels, large enough to change some predictions, and its basis."""
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.models.request import ModelRequest
+    from nullspace_cli.engine.models.model_request import ModelRequest
     from nullspace_cli.engine.noise.injection_sites import injection_site
     from nullspace_cli.engine.nullspace.basis import find_basis
     from nullspace_cli.engine.nullspace.basis_file import save_basis

@@ -21,7 +21,7 @@ from nullspace_cli import __version__
 from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine.models import model
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import basis, check
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents

@@ -149,7 +149,7 @@ def test_learning_goes_on(
 def noises(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Noise on the tokens and on the pixels of `tiny_vit`, and its basis."""
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.models.request import ModelRequest
+    from nullspace_cli.engine.models.model_request import ModelRequest
     from nullspace_cli.engine.noise.injection_sites import Level, injection_site
     from nullspace_cli.engine.nullspace.basis import find_basis
     from nullspace_cli.engine.nullspace.basis_file import save_basis

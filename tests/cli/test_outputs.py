@@ -13,7 +13,7 @@ from nullspace_cli.commands import outputs
 from nullspace_cli.demo.models import WEIGHTS
 from nullspace_cli.engine.files import paths
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from tests.conftest import Vitnull
 from tests.made import write_noise
 

@@ -12,7 +12,7 @@ from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 
 

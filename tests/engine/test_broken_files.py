@@ -23,7 +23,7 @@ from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import exact_noise, read_noise
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

@@ -22,7 +22,7 @@ from nullspace_cli.engine.evaluation.noises_under_test import NoiseUnderTest, ca
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
@@ -31,7 +31,7 @@ from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.faithfulness import faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, choose, explain
 from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles
-from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.failed_input import Failed
 from tests.engine.runtime.test_out_of_memory import SAID
 from tests.made import training_images
 

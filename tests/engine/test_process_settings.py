@@ -22,12 +22,12 @@ from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import hub_access
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model, load_view
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
-from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.failed_input import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 SMALL = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}

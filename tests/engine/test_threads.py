@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import EncoderSite
 from nullspace_cli.engine.saliency.cnn import gradcam

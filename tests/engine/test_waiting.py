@@ -21,7 +21,7 @@ from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
@@ -30,8 +30,8 @@ from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.solvers.bounded_least_squares import bounded_least_squares
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
-from nullspace_cli.engine.solvers.rounding import MetricRounding
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize

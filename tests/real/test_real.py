@@ -49,7 +49,7 @@ def test_real_cnn_reads_real_photos(real: Path) -> None:
 
     from nullspace_cli.engine.data.datasets import open_data
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.models.request import ModelRequest
+    from nullspace_cli.engine.models.model_request import ModelRequest
 
     model = load_model(
         ModelRequest("tf_efficientnet_lite0", checkpoint=real / "tf_efficientnet_lite0.safetensors", device="cpu")

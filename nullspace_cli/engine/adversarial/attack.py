@@ -30,7 +30,7 @@ from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
-from nullspace_cli.engine.transforms.evaluation import EvalTransform, from_8_bits, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, from_8_bits, to_8_bits
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize

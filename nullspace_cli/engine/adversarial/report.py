@@ -13,12 +13,12 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.nullspace.noise import control_noises
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.nullspace.sampling import control_noises
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import similarity
-from nullspace_cli.engine.transforms.evaluation import from_8_bits, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import from_8_bits, to_8_bits
 from nullspace_cli.engine.watermark.result import Pixels
 from nullspace_cli.engine.watermark.verification import Verification, verify, verify_inputs
 

@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, MarkStyle, Period, Tint
 from nullspace_cli.engine.watermark.result import Pixels
 

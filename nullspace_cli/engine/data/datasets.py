@@ -14,7 +14,7 @@ from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.files.image_search import SUFFIXES, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Split = Literal["train", "val"]
 DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.data.datasets import ImageSet, Sample
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 
 class InMemoryImages(ImageSet):

@@ -19,7 +19,7 @@ from nullspace_cli.engine.data.datasets import ImageSet, Sample
 from nullspace_cli.engine.errors import ArtifactError, MemoryShortError, VitnullError
 from nullspace_cli.engine.files.paths import reason_of
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 MAX_WORKERS = 16
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Positive, Sha256, Share
-from nullspace_cli.engine.documents.parts import Level, NoiseRecord, Pixels, Plan, same
+from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Pixels, Plan, same
 
 
 class Wanted(NamedTuple):

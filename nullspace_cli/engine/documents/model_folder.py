@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from nullspace_cli.engine.documents.base import Document, Natural
-from nullspace_cli.engine.documents.parts import MAX_MEAN, MAX_STD
+from nullspace_cli.engine.documents.shared import MAX_MEAN, MAX_STD
 
 MAX_SIZE = 2**20
 """Nothing that is counted in a model (pixels of a side, layers, classes, channels) is more than a million."""

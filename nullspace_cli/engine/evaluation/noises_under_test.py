@@ -18,9 +18,9 @@ from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.nullspace.check import probe_images
 from nullspace_cli.engine.nullspace.embedding_inverse import realise
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
-from nullspace_cli.engine.runtime.generators import stream
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.runtime.random_generators import stream
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Control = Literal["none", "shuffle", "uniform"]
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageFile
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png
 from nullspace_cli.engine.files.exif import upright
-from nullspace_cli.engine.files.opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
+from nullspace_cli.engine.files.image_opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from nullspace_cli.engine.documents.parts import DataConfig
+from nullspace_cli.engine.documents.shared import DataConfig
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 
 def data_config_of(module: nn.Module, name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Amp = Literal["none", "bf16", "fp16"]
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

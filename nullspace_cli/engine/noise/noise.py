@@ -15,8 +15,8 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace.basis_file import read_basis
-from nullspace_cli.engine.nullspace.noise import null_noise
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.nullspace.sampling import null_noise
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 
 class ReferenceCache:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.basis import PatchBasis
-from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 
 

@@ -9,12 +9,12 @@ from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model, ModelView, finite
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis, patch_map_of
 from nullspace_cli.engine.nullspace.basis_file import load_row_space
 from nullspace_cli.engine.nullspace.check import probe_images
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 T = TypeVar("T")
 

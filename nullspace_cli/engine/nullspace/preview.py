@@ -12,9 +12,9 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
-from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
-from nullspace_cli.engine.transforms.evaluation import from_8_bits
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
+from nullspace_cli.engine.transforms.eval_transform import from_8_bits
 
 FILTERS = 12
 """Patches that are shown of either space."""

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.result import noise_picture
 from nullspace_cli.engine.watermark.verification import WatermarkedFile
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
-from nullspace_cli.engine.transforms.evaluation import Geometry, overlap
+from nullspace_cli.engine.transforms.eval_transform import Geometry, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Levels = UInt8[NDArray[np.uint8], "H c W"]

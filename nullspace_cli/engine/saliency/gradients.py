@@ -16,7 +16,7 @@ from torch import Tensor
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary_tensors
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
-from nullspace_cli.engine.transforms.evaluation import per_channel
+from nullspace_cli.engine.transforms.eval_transform import per_channel
 
 IG_STEPS = 50
 SMOOTHGRAD_SAMPLES = 25

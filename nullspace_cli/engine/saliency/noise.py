@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import find_basis
-from nullspace_cli.engine.nullspace.noise import control_noises, null_noise
-from nullspace_cli.engine.runtime.generators import stream
+from nullspace_cli.engine.nullspace.sampling import control_noises, null_noise
+from nullspace_cli.engine.runtime.random_generators import stream
 from nullspace_cli.engine.saliency.methods import Method, explain
 from nullspace_cli.engine.saliency.similarity import Similarity, similarity
 

@@ -21,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
+from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
 from nullspace_cli.engine.solvers.solution import Status
-from nullspace_cli.engine.solvers.waiting import places
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about 2 d^2 + 30 n numbers a problem."""

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.device_waits import finished, places
 from nullspace_cli.engine.solvers.interior_point import minimise
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution, Status
-from nullspace_cli.engine.solvers.waiting import finished, places
 
 NEWTON_STEPS = 25
 """Most problems take 7 to 22; those that take more seldom end soon."""

@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.device_waits import finished, places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
-from nullspace_cli.engine.solvers.waiting import finished, places
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about (r^2 + 60 n) numbers a problem."""

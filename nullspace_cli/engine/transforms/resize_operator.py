@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nullspace_cli.engine.transforms.evaluation import EvalTransform, overlap, per_channel
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, overlap, per_channel
 
 
 class ResizeOperator:

@@ -22,9 +22,9 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
-from nullspace_cli.engine.solvers.rounding import MetricRounding
+from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
-from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked

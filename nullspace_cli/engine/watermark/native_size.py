@@ -24,9 +24,9 @@ from nullspace_cli.engine.preimage.pillow_passes import Levels, View
 from nullspace_cli.engine.preimage.problem import PreimageProblem
 from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
-from nullspace_cli.engine.solvers.rounding import MetricRounding
-from nullspace_cli.engine.transforms.evaluation import EvalTransform, Geometry, overlap
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (

@@ -12,7 +12,7 @@ from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 
 

@@ -22,7 +22,7 @@ from nullspace_cli.engine.files.pictures import encode_png, read_picture
 from nullspace_cli.engine.files.writing import check_output, make_folder, write_bytes
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.presets import chosen_images
 from nullspace_cli.engine.noise.trainer import Plan
@@ -30,8 +30,8 @@ from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.preview import preview_of
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
 from nullspace_cli.engine.plots.basis import draw_basis
 from nullspace_cli.engine.plots.fooling import draw_fooling
 from nullspace_cli.engine.plots.learning import draw_losses

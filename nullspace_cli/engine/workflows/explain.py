@@ -26,8 +26,8 @@ from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.heat_maps import overlay
 from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
-from nullspace_cli.engine.transforms.evaluation import from_8_bits, overlap
-from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.transforms.eval_transform import from_8_bits, overlap
+from nullspace_cli.engine.workflows.failed_input import Failed
 
 Pixels = UInt8[NDArray[np.uint8], "h w 3"]
 Maps = dict[str, Float[Tensor, "gh gw"]]

@@ -22,7 +22,7 @@ from nullspace_cli.engine.noise.presets import owner
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 SAVE_SECONDS = 30.0
 """So much work at most is lost when a run is killed."""

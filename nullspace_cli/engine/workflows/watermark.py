@@ -25,7 +25,7 @@ from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
 from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, figures, share_changed, verify
-from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.failed_input import Failed
 
 
 @dataclass(frozen=True)

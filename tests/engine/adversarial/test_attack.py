@@ -17,10 +17,10 @@ from nullspace_cli.engine.adversarial.sources import choose_source
 from nullspace_cli.engine.adversarial.target_image import TargetImage, detail_scale, fit, likeness
 from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.result import Pixels
 

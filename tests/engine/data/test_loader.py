@@ -17,7 +17,7 @@ from PIL import Image
 from nullspace_cli.engine.data.datasets import ImageSet, Sample, open_data
 from nullspace_cli.engine.data.loader import Store, batches
 from nullspace_cli.engine.errors import ArtifactError, ImageError, VitnullError
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 TRANSFORM = EvalTransform((3, 8, 6), (0.5,) * 3, (0.5,) * 3, "bilinear")
 

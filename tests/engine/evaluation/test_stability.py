@@ -21,7 +21,7 @@ from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate, spre
 from nullspace_cli.engine.evaluation.tables import write_csv
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model, Outputs
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise
 from nullspace_cli.engine.runtime.distributed import Ranks

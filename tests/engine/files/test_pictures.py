@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png as png_writer
-from nullspace_cli.engine.files.opening import MAX_PIXELS
+from nullspace_cli.engine.files.image_opening import MAX_PIXELS
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
 
 Array = NDArray[Any]

@@ -19,7 +19,7 @@ from nullspace_cli.engine.models.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}

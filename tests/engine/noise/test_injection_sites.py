@@ -9,7 +9,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import EncoderSite, InputSite, injection_site
 
 MODELS: list[tuple[str, dict[str, Any], tuple[int, int]]] = [

@@ -11,12 +11,12 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, exact_noise, read_noise
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from tests.made import contents_of, write_noise, write_unchecked
 
 TINY = {"depth": 1, "embed_dim": 48, "num_heads": 3}

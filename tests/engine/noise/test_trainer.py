@@ -14,7 +14,7 @@ from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, steps_of_round
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

@@ -9,12 +9,12 @@ import torch
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
 from nullspace_cli.engine.nullspace.basis_file import load_row_space, save_basis
 from nullspace_cli.engine.nullspace.check import check_basis
-from nullspace_cli.engine.nullspace.noise import equal_norm_noise, null_noise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
 
 
 def load(name: str, **kwargs: Any) -> Model:

@@ -12,7 +12,7 @@ from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceEr
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.documents.parts import CropMode, Interpolation
+from nullspace_cli.engine.documents.shared import CropMode, Interpolation
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
 from nullspace_cli.engine.preimage.solver import PreimageSolver
-from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
+from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 HEIGHT, WIDTH = 190, 240

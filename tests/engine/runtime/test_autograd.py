@@ -14,7 +14,7 @@ from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noi
 from nullspace_cli.engine.evaluation.stability import evaluate
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.models.stem import find_stem
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache

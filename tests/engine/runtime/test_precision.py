@@ -13,7 +13,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.preimage.solver import PreimageSolver

@@ -13,7 +13,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam, has_feature_map
 from tests.engine.saliency.tiny import load
 

@@ -11,7 +11,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency.cnn import gradcam
 from nullspace_cli.engine.saliency.faithfulness import FRACTIONS, Curve, faithfulness
 from nullspace_cli.engine.saliency.methods import upsampled

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency.attribution_rules import RelevanceRules
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp
 from nullspace_cli.engine.saliency.transformer import WatchedTransformer

@@ -10,7 +10,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency import transformer
 from nullspace_cli.engine.saliency.attention import attention_gradcam, raw_attention, rollout, token_gradcam
 from nullspace_cli.engine.saliency.relevance import attribution, full_lrp, partial_lrp

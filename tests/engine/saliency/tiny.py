@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 
 SIZE = {"embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 4}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

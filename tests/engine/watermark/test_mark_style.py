@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import mark_style as style
 from nullspace_cli.engine.watermark.mark_style import (

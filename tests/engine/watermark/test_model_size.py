@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.documents.parts import CropMode
+from nullspace_cli.engine.documents.shared import CropMode
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark import model_size
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark

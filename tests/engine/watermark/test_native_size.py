@@ -17,11 +17,11 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.documents.parts import CropMode, Interpolation
+from nullspace_cli.engine.documents.shared import CropMode, Interpolation
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, encode_like, read_picture
 from nullspace_cli.engine.models.loading import load_model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
@@ -34,7 +34,7 @@ from nullspace_cli.engine.solvers.resize_projection import (
     WholeView,
     project_onto_view,
 )
-from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
+from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import native_size
 from nullspace_cli.engine.watermark.design import Design

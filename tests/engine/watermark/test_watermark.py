@@ -19,7 +19,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace, sample_null
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark import result as results
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, target_image

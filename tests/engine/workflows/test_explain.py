@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency.faithfulness import Faithfulness, FaithfulnessOfMany, faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, explain
 from nullspace_cli.engine.saliency.noise import NoiseComparison

@@ -14,7 +14,7 @@ from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks

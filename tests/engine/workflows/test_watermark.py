@@ -16,10 +16,10 @@ from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.model import Model, ModelView
-from nullspace_cli.engine.models.request import ModelRequest
+from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.transforms.evaluation import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
@@ -27,7 +27,7 @@ from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, verify
 from nullspace_cli.engine.workflows import watermark as stamping
-from nullspace_cli.engine.workflows.failed import Failed
+from nullspace_cli.engine.workflows.failed_input import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused, summarise
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)

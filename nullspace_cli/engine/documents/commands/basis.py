@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Share, may_lack
 from nullspace_cli.engine.documents.commands.run import Pair, Run
-from nullspace_cli.engine.documents.parts import Pixels
+from nullspace_cli.engine.documents.shared import Pixels
 
 
 class Check(Document):

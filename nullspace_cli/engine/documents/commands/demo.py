@@ -11,7 +11,7 @@ from nullspace_cli.engine.documents.commands.fool import Fooled
 from nullspace_cli.engine.documents.commands.learn_noise import LearnedNoise
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.commands.watermark import WatermarkImage
-from nullspace_cli.engine.documents.parts import Level, Plan, Result
+from nullspace_cli.engine.documents.shared import Level, Plan, Result
 
 
 class CheckedPatches(Patches):

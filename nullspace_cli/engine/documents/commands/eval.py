@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Percent, Positive
 from nullspace_cli.engine.documents.commands.run import Run
-from nullspace_cli.engine.documents.parts import Answer, Control, Level, Result
+from nullspace_cli.engine.documents.shared import Answer, Control, Level, Result
 
 
 class Eval(Run):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Positive, Share
 from nullspace_cli.engine.documents.commands.run import Failure, Pair, Range, Run
-from nullspace_cli.engine.documents.parts import Answer, Named
+from nullspace_cli.engine.documents.shared import Answer, Named
 
 
 class Map(Document):

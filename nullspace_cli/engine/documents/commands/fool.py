@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Document, Natural, NonNegative, may_lack
 from nullspace_cli.engine.documents.commands.run import Pair, Range, Run
-from nullspace_cli.engine.documents.parts import Answer, Solver, Verdict
+from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
 
 class Similarity(Document):

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Natural, NonNegative
 from nullspace_cli.engine.documents.commands.run import Run
-from nullspace_cli.engine.documents.parts import Level, NoiseRecord, Plan
+from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Plan
 
 
 class LearnedNoise(NoiseRecord):

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Document, Natural, NonNegative, Sha256
-from nullspace_cli.engine.documents.parts import DataConfig
+from nullspace_cli.engine.documents.shared import DataConfig
 
 Pair = Annotated[list[Natural], Field(min_length=2, max_length=2)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]

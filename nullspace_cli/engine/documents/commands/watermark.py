@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Share
 from nullspace_cli.engine.documents.commands.run import Failure, Pair, Run
-from nullspace_cli.engine.documents.parts import Answer, Solver, Verdict
+from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
 
 class WatermarkImage(Verdict):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from nullspace_cli.engine.documents.parts import MAX_RESIZED, CropMode, DataConfig, Interpolation
+from nullspace_cli.engine.documents.shared import MAX_RESIZED, CropMode, DataConfig, Interpolation
 from nullspace_cli.engine.errors import ImageError, ModelError
 
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nullspace_cli.commands.wording import in_flags
+from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.engine.errors import MemoryShortError, NoNullspaceError, VitnullError
 from tests.conftest import Vitnull
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.solvers.waiting import finished
+from nullspace_cli.engine.solvers.device_waits import finished
 
 BLOCK = 64
 """Entries that are rounded one by one between two products with the whole factor."""

@@ -16,7 +16,7 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from nullspace_cli.engine.errors import ImageError, ModelError
-from nullspace_cli.engine.transforms.evaluation import CROP_MODES, INTERPOLATIONS, EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Array = NDArray[Any]
@@ -350,7 +350,7 @@ def test_batches_precision_and_gradient() -> None:
 
 def test_importing_needs_neither_timm_nor_torchvision() -> None:
     code = (
-        "import sys, nullspace_cli.engine.transforms.evaluation\n"  # what it brings along
+        "import sys, nullspace_cli.engine.transforms.eval_transform\n"  # what it brings along
         "sys.exit(bool({'timm', 'torchvision'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.decomposition import split_space
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
-from nullspace_cli.engine.solvers.rounding import MetricRounding
+from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 
 LEVELS = 255
 

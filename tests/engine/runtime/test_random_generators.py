@@ -4,7 +4,7 @@ from itertools import combinations
 
 import torch
 
-from nullspace_cli.engine.runtime.generators import stream
+from nullspace_cli.engine.runtime.random_generators import stream
 
 
 def test_equal_seeds_and_purposes_draw_alike() -> None:
