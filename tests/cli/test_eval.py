@@ -360,7 +360,7 @@ def test_the_table(evaluate: Vitnull, data: Path, noises: dict[str, Path]) -> No
     assert "shuffle" in control
     assert blank == ""
     assert last.startswith(f"demo on {COUNT} images of {data}; accuracy ")
-    assert last.endswith("(folders are names of classes)")
+    assert last.endswith("(folders are names of classes); mse: summed over the outputs, mean over the images")
 
 
 def test_a_flat_folder_has_no_accuracy(vitnull: Vitnull, photo: Path, noises: dict[str, Path]) -> None:
