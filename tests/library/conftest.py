@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import timm
+import timm.data
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from nullspace_cli import Model, load_model
@@ -48,3 +50,15 @@ def picture() -> NDArray[np.uint8]:
     """A drawing, not square, three times as large as what the small network reads."""
     pixels: NDArray[np.uint8] = draw("val", 3, size=110)[0][:96].copy()
     return pixels
+
+
+def network_input(pixels: NDArray[np.uint8]) -> Tensor:
+    """The network's normalised input, by timm's own transform of its data config."""
+    transform = timm.data.create_transform(
+        input_size=(3, 32, 32),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        interpolation="bicubic",
+        crop_pct=0.9,
+    )
+    return transform(Image.fromarray(pixels))

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from nullspace_cli import Model, VitnullError, attack
 from nullspace_cli.demo.drawing import draw
+from tests.library.conftest import network_input
 
 Pixels = NDArray[np.uint8]
 MeanStd = tuple[Tensor, Tensor]
@@ -107,15 +107,8 @@ def test_red_alone_takes_the_rest_from_the_target(model: Model, picture: Pixels,
 
 def test_at_native_size_not_a_bit_of_the_input_changes(model: Model, picture: Pixels, target: Pixels) -> None:
     made = attack(model, picture, target, size="native")
-    transform = timm.data.create_transform(
-        input_size=(3, 32, 32),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bicubic",
-        crop_pct=0.9,
-    )
     assert made.pixels.shape == picture.shape
-    before, after = (transform(Image.fromarray(pixels)) for pixels in (picture, made.pixels))
+    before, after = (network_input(pixels) for pixels in (picture, made.pixels))
     assert torch.equal(before, after)
     assert correlation(fine(made.pixels), fine(target)) > correlation(fine(picture), fine(target)) + 0.2
     assert made.verified is True

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,20 +14,9 @@ from torch import Tensor, nn
 
 from nullspace_cli import Model, VitnullError, WatermarkResult, make_watermark, text_image
 from nullspace_cli.demo.logo import draw_logo
+from tests.library.conftest import network_input
 
 Pixels = NDArray[np.uint8]
-
-
-def seen(pixels: Pixels) -> Tensor:
-    """The network's normalised input, by timm's own transform of its data config."""
-    transform = timm.data.create_transform(
-        input_size=(3, 32, 32),
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        interpolation="bicubic",
-        crop_pct=0.9,
-    )
-    return transform(Image.fromarray(pixels))
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +26,7 @@ def marked(model: Model, picture: Pixels) -> WatermarkResult:
 
 def test_at_native_size_not_a_bit_of_the_models_input_changes(marked: WatermarkResult, picture: Pixels) -> None:
     assert marked.pixels.shape == picture.shape
-    assert torch.equal(seen(marked.pixels), seen(picture))
+    assert torch.equal(network_input(marked.pixels), network_input(picture))
     assert (marked.pixels != picture).mean() > 0.2
     assert np.abs(marked.pixels.astype(int) - picture).max() > 20
     assert marked.verified is True
