@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 def write_noise(path: Path, model: "Model", level: "Level", delta: "Tensor", limit: float = 0.5) -> Path:
     """Noise that is said to have been learned for a model, in one step."""
-    import torch
-
-    from nullspace_cli.engine.documents.artefacts import write_tensors
-    from nullspace_cli.engine.noise.noise import provenance_of
+    from nullspace_cli.engine.noise import noise
     from nullspace_cli.engine.noise.trainer import Plan
 
     plan = Plan(
@@ -30,9 +27,10 @@ def write_noise(path: Path, model: "Model", level: "Level", delta: "Tensor", lim
         "limit": limit, "rounds": 1, "steps": 1, "loss_first": 1.0, "loss_last": 1.0,
         "norm_init": 1.0, "norm_final": 1.0, "stopped": False,
     }  # fmt: skip
-    about = provenance_of(model, level, {"limit": limit, "plan": plan.to_dict(), "record": record})
-    losses = torch.ones(1, dtype=torch.float64)
-    return write_tensors(path, {"noise": delta, "init": 2 * delta, "losses": losses}, about, force=True)
+    return noise.write_noise(
+        path, model, level, delta, init=2 * delta, losses=[1.0], limit=limit, plan=plan.to_dict(), record=record,
+        force=True,
+    )  # fmt: skip
 
 
 def training_images(folder: Path, count: int) -> "ImageSet":

@@ -154,7 +154,7 @@ def explain(
         "faithfulness": curves.to_dict() if curves else None,
         "plot": str(plot) if plot else None,
         "noise": noise.to_dict() if noise and records else None,
-        "failures": [{"source": str(source), "error": error} for source, error in failures.items()],
+        "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failures.items()],
     }
     if output.json:
         console.json(console.document("explain", loaded, options.seed, {"images": records, **measured}))
@@ -193,7 +193,7 @@ def _run(
                     continue
                 if alone:
                     raise item.error
-                failures[item.source] = in_flags(str(item.error))
+                failures[item.source] = str(item.error)
                 console.error(str(item.error))
             if done:
                 batch = ExplainedBatch.of(done, labels)

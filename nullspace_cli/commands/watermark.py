@@ -218,7 +218,7 @@ def _run(
             if isinstance(done, Failed):
                 if len(planned.files) == 1 and ranks.world == 1:
                     raise done.error
-                failures[done.source] = in_flags(str(done.error))
+                failures[done.source] = str(done.error)
                 console.error(str(done.error))
                 continue
             console.detail(f"{done.record['source']} -> {done.record['output']}")
@@ -238,7 +238,7 @@ def _run(
     body = {
         "images": records,
         "summary": summary,
-        "failures": [{"source": str(source), "error": error} for source, error in failed.items()],
+        "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failed.items()],
     }
     if console.options.json:
         console.json(console.document("watermark", pipeline.network, pipeline.network.request.seed, body))

@@ -26,17 +26,22 @@ def found(value: object) -> str:
     return type(value).__name__
 
 
+def wrong(name: str, value: object, expected: str) -> UsageError:
+    """An argument that is not what it should be."""
+    return UsageError(f"{name} is {found(value)}; expected {expected}.")
+
+
 def require_model(model: object) -> None:
     """See that a model is one of ours."""
     if not isinstance(model, Model):
-        raise UsageError(f"model is {found(model)}; expected a Model, as load_model and wrap give it.")
+        raise wrong("model", model, "a Model, as load_model and wrap give it")
 
 
 def require_choice(name: str, value: object, choices: Iterable[str | int]) -> None:
     """See that a setting is one of those that there are."""
     known = tuple(choices)
     if not isinstance(value, str | int | float) or value not in known:
-        raise UsageError(f"{name} is {found(value)}; expected one of {', '.join(map(repr, known))}.")
+        raise wrong(name, value, f"one of {', '.join(map(repr, known))}")
 
 
 def require_number(
@@ -53,7 +58,7 @@ def require_number(
 def require_count(name: str, value: Any, *, least: int = 1) -> None:
     """See that a setting is a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise UsageError(f"{name} is {found(value)}; expected a whole number of at least {least}.")
+        raise wrong(name, value, f"a whole number of at least {least}")
 
 
 def seed_of(generator: torch.Generator | None) -> int:
@@ -67,4 +72,4 @@ def seed_of(generator: torch.Generator | None) -> int:
 def require_generator(generator: object) -> None:
     """See that it is torch's."""
     if not isinstance(generator, torch.Generator):
-        raise UsageError(f"generator is {found(generator)}; expected a torch.Generator, or None.")
+        raise wrong("generator", generator, "a torch.Generator, or None")

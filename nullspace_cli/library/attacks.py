@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution, Channels
 from nullspace_cli.engine.adversarial.report import measured
-from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, picture_of
+from nullspace_cli.engine.files.pictures import Picture, encode_made, picture_of
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -40,7 +40,7 @@ class AttackResult:
         Raises:
             ArtifactError: the file cannot be written, or is there already.
         """
-        data = encode_like(self._source, self.pixels) if self._native else encode_png(self.pixels)
+        data = encode_made(self._source, self.pixels, native=self._native)
         return write_bytes(Path(path), data, force=overwrite)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.library.arguments import found, require_choice, require_count
+from nullspace_cli.library.arguments import require_choice, require_count, wrong
 
 
 def load_model(
@@ -49,7 +49,7 @@ def load_model(
         UsageError: a setting makes no sense.
     """
     if not isinstance(name, str):
-        raise _wrong("name", name, "a model's name; for a network of your own there is wrap")
+        raise wrong("name", name, "a model's name; for a network of your own there is wrap")
     require_choice("amp", amp, ("none", *AMP_TYPES))
     require_count("batch_size", batch_size)
     path = None if checkpoint is None else Path(checkpoint)
@@ -89,7 +89,7 @@ def wrap(
         UsageError: a setting makes no sense.
     """
     if not isinstance(module, nn.Module):
-        raise _wrong("module", module, "a torch.nn.Module; for the name of a model there is load_model")
+        raise wrong("module", module, "a torch.nn.Module; for the name of a model there is load_model")
     require_count("batch_size", batch_size)
     called = name or type(module).__name__
     try:
@@ -131,10 +131,6 @@ def wrap(
     )
 
 
-def _wrong(name: str, value: object, expected: str) -> UsageError:
-    return UsageError(f"{name} is {found(value)}; expected {expected}.")
-
-
 def _classes(classes: Sequence[str] | int | None) -> tuple[tuple[str, ...] | None, int | None]:
     """Their names, where they are known, and how many there are, where somebody said so."""
     if classes is None:
@@ -143,7 +139,7 @@ def _classes(classes: Sequence[str] | int | None) -> tuple[tuple[str, ...] | Non
         return None, classes
     labels = () if isinstance(classes, str) else tuple(classes)
     if not labels or not all(isinstance(label, str) for label in labels):
-        raise _wrong("classes", classes, "their names, one text each, or how many there are")
+        raise wrong("classes", classes, "their names, one text each, or how many there are")
     return labels, len(labels)
 
 
@@ -200,8 +196,8 @@ def _asked(module: nn.Module, probe: Tensor, name: str) -> tuple[Tensor, nn.Modu
         for hook in hooks:
             hook.remove()
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 1:
-        found = f"shape {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
-        raise ModelError(f"{name} answers one image with {found}; expected logits or features [1, k].")
+        given = f"shape {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+        raise ModelError(f"{name} answers one image with {given}; expected logits or features [1, k].")
     return answer, next((layer for layer, output in outputs.items() if output is answer), None)
 
 

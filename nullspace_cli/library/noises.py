@@ -11,18 +11,17 @@ from torch import Tensor
 
 from nullspace_cli.engine.data.in_memory import InMemoryImages
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.documents.artefacts import write_tensors
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.evaluation.noises_under_test import Control, NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
-from nullspace_cli.engine.noise.noise import Noise, provenance_of, read_noise
+from nullspace_cli.engine.noise.noise import Noise, read_noise, write_noise
 from nullspace_cli.engine.noise.presets import PROTOCOLS, STEP_IMAGES, ProtocolName
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.library.arguments import found, require_choice, require_count, require_model, require_number, seed_of
+from nullspace_cli.library.arguments import require_choice, require_count, require_model, require_number, seed_of, wrong
 from nullspace_cli.library.inputs import require_batch
 
 Site = Literal["tokens", "input"]
@@ -54,11 +53,19 @@ class LearnedNoise(Noise):
         Raises:
             ArtifactError: the file cannot be written, or is there already.
         """
-        parameters = {"limit": self.limit, "plan": dict(self.plan), "record": dict(self.record)}
-        about = provenance_of(self.learner, self.level, parameters)
-        losses = torch.tensor(self.losses, dtype=torch.float64)
-        tensors = {"noise": self.delta, "init": self.init, "losses": losses}
-        return write_tensors(Path(path), tensors, about, force=overwrite)
+        assert self.limit is not None  # learned noise has one
+        return write_noise(
+            Path(path),
+            self.learner,
+            self.level,
+            self.delta,
+            init=self.init,
+            losses=self.losses,
+            limit=self.limit,
+            plan=self.plan,
+            record=self.record,
+            force=overwrite,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON of `vitnull learn-noise` that say what came of it."""
@@ -115,7 +122,7 @@ def learn_noise(
     if p != float("inf"):
         require_number("p", p, least=1)
     if callback is not None and not callable(callback):
-        raise UsageError(f"callback is {found(callback)}; expected a function of the step and its loss.")
+        raise wrong("callback", callback, "a function of the step and its loss")
     data, chosen, level = InMemoryImages(require_batch(model, images)), PROTOCOLS[preset], LEVELS[site]
     plan = Plan(
         level=level,
@@ -164,7 +171,7 @@ def load_noise(path: Path | str) -> Noise:
         ArtifactError: the file is not such noise, or is damaged.
     """
     if not isinstance(path, Path | str):
-        raise UsageError(f"path is {found(path)}; expected a file that learned noise was saved to.")
+        raise wrong("path", path, "a file that learned noise was saved to")
     return read_noise(Path(path))
 
 
@@ -200,7 +207,7 @@ def evaluate_noise(
     require_model(model)
     require_batch(model, images)
     if not isinstance(noises, Noise | Iterable) or isinstance(noises, str):
-        raise UsageError(f"noises is {found(noises)}; expected a Noise, a tensor or a list of such. See load_noise.")
+        raise wrong("noises", noises, "a Noise, a tensor or a list of such. See load_noise")
     given = [noises] if isinstance(noises, Noise | Tensor) else list(noises)
     if not given:
         raise UsageError("noises is empty; give at least one.")
@@ -220,7 +227,7 @@ def _under_test(model: Model, noise: Noise | Tensor, name: str) -> NoiseUnderTes
         return NoiseUnderTest(noise.on(model), noise.weights_sha256 != model.weights_sha256)
     size = model.transform.input_size
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or tuple(noise.shape) != size:
-        raise UsageError(f"{name} is {found(noise)}; expected a Noise, or floats {list(size)} in [0, 1] pixel units.")
+        raise wrong(name, noise, f"a Noise, or floats {list(size)} in [0, 1] pixel units")
     delta = model.transform.delta_to_normalized(noise.double().cpu())[None].float()
     sigma = float(noise.double().square().mean().sqrt())
     if not 0 < sigma < float("inf"):
@@ -237,9 +244,9 @@ def _classes(model: Model, labels: Sequence[int] | Tensor | None, count: int) ->
     except (TypeError, ValueError, RuntimeError):
         given = torch.empty(0)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.shape != (count,):
-        raise UsageError(f"labels is {found(labels)}; expected {count} whole numbers, the class of each image.")
+        raise wrong("labels", labels, f"{count} whole numbers, the class of each image")
     classes: list[int] = given.tolist()
-    wrong = [label for label in classes if not 0 <= label < model.num_classes]
-    if wrong:
-        raise UsageError(f"labels has {wrong[0]}; {model.name} has {model.num_classes} classes, counted from 0.")
+    strange = [label for label in classes if not 0 <= label < model.num_classes]
+    if strange:
+        raise UsageError(f"labels has {strange[0]}; {model.name} has {model.num_classes} classes, counted from 0.")
     return classes

@@ -11,18 +11,17 @@ from nullspace_cli.engine.errors import ModelError, NoNullspaceError, UsageError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
-from nullspace_cli.engine.nullspace.check import Check, compare, probe_images
+from nullspace_cli.engine.nullspace.check import Check, check_basis
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
-from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.library.arguments import (
-    found,
     require_choice,
     require_count,
     require_generator,
     require_model,
     require_number,
     seed_of,
+    wrong,
 )
 from nullspace_cli.library.inputs import require_batch
 
@@ -72,7 +71,7 @@ class Nullspace:
             return nullspace.project(x)
         if not floats or self._flat or x.ndim < 3 or x.shape[-3] != patch_map.in_chans:
             images = f"[{n}], [p, {n}] or images [..., {patch_map.in_chans}, h, w]"
-            raise UsageError(f"x is {found(x)}; expected floats {f'[..., {n}]' if self._flat else images}.")
+            raise wrong("x", x, f"floats {f'[..., {n}]' if self._flat else images}")
         return patch_map.unpatchify(nullspace.project(patch_map.patchify(x)), x)
 
     def sample(
@@ -160,7 +159,7 @@ def find_nullspace(
     weight = model_or_weight
     floats = isinstance(weight, Tensor) and weight.is_floating_point()
     if not floats or weight.ndim not in (2, 4) or weight.numel() == 0:
-        raise UsageError(f"weight is {found(weight)}; expected a Model, or floats [d, n] or [d, c, r_h, r_w].")
+        raise wrong("weight", weight, "a Model, or floats [d, n] or [d, c, r_h, r_w]")
     if not bool(weight.isfinite().all()):
         raise UsageError("weight holds values that are not finite.")
     if not bool(weight.any()):
@@ -203,23 +202,20 @@ def check_nullspace(
     """
     require_model(model)
     if not isinstance(nullspace, Nullspace):
-        raise UsageError(f"nullspace is {found(nullspace)}; expected a Nullspace, as find_nullspace gives it.")
+        raise wrong("nullspace", nullspace, "a Nullspace, as find_nullspace gives it")
     require_number("rms", rms, above=0)
     basis, size = nullspace._found, model.transform.input_size
     if nullspace._flat or basis.patch_map.in_chans != size[0]:
         raise UsageError(f"The nullspace is not one of patches with {size[0]} channels, which {model.name} reads.")
     _require_patch(size[1:], basis.patch_map.patch_size)
     seed = seed_of(generator)
-    x = probe_images(model, 4, seed) if images is None else require_batch(model, images).cpu().float()
-    null = sample_null(basis.pixel_basis, size[1:], torch.Generator().manual_seed(seed))
-    null = null * (rms / null.square().mean().sqrt())
-    random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
-    return compare(model, basis, x, null, random)
+    x = None if images is None else require_batch(model, images).cpu().float()
+    return check_basis(model, basis, seed=seed, std=rms, images=x)
 
 
 def _require_patch(size: tuple[int, int], patch_size: tuple[int, int]) -> None:
     """See that an image holds a patch: noise without one is all 0."""
     if not isinstance(size, tuple | list) or len(size) != 2:
-        raise UsageError(f"size is {found(size)}; expected (height, width).")
+        raise wrong("size", size, "(height, width)")
     for name, length, least in zip(("height", "width"), size, patch_size, strict=True):
         require_count(f"size's {name}", length, least=least)

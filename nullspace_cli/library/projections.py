@@ -21,7 +21,7 @@ from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
-from nullspace_cli.library.arguments import found, require_choice, require_count, require_number
+from nullspace_cli.library.arguments import require_choice, require_count, require_number, wrong
 
 BEYOND = 1.0
 """How far an image may leave [0, 1] before it is taken for one in other units."""
@@ -93,9 +93,9 @@ def _numbers(name: str, value: ArrayLike | Tensor) -> Tensor:
         # By numpy: torch makes float32 of Python's numbers, and 0.1 another one.
         tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{name} is {found(value)}; expected real numbers, as an array or a tensor.") from error
+        raise wrong(name, value, "real numbers, as an array or a tensor") from error
     if tensor.is_complex():
-        raise UsageError(f"{name} is {found(value)}; expected real numbers.")
+        raise wrong(name, value, "real numbers")
     return tensor.double()
 
 
@@ -122,7 +122,7 @@ def round_to_8_bits(x: Float[Tensor, "*batch c h w"], W: Model | Tensor) -> UInt
     channels = patch_map.in_chans
     fits = isinstance(x, Tensor) and x.is_floating_point() and x.ndim in (3, 4) and x.shape[-3] == channels
     if not fits:
-        raise UsageError(f"x is {found(x)}; expected floats [c, h, w] or [b, c, h, w] with {channels} channels.")
+        raise wrong("x", x, f"floats [c, h, w] or [b, c, h, w] with {channels} channels")
     least, largest = torch.aminmax(x.detach()) if x.numel() else (torch.zeros(()), torch.ones(()))
     if not (float(least) > -BEYOND and float(largest) < 1 + BEYOND):
         raise UsageError(
@@ -139,7 +139,7 @@ def round_to_8_bits(x: Float[Tensor, "*batch c h w"], W: Model | Tensor) -> UInt
 
 def _map_of(weight: Tensor) -> PatchMap:
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 4:
-        raise UsageError(f"W is {found(weight)}; expected a Model, or a kernel of floats [d, c, r_h, r_w].")
+        raise wrong("W", weight, "a Model, or a kernel of floats [d, c, r_h, r_w]")
     if not bool(weight.isfinite().all()) or not bool(weight.any()):
         raise UsageError("W is all 0, or not finite.")
     return PatchMap.from_weight(weight, (1.0,) * weight.shape[1])
@@ -156,7 +156,7 @@ def resize_operator(model_or_transform: Model | EvalTransform, width: int, heigh
         UsageError: that is no size, or no model.
     """
     if not isinstance(model_or_transform, Model | EvalTransform):
-        raise UsageError(f"model_or_transform is {found(model_or_transform)}; expected a Model, or its transform.")
+        raise wrong("model_or_transform", model_or_transform, "a Model, or its transform")
     require_count("width", width)
     require_count("height", height)
     transform = model_or_transform.transform if isinstance(model_or_transform, Model) else model_or_transform

@@ -6,11 +6,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.saliency.methods import choose, supported
 from nullspace_cli.engine.saliency.methods import explain as _explain
-from nullspace_cli.library.arguments import found, require_model
+from nullspace_cli.library.arguments import require_model, wrong
 from nullspace_cli.library.inputs import require_batch
 
 
@@ -46,7 +45,7 @@ def explain(
     """
     require_model(model)
     if not isinstance(method, str) or method == "all":
-        raise UsageError(f"method is {found(method)}; expected one name, of {', '.join(supported(model))}.")
+        raise wrong("method", method, f"one name, of {', '.join(supported(model))}")
     (chosen,) = choose(model, [method])
     require_batch(model, images)
     classes = None if target is None else _classes(target, len(images))
@@ -64,5 +63,5 @@ def _classes(target: int | Sequence[int] | Tensor, count: int) -> Int[Tensor, " 
         (),
         (count,),
     ):
-        raise UsageError(f"target is {found(target)}; expected a class, or one for each of the {count} images.")
+        raise wrong("target", target, f"a class, or one for each of the {count} images")
     return classes.long().expand(count)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.errors import UsageError
-from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png
+from nullspace_cli.engine.files.pictures import Picture, encode_made
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -19,7 +19,7 @@ from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
 from nullspace_cli.engine.watermark.verification import Verification, figures, verify
-from nullspace_cli.library.arguments import found, require_choice, require_model, require_number
+from nullspace_cli.library.arguments import require_choice, require_model, require_number, wrong
 from nullspace_cli.library.inputs import AnyImage, read_image
 
 
@@ -51,7 +51,7 @@ class WatermarkResult:
         Raises:
             ArtifactError: the file cannot be written, or is there already.
         """
-        data = encode_like(self._source, self.pixels) if self._native else encode_png(self.pixels)
+        data = encode_made(self._source, self.pixels, native=self._native)
         return write_bytes(Path(path), data, force=overwrite)
 
     def to_dict(self) -> dict[str, Any]:
@@ -140,6 +140,6 @@ def text_image(text: str) -> NDArray[np.uint8]:
         UsageError: the text is blank, or the font lacks one of its characters.
     """
     if not isinstance(text, str):
-        raise UsageError(f"text is {found(text)}; expected letters.")
+        raise wrong("text", text, "letters")
     mark = text_mark(text)
     return (np.concatenate([mark.colour, mark.coverage[..., None]], 2) * 255).round().astype(np.uint8)

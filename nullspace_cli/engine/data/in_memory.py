@@ -25,7 +25,7 @@ class InMemoryImages(ImageSet):
         self, images: Float[Tensor, "n c h w"], labels: Sequence[int] | None = None, classes: int | None = None
     ) -> None:
         names = None if classes is None else tuple(map(str, range(classes)))
-        super().__init__("images", [(i, label) for i, label in enumerate(labels or [None] * len(images))], names)
+        super().__init__("images", list(enumerate(labels or [None] * len(images))), names)
         self._images = images.detach().to("cpu", torch.float32)
 
     @overload

@@ -171,6 +171,11 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
     return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
 
 
+def encode_made(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> bytes:
+    """A PNG file's bytes for a picture made of a source: like it at native size, and nothing but pixels at others."""
+    return encode_like(source, pixels) if native else encode_png(pixels)
+
+
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
 _BITS = 258  # TIFF's BitsPerSample
 _PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other

@@ -1,5 +1,6 @@
 """Noise that a network is meant not to notice: learned or exact, its file, its controls, and another model's noise."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors
+from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, write_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.model import Model
@@ -137,8 +138,33 @@ def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
     )
 
 
-def provenance_of(model: Model, level: Level, parameters: dict[str, Any]) -> Provenance:
-    """Provenance of noise that was learned for a model."""
-    shared = {"level": level, "std": list(model.transform.std), "input_size": list(model.transform.input_size)}
+def write_noise(
+    path: Path,
+    model: Model,
+    level: Level,
+    delta: Float[Tensor, "1 *shape"],
+    *,
+    init: Float[Tensor, "1 *shape"],
+    losses: Sequence[float],
+    limit: float,
+    plan: Mapping[str, Any],
+    record: Mapping[str, Any],
+    force: bool,
+) -> Path:
+    """Write noise that was learned for a model; `read_noise` reads it.
+
+    Raises:
+        ArtifactError: the file cannot be written, or is there already and `force` is not given.
+    """
+    parameters = {
+        "level": level,
+        "std": list(model.transform.std),
+        "input_size": list(model.transform.input_size),
+        "limit": limit,
+        "plan": dict(plan),
+        "record": dict(record),
+    }
     space = "normalized" if level == "input" else "tokens"
-    return Provenance(NOISE, space, model.name, model.weights_sha256, model.seed, {**shared, **parameters})
+    about = Provenance(NOISE, space, model.name, model.weights_sha256, model.seed, parameters)
+    tensors = {"noise": delta, "init": init, "losses": torch.tensor(losses, dtype=torch.float64)}
+    return write_tensors(path, tensors, about, force=force)

@@ -13,6 +13,9 @@ from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 
+PROBES = 4
+"""Images that the network is shown, unless others are given."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -43,31 +46,26 @@ def probe_images(model: Model, count: int, seed: int) -> Float[Tensor, "count c 
     return F.interpolate(coarse, size=(h, w), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def check_basis(model: Model, basis: PatchBasis, *, seed: int = 0, std: float = 0.1, images: int = 4) -> Check:
-    """Run the network on probe images, on the same with exact null noise, and with random noise of equal norm.
+@full_precision
+def check_basis(
+    model: Model,
+    basis: PatchBasis,
+    *,
+    seed: int = 0,
+    std: float = 0.1,
+    images: Float[Tensor, "b c h w"] | None = None,
+) -> Check:
+    """Run the network on images, on the same with exact null noise, and with random noise of equal norm.
 
     In full precision whatever the model's `amp`: half precision alone would move the output by more than the bound.
 
     Args:
         std: root mean square of the noise, in [0, 1] pixel units.
+        images: in [0, 1]; None for smooth random ones.
     """
+    x = probe_images(model, PROBES, seed) if images is None else images
     null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
-    return compare(model, basis, probe_images(model, images, seed), null, random)
-
-
-@full_precision
-def compare(
-    model: Model,
-    basis: PatchBasis,
-    x: Float[Tensor, "b c h w"],
-    null: Float[Tensor, "c h w"],
-    random: Float[Tensor, "c h w"],
-) -> Check:
-    """What noise of the nullspace, and noise of equal norm that is not, change of what the model says of images x.
-
-    All in [0, 1] pixel units.
-    """
     batch = torch.cat([x, x + null.float(), x + random.float()])
     outputs = finite(model.in_full_precision()(model.transform.to_normalized(batch)), model, "probe images")
     values = outputs.answer.double()

@@ -1,4 +1,4 @@
-"""One pair from files to files: what `vitnull attack` runs."""
+"""One pair from files to files: what `vitnull fool` runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from nullspace_cli.engine.adversarial.report import Report, measured
 from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import FOOLED
 from nullspace_cli.engine.files.hashes import sha256_of_each
-from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.files.pictures import Picture, encode_made, encode_png, read_picture
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method
@@ -51,9 +51,7 @@ def report(
         tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
             image.
     """
-    native = attack.size == "native"
-    data = encode_like(source, result.pixels) if native else encode_png(result.pixels)
-    write_bytes(files.image, data, force=force)
+    write_bytes(files.image, encode_made(source, result.pixels, native=attack.size == "native"), force=force)
     noise = (result.image - result.source).permute(1, 2, 0).numpy()
     write_bytes(files.noise, encode_png(shown_noise(noise)), force=force)
     if files.exact:

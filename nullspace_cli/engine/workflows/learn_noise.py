@@ -7,17 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.documents.artefacts import read_provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.documents.artefacts import read_provenance, read_tensors, require_weights
 from nullspace_cli.engine.documents.kinds import LEARNING, NOISE
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.paths import exists
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
-from nullspace_cli.engine.noise.noise import provenance_of
+from nullspace_cli.engine.noise.noise import write_noise
 from nullspace_cli.engine.noise.presets import owner
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
@@ -130,15 +128,19 @@ class NoiseRun:
         done = {}
         for learner in trainer.learners:
             path, record = files[learner.limit], learner.record(trainer.plan)
-            parameters = {"limit": learner.limit, "plan": trainer.plan.to_dict(), "record": record}
-            tensors = {
-                "noise": learner.noise.detach(),
-                "init": learner.init,
-                "losses": torch.tensor(learner.losses, dtype=torch.float64),
-            }
             if self.ranks.first:
-                about = provenance_of(self.model, trainer.plan.level, parameters)
-                write_tensors(path, tensors, about, force=self.force or self.resume)
+                write_noise(
+                    path,
+                    self.model,
+                    trainer.plan.level,
+                    learner.noise.detach(),
+                    init=learner.init,
+                    losses=learner.losses,
+                    limit=learner.limit,
+                    plan=trainer.plan.to_dict(),
+                    record=record,
+                    force=self.force or self.resume,
+                )
             done[learner.limit] = LearnedNoise(self._record(record, path, rate), learner.losses)
         if self.ranks.first:
             self.state.unlink(missing_ok=True)

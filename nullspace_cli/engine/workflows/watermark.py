@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
-from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_made, encode_png, read_picture
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -222,8 +222,7 @@ class WatermarkPipeline:
         native = self.size == "native"
         if native and picture.reduced:
             self.notice(f"{job.output} is {picture.reduced}: a PNG cannot hold what {job.source} does")
-        data = encode_like(picture, result.pixels) if native else encode_png(result.pixels)
-        write_bytes(job.output, data, force=self.force)
+        write_bytes(job.output, encode_made(picture, result.pixels, native=native), force=self.force)
         if job.diff:
             write_bytes(job.diff, encode_png(noise_picture(result)), force=self.force)
         about = self.network.describe()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
+from nullspace_cli.engine.files import pictures
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
@@ -218,7 +219,7 @@ def test_tolerance(tmp_path: Path) -> None:
 def test_the_file_is_judged_not_the_pixels_that_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs(tmp_path)
     other = Image.fromarray(draw("test", 5, size=32)[0])
-    monkeypatch.setattr(stamping, "encode_png", lambda pixels: _png(tmp_path, other))
+    monkeypatch.setattr(pictures, "encode_png", lambda pixels: _png(tmp_path, other))
     done = pipeline(size="model")(job)
     assert done.record["verified"] is False
     assert (done.verdict.embedding_error or 0) > 0.1
