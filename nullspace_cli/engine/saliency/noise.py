@@ -23,7 +23,7 @@ CONTROL = 1
 
 
 @dataclass(frozen=True)
-class Likeness:
+class MeanSimilarity:
     """How alike maps are to those of the same images with noise, the mean over images; None where all are undefined.
 
     Attributes:
@@ -107,10 +107,10 @@ class NoiseComparison:
         return [] if logits is None else logits.argmax(1).tolist()
 
 
-def _mean(found: Sequence[Similarity]) -> Likeness:
+def _mean(found: Sequence[Similarity]) -> MeanSimilarity:
     defined = [measured for measured in found if measured.spearman is not None]
 
     def mean(name: str) -> float | None:
         return sum(getattr(measured, name) for measured in defined) / len(defined) if defined else None
 
-    return Likeness(mean("spearman"), mean("pearson"), mean("ssim"), mean("top10"), len(found) - len(defined))
+    return MeanSimilarity(mean("spearman"), mean("pearson"), mean("ssim"), mean("top10"), len(found) - len(defined))

@@ -18,7 +18,7 @@ from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.noise.noise import write_noise
 from nullspace_cli.engine.noise.presets import owner
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
-from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
+from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
@@ -65,7 +65,7 @@ class NoiseRun:
     notice: Callable[[str], None] = lambda text: None
     progress: Progress = _unwatched
 
-    def __call__(self) -> list[LearnedNoise]:
+    def __call__(self) -> list[LearningResult]:
         """Learn what is not there yet, and write it; all noises, in the order of the limits.
 
         Raises:
@@ -88,7 +88,7 @@ class NoiseRun:
             done |= self._finish(trainer, files, rate)
         return [done[limit] for limit in files]
 
-    def _finished(self, files: dict[float, Path]) -> dict[float, LearnedNoise]:
+    def _finished(self, files: dict[float, Path]) -> dict[float, LearningResult]:
         """Noises that an earlier run of the same plan has finished."""
         done = {}
         for limit, path in files.items():
@@ -96,7 +96,7 @@ class NoiseRun:
                 tensors, about = read_tensors(path, NOISE)
                 require_weights(path, about, self.model.name, self.model.weights_sha256)
                 self.plan.require(path, about.parameters["plan"], but=("limits",))
-                done[limit] = LearnedNoise(
+                done[limit] = LearningResult(
                     self._record(about.parameters["record"], path, None), tensors["losses"].tolist()
                 )
         return done
@@ -124,7 +124,7 @@ class NoiseRun:
                         trainer.save(self.state)
                     saved = now
 
-    def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearnedNoise]:
+    def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearningResult]:
         done = {}
         for learner in trainer.learners:
             path, record = files[learner.limit], learner.record(trainer.plan)
@@ -141,7 +141,7 @@ class NoiseRun:
                     record=record,
                     force=self.force or self.resume,
                 )
-            done[learner.limit] = LearnedNoise(self._record(record, path, rate), learner.losses)
+            done[learner.limit] = LearningResult(self._record(record, path, rate), learner.losses)
         if self.ranks.first:
             self.state.unlink(missing_ok=True)
         return done
