@@ -21,6 +21,8 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
+
 STRIP_BYTES = 1_500_000
 """Size of a strip of rows in float32: what stays in a core's cache."""
 
@@ -214,7 +216,13 @@ def project_onto_view(
         largest, rms = _numbers(g.abs().max(), g.square().mean().sqrt())
         if largest <= tolerance:
             return ResizeSolution(y, g, iteration)
-        step = _newton_step(problem, g, free, min(0.1, rms**0.5), max_inner)
+        (step,), _ = conjugate_gradients(
+            lambda direction: problem.curvature(direction[0], free)[None],
+            -g[None],
+            relative=min(0.1, rms**0.5),  # which tightens as the residual falls
+            preconditioner=lambda residual: problem.precondition(residual[0])[None],
+            max_iterations=max_inner,
+        )
         # The dual's slope along the step rises from negative; a secant finds where it is near 0.
         length = 1.0
         for _ in range(4):
@@ -231,22 +239,3 @@ def _numbers(*figures: Tensor) -> list[float]:
     """Several at once: a card is waited for once."""
     numbers: list[float] = torch.stack(figures).tolist()
     return numbers
-
-
-def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, accuracy: float, max_inner: int) -> Tensor:
-    """The Hessian's solution for -g, to a relative accuracy: one that tightens as the residual falls."""
-    step, residual = torch.zeros_like(g), -g
-    preconditioned = problem.precondition(residual)
-    direction, rho = preconditioned, (residual * preconditioned).sum()
-    enough = accuracy**2 * rho
-    for _ in range(max_inner):
-        image = problem.curvature(direction, free)
-        alpha = rho / (direction * image).sum().clamp_min(1e-30)
-        step = step + alpha * direction
-        residual = residual - alpha * image
-        preconditioned = problem.precondition(residual)
-        fresh = (residual * preconditioned).sum()
-        if bool(fresh < enough):
-            break
-        direction, rho = preconditioned + fresh / rho * direction, fresh
-    return step
