@@ -131,14 +131,14 @@ def explain(
     chosen = choose(loaded, names or default_methods(loaded)[:1])
     index = None if class_ is None else class_index(loaded, class_)
     curves = FaithfulnessOfMany(loaded, options.seed) if faithfulness else None
-    noise = NoiseComparison(loaded, chosen, compare_noise, options.seed) if compare_noise else None
+    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
+    noise = NoiseComparison(explainer.maps, chosen, compare_noise, options.seed) if compare_noise else None
     for error in failures.values():
         console.error(error)
     started = time.monotonic()
     todo = [job.only(chosen) for job in jobs if job.source not in failures]
     if not names:
         _check_outputs(todo, read, out_dir, plot, force=output.force)
-    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
     records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
     if plot and curves and curves.methods:
         from nullspace_cli.engine.plots.saliency import draw_faithfulness
