@@ -23,9 +23,9 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.plots.saliency import draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
-from nullspace_cli.engine.saliency.heat_maps import overlay
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, overlap
 from nullspace_cli.engine.workflows.failed_input import Failed

@@ -19,8 +19,8 @@ from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.plots.heat_maps import heat, heat_colours, overlay
 from nullspace_cli.engine.preimage.solver import PreimageSolver
-from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.result import Pixels
