@@ -19,7 +19,7 @@ from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.plots.heat_maps import heat, heat_colours, overlay
+from nullspace_cli.engine.plots.heat_maps import heat, overlay
 from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
@@ -241,14 +241,6 @@ def test_controls_at_native_size_go_through_the_resize() -> None:
 
 
 # Overlays
-
-
-def test_heat_is_drawn_in_colours_of_rising_lightness() -> None:
-    colours = heat_colours(np.linspace(0, 1, 64)[None])[0]
-    lightness = colours @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) > 0).all()
-    assert lightness[0] < 5
-    assert lightness[-1] > 240
 
 
 def test_the_hottest_place_is_the_maps_own() -> None:
