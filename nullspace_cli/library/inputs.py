@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError, UsageError
-from nullspace_cli.engine.files.exif import upright
+from nullspace_cli.engine.files.orientation import upright
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.library.arguments import require_model

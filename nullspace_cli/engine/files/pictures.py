@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png
-from nullspace_cli.engine.files.exif import upright
+from nullspace_cli.engine.files.orientation import upright
 from nullspace_cli.engine.files.image_opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
 
 
