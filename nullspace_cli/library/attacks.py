@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution, Channels
 from nullspace_cli.engine.adversarial.report import measured
-from nullspace_cli.engine.files.pictures import Picture, encode_made, picture_of
+from nullspace_cli.engine.files.pictures import Picture, encode_made, read_again
+from nullspace_cli.engine.files.readings import READINGS, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -62,6 +63,7 @@ def attack(
     p: Literal[1, 2] = 2,
     channels: Channels = "all",
     strength: float | None = None,
+    reading: Reading = "timm",
 ) -> AttackResult:
     """Make an image that looks like `target` and is `source` to the network (paper, section 7 and A.3).
 
@@ -72,6 +74,7 @@ def attack(
         p: minimised is ||z - target||_p.
         channels: "red" takes green and blue from the target as they are (A.3), unbounded.
         strength: multiplies the target's detail; None takes the best of a few.
+        reading: how the network is given the source, as of `make_watermark`; the target is what people see.
 
     Raises:
         UsageError: settings exclude each other, or one makes no sense.
@@ -82,11 +85,12 @@ def attack(
     require_choice("size", size, ("model", "native"))
     require_choice("channels", channels, get_args(Channels))
     require_choice("p", p, (1, 2))
+    require_choice("reading", reading, READINGS)
     if strength is not None:
         require_number("strength", strength, least=0, most=100)
-    maker = Attack(LazyModel.of(model), size, channels, bounded, p, strength)
+    maker = Attack(LazyModel.of(model), size, channels, bounded, p, strength, reading=reading)
     maker.prepare()
-    seen, wanted = read_image(source, "source"), read_image(target, "target")
+    seen, wanted = read_image(source, "source", reading), read_image(target, "target", "shown")
     made = maker(seen, wanted.pixels)
-    report = measured(maker, made, seen, picture_of(made.pixels, "the result"), ())
+    report = measured(maker, made, seen, read_again(seen, made.pixels, native=size == "native"), ())
     return AttackResult(seen, made, report.record, native=size == "native")

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError, UsageError
-from nullspace_cli.engine.files.orientation import upright
+from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, orientation_of
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
+from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.library.arguments import require_model
 
@@ -19,40 +20,42 @@ AnyImage = Path | str | Image.Image | NDArray[np.uint8]
 """A file, a PIL image, or uint8 [H, W, c]: grey, grey and alpha, RGB or RGBA as c is 1 to 4; [H, W] is grey."""
 
 
-def read_image(image: AnyImage, name: str) -> Picture:
+def read_image(image: AnyImage, name: str, reading: Reading) -> Picture:
     """One image, whatever it comes as.
 
     Args:
         name: of the argument, for messages.
+        reading: how a network is given it. Arrays are upright.
 
     Raises:
         ImageError: it cannot be read, or is of another type or shape.
     """
     if isinstance(image, Path | str):
-        return read_picture(Path(image))
+        return read_picture(Path(image), reading)
+    orientation = UPRIGHT
     if isinstance(image, Image.Image):
-        image = _decoded(image, name)
+        image, orientation = _decoded(image, name)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise _no_image(image, name)
     samples = image[..., None] if image.ndim == 2 else image
     if samples.shape[2] not in (1, 2, 3, 4):
         raise _no_image(image, name)
-    return picture_of(samples, f"the {name}")
+    return picture_of(samples, f"the {name}", reading, orientation)
 
 
-def _decoded(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """What `read_picture` makes of a file with such an image: upright, grey where it is grey, alpha where it has some.
+def _decoded(image: Image.Image, name: str) -> tuple[NDArray[np.uint8], Orientation]:
+    """What `read_picture` makes of a file with such an image: grey where it is grey, alpha where it has some.
 
     Raises:
         ImageError: its values are deeper than 8 bits: which of them is white its file alone can tell.
     """
     if image.mode.startswith(("I", "F")):
         raise ImageError(f"{name} is a PIL image of mode {image.mode}; expected 8 bits a channel. Give its path.")
-    image = upright(image.copy())
+    orientation = orientation_of(image)
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
         mode += "A"
-    return np.array(image if image.mode == mode else image.convert(mode))
+    return np.array(image if image.mode == mode else image.convert(mode)), orientation
 
 
 def _no_image(image: object, name: str) -> ImageError:

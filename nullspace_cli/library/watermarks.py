@@ -1,6 +1,5 @@
 """Visible marks that a network cannot see, on images at hand."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -8,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.errors import UsageError
-from nullspace_cli.engine.files.pictures import Picture, encode_made
+from nullspace_cli.engine.files.pictures import Picture, encode_made, read_again
+from nullspace_cli.engine.files.readings import READINGS, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -27,7 +27,7 @@ class WatermarkResult:
     """A watermarked image, and what the model says of it.
 
     Attributes:
-        pixels: uint8 [H, W, 3]: the result, as a model is shown it; transparent parts lie on white.
+        pixels: uint8 [H, W, 3]: the result, as the model is given it.
         verification: the model's answers before and after, and how far its input, embeddings and features moved.
         verified: whether it holds: the model's input is the same, or the class is and the embeddings moved by no more
             than `tolerance`; None where neither could be measured.
@@ -79,6 +79,7 @@ def make_watermark(
     opacity: float = 1.0,
     strength: float | None = None,
     tolerance: float = 0.01,
+    reading: Reading = "timm",
 ) -> WatermarkResult:
     """Put a visible mark on an image that the model does not notice (paper, section 6), and run the model to see.
 
@@ -94,6 +95,8 @@ def make_watermark(
         style, fit, position, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`; None for what
             suits the size.
         tolerance: largest relative change of the embeddings that passes verification.
+        reading: how the model is given the image: as timm's loader gives it, pixels as they are stored and without
+            alpha, or as it is "shown", turned upright by its EXIF orientation and on white.
 
     Raises:
         ImageError: the image or the mark cannot be read, or the image is too small or too elongated for it.
@@ -107,6 +110,7 @@ def make_watermark(
     require_choice("rounding", rounding, get_args(Rounding))
     require_choice("fit", fit, get_args(Fit))
     require_choice("position", position, get_args(Position))
+    require_choice("reading", reading, READINGS)
     require_number("opacity", opacity, above=0, most=1)
     require_number("tolerance", tolerance, least=0)
     if style is not None:
@@ -119,8 +123,8 @@ def make_watermark(
         raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
     if size == "model" and nullspace == "resize":
         raise UsageError("At model size nothing is resized. Leave nullspace out.")
-    source = read_image(image, "image")
-    picture = read_image(mark, "mark")
+    source = read_image(image, "image", reading)
+    picture = read_image(mark, "mark", "shown")
     placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
     design = Design(mark_of(picture, picture.path), placement, style, strength)
     network = LazyModel.of(model)
@@ -128,7 +132,7 @@ def make_watermark(
         (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
     else:
         made = NativeSize(model.transform, design, lambda: network.patches, nullspace, rounding, model.device)(source)
-    read_back = replace(source, pixels=made.pixels)
+    read_back = read_again(source, made.pixels, native=size == "native")
     verification = verify(model, network.patch_map, source, read_back)
     return WatermarkResult(source, made, verification, native=size == "native", tolerance=tolerance)
 

@@ -24,6 +24,7 @@ from nullspace_cli.engine.adversarial.target_image import (
 )
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.decomposition import count_rank
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -83,6 +84,7 @@ class Attack:
         size: "model", or "native" for the source's own size, which is bounded and has p = 2 and all channels only.
         channels: "red" takes green and blue from the target as in A.3, unbounded; "all" asks for the nearest image.
         strength: multiplies the target's detail; None takes the best of STRENGTHS by `Likeness.score`.
+        reading: how the network is given files.
         solvers: what all tries and sources of one size share.
 
     Raises:
@@ -96,6 +98,7 @@ class Attack:
     norm: Literal[1, 2] = 2
     strength: float | None = None
     rounding: Rounding = "aware"
+    reading: Reading = "timm"
     solvers: PreimageSolvers = field(default_factory=PreimageSolvers, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -182,7 +185,7 @@ class Attack:
         if self.size == "native":
             resized = transform.resize(source.pixels)
             height, width, _ = resized.shape
-            wanted = fit(target, width, height)
+            wanted = fit(source.turn.stored(target), width, height)
             inside = transform.seen_part(source.width, source.height, native=False)
             result = wanted.copy()
             result[inside] = resized[inside]
@@ -210,7 +213,7 @@ class Attack:
                 [source]
             )
         height, width, _ = made.pixels.shape
-        wanted = fit(target, width, height)
+        wanted = fit(source.turn.stored(target), width, height)
         sigma = detail_scale(network.transform, width, height, native=native)
         exact = made.unrounded()
         return AttackSolution(
@@ -229,7 +232,7 @@ class Attack:
     def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
         transform, space = self.network.transform, self.network.patches
         shown = transform.input_pixels(source.pixels)
-        wanted = transform.input_pixels(fit(target, source.width, source.height))
+        wanted = transform.input_pixels(fit(source.turn.stored(target), source.width, source.height))
         x, t = from_8_bits(shown), from_8_bits(wanted)
         _, height, width = x.shape
         sigma = detail_scale(transform, width, height, native=False)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
+from nullspace_cli.engine.files.orientation import Orientation
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.nullspace.sampling import control_noises
@@ -32,6 +33,7 @@ class Report:
         read: the rows and columns of the pictures that the network reads.
         views: what the network is shown of them, in [0, 1]; bounded, of the files.
         maps: of each method the maps of these three views.
+        turn: of all of them, to be seen upright.
     """
 
     record: dict[str, Any]
@@ -39,6 +41,7 @@ class Report:
     read: tuple[slice, slice]
     views: Float[Tensor, "3 c h w"]
     maps: Mapping[str, Float[Tensor, "3 gh gw"]]
+    turn: Orientation
 
 
 @full_precision
@@ -95,6 +98,7 @@ def measured(
         read,
         shown,
         {name: found[:3] for name, found in drawn.items()},
+        source.turn,
     )
 
 

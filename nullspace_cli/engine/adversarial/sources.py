@@ -62,7 +62,7 @@ def choose_source(
     for estimate, path in ranked[:FINALISTS]:
         try:
             with within_memory(str(path)):
-                picture = read_picture(path)
+                picture = read_picture(path, attack.reading)
                 made.append((attack.rough(picture, target).likeness.score, estimate, path, picture))
         except (ImageError, MemoryShortError) as error:
             left_out(path, error)
@@ -99,7 +99,7 @@ def rank_sources(
     for path in sources:
         try:
             with within_memory(str(path)):
-                picture = read_picture(path)
+                picture = read_picture(path, attack.reading)
                 seen = _predicted(model, picture.pixels)
                 if seen is None or (seen != avoided if index is None else seen == index):
                     found.append(Ranked(attack.estimate(picture, target), path))

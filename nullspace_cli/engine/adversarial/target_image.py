@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
+from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, MarkStyle, Period, Tint
 from nullspace_cli.engine.watermark.result import Pixels
@@ -37,7 +38,7 @@ class TargetImage:
     of the pixels reach them at the expense of the others: speckle all over.
 
     Attributes:
-        pixels: the other picture, of any size.
+        pixels: the other picture, of any size, upright.
         strength: multiplies its detail.
         transform: of the model, whose crop it is.
         native: whether the result has the source's size and not the model's.
@@ -51,10 +52,15 @@ class TargetImage:
     detail_only: bool
 
     def target(
-        self, image: Float[Tensor, "c h w"], default: MarkStyle, period: Period, tint: Tint = GREY
+        self,
+        image: Float[Tensor, "c h w"],
+        default: MarkStyle,
+        period: Period,
+        tint: Tint = GREY,
+        turn: Orientation = UPRIGHT,
     ) -> Float[Tensor, "c h w"]:
         _, height, width = image.shape
-        fitted = _in_unit_range(fit(self.pixels, width, height))
+        fitted = _in_unit_range(fit(turn.stored(self.pixels), width, height))
         colours = fitted.transpose(2, 0, 1) if len(image) == 3 else luminance(fitted)[None]
         sigma = detail_scale(self.transform, width, height, native=self.native)
         target = colours.copy()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -14,6 +14,7 @@ from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.files.image_search import SUFFIXES, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
+from nullspace_cli.engine.files.readings import DifferenceNotice, Read, Reading
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Split = Literal["train", "val"]
@@ -38,13 +39,23 @@ class ImageSet(Sequence[Sample]):
     Attributes:
         name: the folder that the images' names start from; or "demo/train", "demo/val".
         classes: class names in the order of their labels; None for a flat folder.
+        reading: how a network is given the files.
     """
 
     def __init__(
-        self, name: str, entries: Sequence[tuple[str | int, int | None]], classes: tuple[str, ...] | None
+        self,
+        name: str,
+        entries: Sequence[tuple[str | int, int | None]],
+        classes: tuple[str, ...] | None,
+        reading: Reading = "timm",
+        tell: Callable[[str, Read], None] = lambda name, read: None,
     ) -> None:
-        """`entries` holds a file's name within the folder, or a drawing's number, and the label of each image."""
-        self.name, self.classes, self._entries = name, classes, entries
+        """`entries` holds a file's name within the folder, or a drawing's number, and the label of each image.
+
+        Args:
+            tell: is shown what was read of each file.
+        """
+        self.name, self.classes, self._entries, self.reading, self._tell = name, classes, entries, reading, tell
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -55,10 +66,12 @@ class ImageSet(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "ImageSet": ...
     def __getitem__(self, index: int | slice) -> "Sample | ImageSet":
         if isinstance(index, slice):
-            return ImageSet(self.name, self._entries[index], self.classes)
+            return self.select(range(len(self))[index])
         source, label = self._entries[index]
         if isinstance(source, str):
-            pixels = read_picture(Path(self.name, source)).pixels
+            picture = read_picture(Path(self.name, source), self.reading)
+            self._tell(self.name_of(index), picture)
+            pixels = picture.pixels
         else:
             pixels, _ = draw(self.name.removeprefix("demo/"), source)
         return Sample(self.name_of(index), pixels, label)
@@ -80,7 +93,8 @@ class ImageSet(Sequence[Sample]):
 
     def select(self, indices: Sequence[int]) -> "ImageSet":
         """Some of the images, in the order of `indices`."""
-        return ImageSet(self.name, [self._entries[index] for index in indices], self.classes)
+        entries = [self._entries[index] for index in indices]
+        return ImageSet(self.name, entries, self.classes, self.reading, self._tell)
 
     def name_of(self, index: int) -> str:
         """The name of an image that need not be readable: its path, or "demo/val/00013"."""
@@ -94,12 +108,15 @@ class ImageSet(Sequence[Sample]):
     def fingerprint(self) -> str:
         """sha256 over the names of the classes, and the images' names within the folder, labels and sizes in bytes.
 
-        Equal for a copy of the folder elsewhere. No image is read, so that one edited to the very same size is missed.
+        Equal for a copy of the folder elsewhere that is read alike. No image is read, so that one edited to the very
+        same size is missed.
 
         Raises:
             DataError: a file is gone.
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
+        if self.reading != "timm":
+            digest.update(self.reading.encode())
         for index, (source, label) in enumerate(self._entries):
             stamp = [source, label, self._size(source)] if isinstance(source, str) else [self.name_of(index), label]
             digest.update(json.dumps(stamp).encode())
@@ -113,7 +130,12 @@ class ImageSet(Sequence[Sample]):
             raise DataError(f"Cannot read {path}: {reason_of(error)}. Put it back, or remove it.") from error
 
 
-def open_data(data: str, split: Split = "val") -> ImageSet:
+def open_data(
+    data: str,
+    split: Split = "val",
+    reading: Reading = "timm",
+    notice: Callable[[str], None] = lambda text: None,
+) -> ImageSet:
     """Find the images of a data set, sorted by name, those of inner folders last; none is decoded yet.
 
     Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out.
@@ -125,6 +147,8 @@ def open_data(data: str, split: Split = "val") -> ImageSet:
         data: a folder of class folders, which may hold further folders, with or without train/ and val/ above them;
             a flat folder of images; or "demo".
         split: which of train/ and val/, where the data has them.
+        reading: how a network is given the files.
+        notice: is told, once, that the two readings of a file differ.
 
     Raises:
         DataError: there is no such folder, it cannot be read, it lacks the split, it holds no image, it holds both
@@ -137,10 +161,10 @@ def open_data(data: str, split: Split = "val") -> ImageSet:
         found = f"{root} is no folder" if exists(root) else f"There is no folder {root}"
         raise DataError(f"{found}. DATA is a folder of images or of class folders, or 'demo'.")
     if not _has_splits(root):
-        return _image_folder(root)
+        return _image_folder(root, reading, notice)
     if not is_folder(root / split):
         raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
-    return _image_folder(root / split)
+    return _image_folder(root / split, reading, notice)
 
 
 SPLIT_WORDS = frozenset({*DEMO_COUNTS, "training", "valid", "validation", "test", "testing", "dev"})
@@ -188,7 +212,8 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(f"{name}/" for name in names)
 
 
-def _image_folder(root: Path) -> ImageSet:
+def _image_folder(root: Path, reading: Reading, notice: Callable[[str], None]) -> ImageSet:
+    tell = DifferenceNotice(notice, reading)
     images, folders = contents(root)
     if images:
         if mixed := next((folder for folder in folders if _holds_images(root / folder)), None):
@@ -196,11 +221,11 @@ def _image_folder(root: Path) -> ImageSet:
                 f"{root} holds images, as {images[0]}, and folders of images, as {mixed}. Move the ones or the others "
                 "away: DATA is a flat folder of images, or a folder of class folders."
             )
-        return ImageSet(str(root), [(name, None) for name in images], None)
+        return ImageSet(str(root), [(name, None) for name in images], None, reading, tell)
     entries = [
         (f"{folder}/{name}", label) for label, folder in enumerate(folders) for name in images_below(root / folder)
     ]
     if not entries:
         kinds = " ".join(sorted(SUFFIXES))
         raise DataError(f"{root} holds no images ({kinds}), nor do its folders.")
-    return ImageSet(str(root), entries, tuple(folders))
+    return ImageSet(str(root), entries, tuple(folders), reading, tell)

@@ -16,6 +16,7 @@ from nullspace_cli.engine.documents.base import (
     describe,
     may_lack,
 )
+from nullspace_cli.engine.files.readings import Reading
 
 Level = Literal["encoder", "input"]
 Control = Literal["none", "shuffle", "uniform"]
@@ -143,7 +144,9 @@ class Verdict(Document):
     embedding_error: NonNegative | None
     feature_cosine: float | None
     feature_change: NonNegative | None
+    reading: Reading
     input_pixels_changed: Share | None
+    input_pixels_changed_shown: Share | None
 
 
 class Accuracy(Document):

@@ -1,9 +1,10 @@
-"""Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
+"""Image files to 8-bit RGB pixels, as loaders or as people see them, and back to PNG."""
 
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +15,89 @@ from PIL import Image, ImageFile
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png
-from nullspace_cli.engine.files.orientation import upright
 from nullspace_cli.engine.files.image_opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
+from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, exif_of, orientation_of
+from nullspace_cli.engine.files.readings import Reading
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A decoded image, upright, with what a writer at native size needs to put back.
+    """A decoded image, with what a writer at native size needs to put back. Its arrays may share memory: write to none.
 
     Attributes:
-        pixels: RGB composited on white: what a model is shown.
-        samples: what `pixels` was made of, as a PNG can hold it: grey or RGB, alpha last, hidden colours and all.
-        icc_profile: one that such samples can carry, else None.
-        exif: it no longer asks for a rotation.
-        dpi: (x, y).
-        reduced: what `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None.
-
-    The arrays may share memory: write to none of them.
+        stored: its samples, or what they are made of when they are asked for.
+        loaded: what timm's loader gives.
+        orientation: how what is stored is to be turned to be seen.
+        reading: which of both readings `pixels` and all that is said of them follow.
+        source_mode, raw_mode: Pillow's names for the pixels, and for the samples as they lie in the file.
+        info: the metadata, as Pillow found it.
     """
 
-    pixels: UInt8[NDArray[np.uint8], "H W 3"]
-    samples: png.Samples
+    stored: "png.Samples | _Decoded"
+    loaded: UInt8[NDArray[np.uint8], "h w 3"]
+    orientation: Orientation
+    reading: Reading
     path: Path
     source_mode: str
+    raw_mode: str
     format: str
-    icc_profile: bytes | None
-    exif: bytes | None
-    dpi: tuple[float, float] | None
-    reduced: str | None
+    info: Mapping[Any, Any]
+
+    @cached_property
+    def samples(self) -> png.Samples:
+        """As they are stored, as a PNG can hold them: grey or RGB, alpha last, hidden colours and all.
+
+        Raises:
+            ImageError: its values have no known white.
+        """
+        return _samples(self.stored, self.path) if isinstance(self.stored, _Decoded) else self.stored
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """One that such samples can carry."""
+        return _profile(self.info, b"GRAY" if self.grey else b"RGB ")
+
+    @property
+    def exif(self) -> bytes | None:
+        """As it was found."""
+        return _bytes_or_none(self.info.get("exif"))
+
+    @property
+    def dpi(self) -> tuple[float, float] | None:
+        """(x, y)."""
+        return _dpi(self.info)
+
+    @property
+    def reduced(self) -> str | None:
+        """What `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None."""
+        return _reduced(self.source_mode, self.raw_mode, self.samples)
+
+    @cached_property
+    def pixels(self) -> UInt8[NDArray[np.uint8], "H W 3"]:
+        """RGB: what a network is given.
+
+        Raises:
+            ImageError: as it is to be shown, its values have no known white.
+        """
+        return self.loaded if self.reading == "timm" else self._turned(_seen(self.samples))
+
+    @cached_property
+    def levels(self) -> UInt8[NDArray[np.uint8], "H W 3"]:
+        """RGB: what `encode_like` changes. They are `pixels`, but where deep grey is clipped to these: there scaled."""
+        return _opaque(self.samples) if self.reading == "timm" and self._clipped else self.pixels
+
+    @property
+    def turn(self) -> Orientation:
+        """How `pixels` are to be turned to be seen upright."""
+        return self.orientation if self.reading == "timm" else UPRIGHT
 
     @property
     def width(self) -> int:
-        return int(self.pixels.shape[1])
+        return self._size[1]
 
     @property
     def height(self) -> int:
-        return int(self.pixels.shape[0])
+        return self._size[0]
 
     @property
     def grey(self) -> bool:
@@ -59,62 +107,103 @@ class Picture:
     @property
     def alpha(self) -> UInt8[NDArray[np.uint8], "H W"] | None:
         """255 is opaque; None if the file has no transparency."""
-        return None if self.samples.shape[2] in (1, 3) else _levels(self.samples[..., -1])
+        return None if self.samples.shape[2] in (1, 3) else self._turned(_levels(self.samples[..., -1]))
 
-    def range(self) -> tuple[UInt8[NDArray[np.uint8], "H W"], UInt8[NDArray[np.uint8], "H W"]]:
-        """The darkest and the lightest level that `encode_like` can write, for all channels of a pixel; read-only.
+    @property
+    def difference(self) -> str | None:
+        """Why a viewer shows another picture than timm's loader gives, as a clause; None where it does not."""
+        if self.orientation != UPRIGHT:
+            return f"is stored another way up (EXIF orientation {self.orientation.value})"
+        if self._clipped:
+            return "has values of more than 8 bits, which timm's loader clips at 255"
+        if self.alpha is not None and bool((self.alpha < 255).any()):
+            return "is partly transparent, which timm's loader ignores"
+        return None
 
-        A colour c at alpha a is seen as 255 - round(a (255 - c) / 255), by which c reaches every level from 255 - a on.
+    def read_as(self, reading: Reading) -> "Picture":
+        """The same, by another reading."""
+        return self if reading == self.reading else replace(self, reading=reading)
+
+    def range(self) -> tuple[UInt8[NDArray[np.uint8], "H W 3"], UInt8[NDArray[np.uint8], "H W 3"]] | None:
+        """The darkest and the lightest level that `encode_like` can write, read-only; None where any can be.
+
+        By timm's reading, a colour that is not opaque stays, and deep grey stays on its side of what is clipped. As it
+        is shown, a colour c at alpha a is seen as 255 - round(a (255 - c) / 255), by which c reaches every level from
+        255 - a on.
         """
-        white = np.broadcast_to(np.uint8(255), self.pixels.shape[:2])
-        if self.alpha is None:
-            return np.broadcast_to(np.uint8(0), white.shape), white
-        return 255 - self.alpha, white
+        shape, alpha = self.levels.shape, self.alpha
+        if self.reading == "shown":
+            return None if alpha is None else (_wide(255 - alpha, shape), _wide(np.uint8(255), shape))
+        if alpha is not None:
+            opaque = alpha[..., None] == 255
+        elif _is_rounded(self.samples):
+            opaque = self.samples >= _CLIPPED
+        else:
+            return None
+        least = np.uint8(1 if alpha is None else 0)
+        return np.where(opaque, least, self.levels), np.where(opaque, np.uint8(255), self.levels)
+
+    @property
+    def _clipped(self) -> bool:
+        """Whether timm's loader clips values that have more than 8 bits."""
+        return self.source_mode[0] in "IF"
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        height, width = self.samples.shape[:2]
+        turned = self.reading == "shown" and self.orientation.transposed
+        return (width, height) if turned else (height, width)
+
+    def _turned(self, stored: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """As the reading has it."""
+        return stored if self.reading == "timm" else self.orientation.upright(stored)
 
 
-def read_picture(path: Path) -> Picture:
-    """Decode the first frame of an image file, upright, as 8-bit RGB on white.
+def read_picture(path: Path, reading: Reading = "timm") -> Picture:
+    """Decode the first frame of an image file.
 
-    16-bit grey is scaled by 255 / 65535 and rounded; of 16-bit colour the high bytes count, as in Pillow, within one
-    level of that. Float images are taken as [0, 1]. Colour profiles are kept, never applied: models are trained
-    without them.
+    As it is shown, 16-bit grey is scaled by 255 / 65535 and rounded, and floats are taken as [0, 1]; timm's loader
+    clips both at 255. Of 16-bit colour the high bytes count, as in Pillow, within one level of that. Colour profiles
+    are kept, never applied: models are trained without them.
 
     Raises:
-        ImageError: the file is missing, damaged, too large, of another format, or its values have no known white.
+        ImageError: the file is missing, damaged, too large or of another format.
     """
     try:
         with opened(path) as image:
             decoded = _decode(image, path)
-        samples = _samples(decoded, path)
-        return Picture(
-            pixels=_seen(samples),
-            samples=samples,
-            path=path,
-            source_mode=decoded.source_mode,
-            format=decoded.format,
-            icc_profile=_profile(decoded.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
-            exif=_bytes_or_none(decoded.info.get("exif")),
-            dpi=_dpi(decoded.info),
-            reduced=_reduced(decoded.source_mode, decoded.raw_mode, samples),
-        )
     except MemoryError as error:
         raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
+    return Picture(
+        stored=decoded,
+        loaded=decoded.loaded,
+        orientation=decoded.orientation,
+        reading=reading,
+        path=path,
+        source_mode=decoded.source_mode,
+        raw_mode=decoded.raw_mode,
+        format=decoded.format,
+        info=decoded.info,
+    )
 
 
-def picture_of(samples: png.Samples, name: str = "the image") -> Picture:
+def picture_of(
+    samples: png.Samples, name: str = "the image", reading: Reading = "timm", orientation: Orientation = UPRIGHT
+) -> Picture:
     """A picture that is no file: uint8 [H, W, c], grey, grey and alpha, RGB or RGBA as c is 1 to 4.
 
     Args:
         name: for messages.
+        orientation: how they are turned to be seen.
 
     Raises:
         ImageError: it has no pixels, or more than are read from files.
     """
-    height, width, channels = samples.shape
+    height, width, _ = samples.shape
     if not 0 < height * width <= MAX_PIXELS:
         raise ImageError(f"Cannot read {name}: it is {width} x {height}. Expected at most {MAX_PIXELS} pixels.")
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    return Picture(_seen(samples), samples, Path(name), mode, "PNG", None, None, None, None)
+    mode, info = _mode_of(samples), {"exif": exif_of(orientation)}
+    return Picture(samples, _opaque(samples), orientation, reading, Path(name), mode, mode, "PNG", info)
 
 
 def check_picture(path: Path) -> None:
@@ -144,8 +233,8 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return png.encode(pixels)
 
 
-def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
-    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+def with_levels(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> Picture:
+    """The picture with other levels: what `read_picture` gives of the file that `encode_like` makes.
 
     Where they are the picture's own, so are the samples, bit for bit. Elsewhere a sample of 16 bits follows by 257 for
     each level that its colour moves, as nearly as that level allows.
@@ -153,27 +242,49 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
     Raises:
         ValueError: the array is not of that type and shape, leaves `picture.range()`, or has colours in a grey picture.
     """
-    if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
-        expected = list(picture.pixels.shape)
+    if pixels.dtype != np.uint8 or pixels.shape != picture.levels.shape:
+        expected = list(picture.levels.shape)
         raise ValueError(f"expected uint8 {expected}, got {pixels.dtype} {list(pixels.shape)}")
+    if picture.grey and (pixels != pixels[..., :1]).any():
+        raise ValueError("the picture is grey: expected pixels with three equal channels")
+    bounds, shown = picture.range(), picture.reading == "shown"
+    if bounds and ((pixels < bounds[0]) | (pixels > bounds[1])).any():
+        raise ValueError("some pixels leave picture.range()")
     colours = 1 if picture.grey else 3
-    alpha, (lower, _) = picture.alpha, picture.range()
+    alpha = picture.read_as("timm").alpha if shown else None
+    new, old = (picture.orientation.stored(array) if shown else array for array in (pixels, picture.levels))
     samples = picture.samples.copy()
-    for rows in _bands(picture.height):
-        if (pixels[rows] < lower[rows, :, None]).any():
-            raise ValueError("some pixels are darker than picture.range(): they are too transparent")
-        if picture.grey and (pixels[rows] != pixels[rows, :, :1]).any():
-            raise ValueError("the picture is grey: expected pixels with three equal channels")
-        new, old, colour = (array[rows, :, :colours] for array in (pixels, picture.pixels, samples))
-        levels = new if alpha is None else _off_white(new, alpha[rows])
-        written = levels if samples.dtype == np.uint8 else _moved(colour, levels, rounded=_is_rounded(samples))
-        np.copyto(colour, written, where=new != old)
-    return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
+    for rows in _bands(len(samples)):
+        written = new[rows, :, :colours]
+        changed, colour = written != old[rows, :, :colours], samples[rows, :, :colours]
+        if alpha is not None:
+            written = _off_white(written, alpha[rows])
+        if samples.dtype != np.uint8:
+            least = 0 if shown else _CLIPPED
+            written = _moved(colour, written, least if _is_rounded(samples) else None)
+        np.copyto(colour, written, where=changed)
+    loaded, mode = _opaque(samples, clipped=True), _mode_of(samples)
+    return replace(picture, stored=samples, loaded=loaded, source_mode=mode, raw_mode=mode)
+
+
+def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
+    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+
+    Raises:
+        ValueError: as of `with_levels`.
+    """
+    made = with_levels(picture, pixels)
+    return png.encode(made.samples, icc_profile=made.icc_profile, exif=made.exif, dpi=made.dpi)
 
 
 def encode_made(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> bytes:
-    """A PNG file's bytes for a picture made of a source: like it at native size, and nothing but pixels at others."""
-    return encode_like(source, pixels) if native else encode_png(pixels)
+    """A PNG file's bytes for a picture made of a source: like it at native size; at others, pixels and what is up."""
+    return encode_like(source, pixels) if native else png.encode(pixels, exif=exif_of(source.turn))
+
+
+def read_again(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> Picture:
+    """What `read_picture` gives of the file that `encode_made` makes, by the source's reading, without a file."""
+    return with_levels(source, pixels) if native else picture_of(pixels, str(source.path), source.reading, source.turn)
 
 
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
@@ -181,6 +292,8 @@ _BITS = 258  # TIFF's BitsPerSample
 _PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
 _DEEP = 65535
 """White in 16 bits."""
+_CLIPPED = 255
+"""The largest value of 16-bit grey that timm's loader tells from white."""
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 """Of 16-bit colour Pillow keeps the high bytes. Told the other byte order, it takes the low ones for them."""
 _WHITE = {"I": _DEEP, "I;12": 4095, "F": 1}
@@ -191,9 +304,11 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 
 @dataclass(frozen=True, eq=False)
 class _Decoded:
-    """What Pillow makes of a file's first frame, upright: nothing here is our own arithmetic.
+    """What Pillow makes of a file's first frame: nothing here is our own arithmetic.
 
     Attributes:
+        loaded: converted to RGB without further ado.
+        orientation: how it is turned to be seen.
         values: grey [H, W], or with c channels [H, W, c]; 8 bits, but for `deep` grey.
         low: the low bytes of 16-bit colour, of which `values` are the high ones.
         source_mode, raw_mode: Pillow's names for the pixels, and for the samples as they lie in the file.
@@ -203,6 +318,8 @@ class _Decoded:
         info: the metadata, as Pillow found it.
     """
 
+    loaded: UInt8[NDArray[np.uint8], "h w 3"]
+    orientation: Orientation
     values: NDArray[Any]
     low: NDArray[np.uint8] | None
     source_mode: str
@@ -216,7 +333,9 @@ class _Decoded:
 
 def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     source_mode, raw_mode = image.mode, _raw_mode(image)
-    upright(image)
+    image.load()
+    orientation = orientation_of(image)
+    loaded = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     tags = getattr(image, "tag_v2", {})
     planar = tags.get(_PLANAR) == 2
     deep = image.mode.startswith(("I", "F"))
@@ -225,7 +344,8 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     if deep:
         values = np.asarray(image)
     elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
-        values, low = np.asarray(image), _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
+        values = loaded if image.mode == "RGB" else np.asarray(image)
+        low = _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
     elif raw_mode == "LA;16B":
         values = _decoded_as(path, "RGBA")  # four bytes a pixel, whatever they are called
     else:
@@ -234,8 +354,10 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         if image.has_transparency_data:
             mode += "A"
-        values = np.array(image if image.mode == mode else image.convert(mode))
+        values = loaded if mode == "RGB" else np.array(image if image.mode == mode else image.convert(mode))
     return _Decoded(
+        loaded=loaded,
+        orientation=orientation,
         values=values,
         low=low,
         source_mode=source_mode,
@@ -257,7 +379,7 @@ def _raw_mode(image: ImageFile.ImageFile) -> str:
 
 
 def _samples(decoded: _Decoded, path: Path) -> png.Samples:
-    """An upright image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
+    """A decoded image's samples as a PNG can hold them; with 8 bits where Pillow decodes no more."""
     if decoded.mixed_up:
         raise ImageError(f"Cannot read {path}: its channels of 16 bits lie one after the other. Save it as PNG first.")
     if decoded.deep:
@@ -280,7 +402,7 @@ def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
             tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
             for tile in image.tile
         ]
-        return np.asarray(upright(image))
+        return np.asarray(image)
 
 
 def _with_transparent_colour(samples: png.Samples, colour: tuple[int, int, int] | None) -> png.Samples:
@@ -328,11 +450,15 @@ def _levels(samples: NDArray[Any], *, rounded: bool = False) -> NDArray[np.uint8
     return ((np.minimum(samples, _DEEP - 128) + 128) // 257).astype(np.uint8)
 
 
-def _moved(samples: NDArray[Any], levels: NDArray[np.uint8], *, rounded: bool) -> NDArray[np.uint16]:
-    """The samples of the given levels that lie nearest to v + 257 times the change of level."""
+def _moved(samples: NDArray[Any], levels: NDArray[np.uint8], least: int | None) -> NDArray[np.uint16]:
+    """The samples of the given levels that lie nearest to v + 257 times the change of level.
+
+    Args:
+        least: of samples whose levels are rounded, the smallest that may be; None where levels are the high bytes.
+    """
     new = levels.astype(np.int32)
-    target = samples + 257 * (new - _levels(samples, rounded=rounded))
-    first, last = (0, _DEEP) if rounded else (256 * new, 256 * new + 255)
+    target = samples + 257 * (new - _levels(samples, rounded=least is not None))
+    first, last = (256 * new, 256 * new + 255) if least is None else (least, _DEEP)
     return np.clip(target, first, last).astype(np.uint16)
 
 
@@ -343,6 +469,27 @@ def _seen(samples: png.Samples) -> UInt8[NDArray[np.uint8], "H W 3"]:
     if channels in (2, 4):
         levels = _on_white(levels[..., :-1], levels[..., -1])
     return np.repeat(levels, 3, axis=2) if channels <= 2 else levels
+
+
+def _opaque(samples: png.Samples, *, clipped: bool = False) -> UInt8[NDArray[np.uint8], "h w 3"]:
+    """The 8-bit levels of samples as RGB without alpha.
+
+    Args:
+        clipped: as timm's loader has 16-bit grey, and not scaled.
+    """
+    channels, rounded = samples.shape[2], _is_rounded(samples)
+    colour = samples[..., : channels - 1 if channels in (2, 4) else channels]
+    levels = np.minimum(colour, _CLIPPED).astype(np.uint8) if clipped and rounded else _levels(colour, rounded=rounded)
+    return np.repeat(levels, 3, axis=2) if channels <= 2 else levels
+
+
+def _mode_of(samples: png.Samples) -> str:
+    """Pillow's, of a PNG with these samples."""
+    return "I;16" if _is_rounded(samples) else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[samples.shape[2]]
+
+
+def _wide(levels: NDArray[np.uint8] | np.uint8, shape: tuple[int, ...]) -> UInt8[NDArray[np.uint8], "h w 3"]:
+    return np.broadcast_to(levels[..., None] if isinstance(levels, np.ndarray) else levels, shape)
 
 
 def _on_white(colour: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -32,7 +32,9 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     Of pictures larger than the network's input a part is shown enlarged, too: scaled down, they lose what is the
     target's, for people as for the network. The correlations are Spearman's.
     """
-    record, (height, width) = report.record, report.views.shape[2:]
+    record, upright, (height, width) = report.record, report.turn.upright, report.views.shape[2:]
+    if report.turn.transposed:
+        height, width = width, height
     pictures = _pictures(report)
     count = len(pictures) + len(report.maps)
     bands = -(-count // WIDEST)
@@ -50,13 +52,13 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     for column, (title, shown) in zip(columns, pictures.items(), strict=False):
         column[0].set_title(title, fontsize=14)
         for axis, picture in zip(column, shown, strict=True):
-            axis.imshow(picture, interpolation="nearest" if title else "antialiased")
+            axis.imshow(upright(picture), interpolation="nearest" if title else "antialiased")
     for axis, name in zip(columns[0], ROWS, strict=True):
         axis.set_xlabel(_answer(record["prediction"][name]), fontsize=13)
     for column, (method, maps) in zip(columns[len(pictures) :], report.maps.items(), strict=False):
         column[0].set_title(method, fontsize=14)
         for axis, view, saliency in zip(column, report.views, maps, strict=True):
-            axis.imshow(overlay(view, saliency))
+            axis.imshow(upright(overlay(view, saliency)))
         figures = record["saliency_png" if record["bounded"] else "saliency"][method]
         column[1].set_xlabel(_likeness(figures["target_transformed"], "transformed"), fontsize=12)
         column[2].set_xlabel(_likeness(figures["source_transformed"], "source"), fontsize=12)

@@ -108,7 +108,7 @@ def read_mark(path: Path) -> Mark:
     Raises:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
-    return mark_of(read_picture(path), path)
+    return mark_of(read_picture(path, "shown"), path)
 
 
 def mark_of(picture: Picture, origin: Path | str) -> Mark:

@@ -108,7 +108,7 @@ class ModelSize:
                 hint='Crop it first, or use `size="native"`.',
             )
         source = from_8_bits(self.transform.resize(picture.pixels))
-        target = self.design.target(source, "outline", MODEL_PERIOD, self._tint)
+        target = self.design.target(source, "outline", MODEL_PERIOD, self._tint, picture.turn)
         return _Canvas(self.space, geometry, source, target)
 
     def _finish(self, canvas: "_Canvas", z: Tensor, q: Tensor, solution: Solution, solved: Tensor) -> Watermarked:

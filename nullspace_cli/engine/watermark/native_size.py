@@ -158,11 +158,10 @@ class _Task:
         preimages = maker.solvers(view, channels, maker.device)
         transposed = preimages.passes.transposed
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
-        if picture.alpha is not None:
-            shape = (*picture.alpha.shape, channels)
-            low, high = (np.broadcast_to(bound[..., None], shape) for bound in picture.range())
+        if (writable := picture.range()) is not None:
+            low, high = (bound[..., :channels] for bound in writable)
             bounds = (_by_rows(low, transposed), _by_rows(high, transposed))
-        source = _by_rows(picture.pixels[..., :channels], transposed)
+        source = _by_rows(picture.levels[..., :channels], transposed)
         return cls(maker, picture, view, preimages, source, *bounds)
 
     @property
@@ -259,9 +258,9 @@ class _Task:
 
     def _target(self, default: MarkStyle, period: Period, tint: Tint = GREY) -> Levels:
         """The target image within the bounds, in levels."""
-        colours = self.picture.pixels[..., : self.source.shape[1]]
+        colours = self.picture.levels[..., : self.source.shape[1]]
         image = torch.from_numpy(np.moveaxis(colours, 2, 0).astype(np.float32)).div_(255)
-        target = self.maker.design.target(image, default, period, tint)
+        target = self.maker.design.target(image, default, period, tint, self.picture.turn)
         levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
         return np.clip(_by_rows(levels, self.preimages.passes.transposed), self.lower, self.upper)
 
@@ -289,7 +288,7 @@ class _Task:
             return Unrounded(*(part.permute(axes).float().expand(3, -1, -1) / 255 for part in parts))
 
         return Watermarked(
-            self.picture.pixels,
+            self.picture.levels,
             _colours(target, transposed),
             _colours(pixels, transposed),
             nullspace,

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
+from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -26,7 +28,9 @@ class Verification:
         embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out); None for a
             model without them.
         feature_cosine, feature_change: of the features before the head: cosine, and relative norm of the change.
-        input_pixels_changed: share of the model's 8-bit input values that differ.
+        reading: by which the model was given the files.
+        input_pixels_changed: share of the model's 8-bit input values that differ, as timm's loader gives the files.
+        input_pixels_changed_shown: the same as the files are shown.
     """
 
     before: dict[str, Any] | None = None
@@ -37,17 +41,21 @@ class Verification:
     embedding_error: float | None = None
     feature_cosine: float | None = None
     feature_change: float | None = None
+    reading: Reading = "timm"
     input_pixels_changed: float | None = None
+    input_pixels_changed_shown: float | None = None
 
-    @classmethod
-    def identical(cls, *, has_head: bool) -> "Verification":
+    @property
+    def changed(self) -> float | None:
+        """The share of the model's input values that differ by its own reading."""
+        return self.input_pixels_changed if self.reading == "timm" else self.input_pixels_changed_shown
+
+    def as_identical(self, *, has_head: bool) -> "Verification":
         """Of inputs that were seen to be equal: so is what a model computes from them, and it need not be run.
 
         Its class and its logits are the same, if it has any; of what it computes on the way no figure is given.
         """
-        if not has_head:
-            return cls(input_pixels_changed=0.0)
-        return cls(match=True, confidence_change=0.0, logit_mse=0.0, input_pixels_changed=0.0)
+        return replace(self, match=True, confidence_change=0.0, logit_mse=0.0) if has_head else self
 
     def holds(self, tolerance: float) -> bool | None:
         """Equal inputs; or the same class (where there are classes), and embeddings (else features) within `tolerance`.
@@ -56,7 +64,7 @@ class Verification:
         """
         if self.match is False:
             return False
-        if self.input_pixels_changed == 0:
+        if self.changed == 0:
             return True
         change = self.feature_change if self.embedding_error is None else self.embedding_error
         return None if change is None else change <= tolerance
@@ -87,22 +95,37 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dic
     }
 
 
-def share_changed(transform: EvalTransform, source: Picture, result: Picture) -> float:
-    """The share of the model's 8-bit input values that differ between two files."""
-    before, after = (transform.input_pixels(picture.pixels) for picture in (source, result))
+def compare_inputs(transform: EvalTransform, source: Picture, result: Picture) -> Verification:
+    """What of a model's 8-bit input differs between two files, by both readings; the model is not run."""
+    loaded = _share_changed(transform, source, result, "timm")
+    if source.difference is None and result.difference is None:
+        return Verification(reading=source.reading, input_pixels_changed=loaded, input_pixels_changed_shown=loaded)
+    try:
+        shown = _share_changed(transform, source, result, "shown")
+    except ImageError:  # how it is to be shown is unknown: no figure
+        shown = None
+    return Verification(reading=source.reading, input_pixels_changed=loaded, input_pixels_changed_shown=shown)
+
+
+def _share_changed(transform: EvalTransform, source: Picture, result: Picture, reading: Reading) -> float:
+    before, after = (transform.input_pixels(picture.read_as(reading).pixels) for picture in (source, result))
     return float((before != after).mean())
 
 
 def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
-    """Compare what the model makes of the source and of the file that was written, re-read from disk.
+    """Compare what the model makes of the source and of the file that was written, re-read from disk alike.
 
     Args:
         patch_map: the model's patch embedding; None where it has none.
     """
-    inputs = [model.transform.input_pixels(picture.pixels) for picture in (source, result)]
-    batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
-    changed = float((inputs[0] != inputs[1]).mean())
-    return replace(verify_inputs(model, patch_map, batch), input_pixels_changed=changed)
+    batch = torch.stack([model.transform(picture.pixels) for picture in (source, result)])
+    compared = compare_inputs(model.transform, source, result)
+    return replace(
+        verify_inputs(model, patch_map, batch),
+        reading=source.reading,
+        input_pixels_changed=compared.input_pixels_changed,
+        input_pixels_changed_shown=compared.input_pixels_changed_shown,
+    )
 
 
 @full_precision

@@ -222,7 +222,9 @@ def _fool(network: LazyModel, folder: Path, *, force: bool) -> dict[str, Any]:
     fool, picture = Attack(network, bounded=False, norm=1, strength=1.0), read_picture(source)
     methods = choose(network.model, default_methods(network.model))
     files = _fooled(folder)
-    done = report(fool, fool(picture, read_picture(target).pixels), picture, target, files, methods, force=force)
+    done = report(
+        fool, fool(picture, read_picture(target, "shown").pixels), picture, target, files, methods, force=force
+    )
     draw_fooling(files.sheet, done, force=force)
     return done.record
 

@@ -19,6 +19,7 @@ from nullspace_cli.engine.documents.kinds import SALIENCY
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
+from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
@@ -99,7 +100,8 @@ class Explainer:
         size: of the overlays: "model" for what the network sees, "native" for the whole image.
         force: whether existing files may be overwritten.
         group: images that are explained together, as far as memory allows.
-        notice: is told where it does not.
+        notice: is told where it does not, and what else the user should know.
+        reading: how the model is given the files.
     """
 
     model: Model
@@ -109,6 +111,11 @@ class Explainer:
     force: bool = False
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
+    reading: Reading = "timm"
+
+    @cached_property
+    def _tell(self) -> DifferenceNotice:
+        return DifferenceNotice(self.notice, self.reading)
 
     @cached_property
     def maps(self) -> SaliencyMaps:
@@ -127,7 +134,8 @@ class Explainer:
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
-                    picture = read_picture(job.source)
+                    picture = read_picture(job.source, self.reading)
+                    self._tell(str(job.source), picture)
                     read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
             except VitnullError as error:
                 done[job.source] = Failed(job.source, error)
@@ -177,14 +185,15 @@ class Explainer:
         prediction: dict[str, Any] | None,
     ) -> dict[str, Any]:
         """Write the files of one image; its record."""
-        shown = {name: overlay(from_8_bits(seen), values) for name, values in maps.items()}
+        upright = picture.turn.upright
+        shown = {name: upright(overlay(from_8_bits(seen), values)) for name, values in maps.items()}
         for name, path in job.overlays.items():
-            pixels = shown[name] if self.size == "model" else self._over_all(picture, maps[name])
+            pixels = shown[name] if self.size == "model" else upright(self._over_all(picture, maps[name]))
             write_bytes(path, encode_png(pixels), force=self.force)
         if job.sheet:
             titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
             titled = {titles[name]: picture for name, picture in shown.items()}
-            draw_saliency(job.sheet, self._title(index, prediction), seen, titled, force=self.force)
+            draw_saliency(job.sheet, self._title(index, prediction), upright(seen), titled, force=self.force)
         if job.tensors:
             parameters = {"source": job.source.name, "class": index, "methods": list(maps)}
             parents = {"source": sha256_of(job.source)}

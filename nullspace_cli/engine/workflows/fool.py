@@ -53,10 +53,10 @@ def report(
     """
     write_bytes(files.image, encode_made(source, result.pixels, native=attack.size == "native"), force=force)
     noise = (result.image - result.source).permute(1, 2, 0).numpy()
-    write_bytes(files.noise, encode_png(shown_noise(noise)), force=force)
+    write_bytes(files.noise, encode_png(source.turn.upright(shown_noise(noise))), force=force)
     if files.exact:
         _save(files.exact, attack, result, source.path, target, force=force)
-    saved = read_picture(files.image)
+    saved = read_picture(files.image, source.reading)
     done = measured(attack, result, source, saved, methods, tolerance)
     record = {
         "source": str(source.path),

@@ -15,6 +15,7 @@ import torch
 
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_made, encode_png, read_picture
+from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -24,7 +25,7 @@ from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, figures, share_changed, verify
+from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, compare_inputs, figures, verify
 from nullspace_cli.engine.workflows.failed_input import Failed
 
 
@@ -90,6 +91,7 @@ class WatermarkPipeline:
         force: whether existing files may be overwritten.
         group: images at model size that are solved together.
         notice: is told what the user should know besides the results.
+        reading: how the model is given the files.
     """
 
     network: LazyModel
@@ -103,6 +105,11 @@ class WatermarkPipeline:
     force: bool = False
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
+    reading: Reading = "timm"
+
+    @cached_property
+    def _tell(self) -> DifferenceNotice:
+        return DifferenceNotice(self.notice, self.reading)
 
     @property
     def default_workers(self) -> int:
@@ -166,7 +173,8 @@ class WatermarkPipeline:
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
-                    pictures[job] = read_picture(job.source)
+                    pictures[job] = picture = read_picture(job.source, self.reading)
+                    self._tell(str(job.source), picture)
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
         for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
@@ -224,7 +232,7 @@ class WatermarkPipeline:
             self.notice(f"{job.output} is {picture.reduced}: a PNG cannot hold what {job.source} does")
         write_bytes(job.output, encode_made(picture, result.pixels, native=native), force=self.force)
         if job.diff:
-            write_bytes(job.diff, encode_png(noise_picture(result)), force=self.force)
+            write_bytes(job.diff, encode_png(picture.turn.upright(noise_picture(result))), force=self.force)
         about = self.network.describe()
         if job.unrounded:
             save_float(
@@ -238,7 +246,7 @@ class WatermarkPipeline:
                 seed=self.network.request.seed,
                 force=self.force,
             )
-        verdict = self._judge(picture, read_picture(job.output))
+        verdict = self._judge(picture, read_picture(job.output, self.reading))
         record = {
             "source": str(job.source),
             "output": str(job.output),
@@ -250,18 +258,18 @@ class WatermarkPipeline:
         return WatermarkedFile(result, verdict, record)
 
     def _judge(self, source: Picture, result: Picture) -> Verification:
-        changed = share_changed(self.network.transform, source, result)
-        if changed == 0 and not self.verify:
-            return Verification.identical(has_head=self.network.has_head)
+        compared = compare_inputs(self.network.transform, source, result)
+        if compared.changed == 0 and not self.verify:
+            return compared.as_identical(has_head=self.network.has_head)
         if self.verify is False:
-            return Verification(input_pixels_changed=changed)
+            return compared
         try:
             return verify(self.network.model, self.network.patch_map, source, result)
         except ModelError as error:
             if self.verify:
                 raise
             self.notice(f"{result.path} could not be verified by the model: {error}")
-            return Verification(input_pixels_changed=changed)
+            return compared
 
 
 def _sized(picture: Picture) -> str:
