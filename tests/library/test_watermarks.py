@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from nullspace_cli import Model, VitnullError, WatermarkResult, make_watermark, text_image
@@ -134,8 +134,13 @@ def test_an_image_at_hand_is_turned_as_its_file_would_be(model: Model, picture: 
     with Image.open(path) as opened:
         at_hand = make_watermark(model, opened, text_image("ab"))
         assert opened.size == (110, 96)  # the caller's stays as it was
-    assert at_hand.pixels.shape == (110, 96, 3)
+    assert at_hand.pixels.shape == (96, 110, 3)  # as a loader gives it
     assert np.array_equal(at_hand.pixels, make_watermark(model, path, text_image("ab")).pixels)
+    saved_again = at_hand.save(tmp_path / "again.png")
+    with Image.open(saved_again) as written:
+        assert ImageOps.exif_transpose(written).size == (96, 110)
+    shown = make_watermark(model, path, text_image("ab"), reading="shown")
+    assert shown.pixels.shape == (110, 96, 3)
 
 
 def test_lettering_is_white_and_as_wide_as_it_is_long() -> None:

@@ -1,5 +1,6 @@
 """What a network is given of a file is, to the bit, what timm's own loader gives."""
 
+import gc
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,9 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = root / "ab"[index % 2] / name
         image.save(path, **options)
         if name == "premultiplied.tif":  # which Pillow reads and does not write: ExtraSamples 1 in place of 2
-            extra = [struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1)]
-            assert path.read_bytes().count(extra[0]) == 1
-            path.write_bytes(path.read_bytes().replace(*extra))
+            straight, premultiplied = (struct.pack("<HHIHH", 338, 3, 1, kind, 0) for kind in (2, 1))
+            assert path.read_bytes().count(straight) == 1
+            path.write_bytes(path.read_bytes().replace(straight, premultiplied))
     return root
 
 
@@ -93,6 +94,7 @@ def timm_takes_all() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, to timm
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.usefixtures("timm_takes_all")
 def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path) -> None:
     """Names, labels and the very bits of the model's input, in timm's order."""
@@ -110,6 +112,7 @@ def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path) -> No
         device=torch.device("cpu"),
     )
     theirs = list(loader)
+    gc.collect()  # timm leaves the files open
     names = [Path(name).name for name in dataset.filenames(absolute=True)]
     ours = {
         Path(name).name: (label, TRANSFORM.normalize(pixels))

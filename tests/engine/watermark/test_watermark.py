@@ -25,7 +25,7 @@ from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, target_image
 from nullspace_cli.engine.watermark.marks import Placement, text_mark
 from nullspace_cli.engine.watermark.result import Unrounded, Watermarked, attained, fidelity, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, share_changed, verify
+from nullspace_cli.engine.watermark.verification import Verification, compare_inputs, verify
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 
@@ -141,7 +141,8 @@ def test_verify_by_plain_torch(tmp_path: Path) -> None:
     assert verdict.embedding_error == pytest.approx(float((new - old).norm() / old.norm()))
     seen = [TRANSFORM.input_pixels(part) for part in pair]
     assert verdict.input_pixels_changed == pytest.approx((seen[0] != seen[1]).mean())
-    assert share_changed(TRANSFORM, source, result) == verdict.input_pixels_changed
+    compared = compare_inputs(TRANSFORM, source, result)
+    assert compared.input_pixels_changed == compared.input_pixels_changed_shown == verdict.input_pixels_changed
 
 
 def test_verify_without_head_or_patches(tmp_path: Path) -> None:
@@ -157,22 +158,23 @@ def test_verify_without_head_or_patches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("classes", [0, 4])
 def test_equal_files_are_identical_to_the_model(classes: int, tmp_path: Path) -> None:
-    """What `Verification.identical` claims without a model is what a model says; of what is inside it says nothing."""
+    """What `as_identical` claims without a model is what a model says; of what is inside it says nothing."""
     source = pictured(tmp_path, "photo.png", random_pixels(0))
     model = tiny(classes)
     verdict = verify(model, patch_map_of(model), source, source)
     assert verdict.feature_cosine == pytest.approx(1)
     assert (verdict.embedding_error, verdict.feature_change) == (0, 0)
-    inside = {"before": None, "after": None, "embedding_error": None, "feature_cosine": None, "feature_change": None}
-    assert replace(verdict, **inside) == Verification.identical(has_head=classes > 0)
-    assert share_changed(TRANSFORM, source, source) == 0
+    outside = replace(verdict, before=None, after=None, embedding_error=None, feature_cosine=None, feature_change=None)
+    assert outside == compare_inputs(TRANSFORM, source, source).as_identical(has_head=classes > 0)
 
 
 @pytest.mark.parametrize(
     ("verdict", "holds"),
     [
-        (Verification.identical(has_head=True), True),
-        (Verification.identical(has_head=False), True),
+        (Verification(input_pixels_changed=0.0), True),
+        (Verification(input_pixels_changed=0.0, input_pixels_changed_shown=0.5, reading="timm"), True),
+        (Verification(input_pixels_changed=0.0, input_pixels_changed_shown=0.5, reading="shown"), None),
+        (Verification(input_pixels_changed=0.5, input_pixels_changed_shown=0.0, reading="shown"), True),
         (Verification(), None),
         (Verification(input_pixels_changed=0.5), None),
         (Verification(match=True, input_pixels_changed=0.5), None),

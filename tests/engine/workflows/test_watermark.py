@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
-from nullspace_cli.engine.files import pictures
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
@@ -168,7 +167,8 @@ def test_identical_input_needs_no_model(
     done = pipeline(nullspace="resize", verify=verify)(job)
     before, after = (TRANSFORM.input_pixels(read_picture(path).pixels) for path in (job.source, job.output))
     np.testing.assert_array_equal(before, after)
-    assert done.verdict == Verification.identical(has_head=has_head)
+    equal = Verification(input_pixels_changed=0.0, input_pixels_changed_shown=0.0)
+    assert done.verdict == equal.as_identical(has_head=has_head)
     assert done.record["verified"] is True
     assert done.record["match"] is (True if has_head else None)
     assert summarise([done.record], 0, 1.0)["matched"] == (1 if has_head else None)
@@ -184,7 +184,8 @@ def test_changed_input_is_for_the_model(asked: bool | None, runs: int, by_model:
     assert done.record["verified"] is (True if runs else None)
     assert (done.record["match"] is True) == bool(runs)
     if not runs:
-        assert done.verdict == Verification(input_pixels_changed=done.verdict.input_pixels_changed)
+        changed = done.verdict.input_pixels_changed
+        assert done.verdict == Verification(input_pixels_changed=changed, input_pixels_changed_shown=changed)
 
 
 def test_the_model_is_run_where_that_is_asked_for(by_model: list[Path], tmp_path: Path) -> None:
@@ -199,11 +200,12 @@ def test_the_model_is_run_where_that_is_asked_for(by_model: list[Path], tmp_path
 @pytest.mark.usefixtures("without_weights")
 def test_a_model_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs(tmp_path)
-    monkeypatch.setattr(stamping, "share_changed", lambda *arguments: 0.25)
+    changed = Verification(input_pixels_changed=0.25, input_pixels_changed_shown=0.25)
+    monkeypatch.setattr(stamping, "compare_inputs", lambda *arguments: changed)
     notices: list[str] = []
     done = pipeline(nullspace="resize", notice=notices.append)(job)
     assert notices == [f"{job.output} could not be verified by the model: no weights of tiny"]
-    assert done.verdict == Verification(input_pixels_changed=0.25)
+    assert done.verdict == changed
     assert done.record["verified"] is None
     with pytest.raises(ModelError, match="no weights of tiny"):
         pipeline(nullspace="resize", verify=True, force=True)(job)
@@ -219,7 +221,7 @@ def test_tolerance(tmp_path: Path) -> None:
 def test_the_file_is_judged_not_the_pixels_that_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = jobs(tmp_path)
     other = Image.fromarray(draw("test", 5, size=32)[0])
-    monkeypatch.setattr(pictures, "encode_png", lambda pixels: _png(tmp_path, other))
+    monkeypatch.setattr(stamping, "encode_made", lambda *arguments, **options: _png(tmp_path, other))
     done = pipeline(size="model")(job)
     assert done.record["verified"] is False
     assert (done.verdict.embedding_error or 0) > 0.1
