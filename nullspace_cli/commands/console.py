@@ -163,15 +163,6 @@ class Console:
         return document
 
 
-def broken_promise(record: Mapping[str, Any], tolerance: float) -> str:
-    """What of a file that did not pass verification has changed, as a clause."""
-    kept = {True: "the class is kept", False: "the class is another", None: "there are no classes"}[record["match"]]
-    for name, key in (("embedding", "embedding_error"), ("feature", "feature_change")):
-        if record[key] is not None:
-            return f"{kept}, {name} change {record[key]:.3g} (tolerance {tolerance:.3g})"
-    return kept
-
-
 def _visible(value: object, *, lines: bool = False) -> str:
     """Names of files, classes and models, and what libraries say, may hold escapes that a terminal would obey."""
     from nullspace_cli.engine.text import visible

@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
-from nullspace_cli.commands.render import figure
+from nullspace_cli.commands.rendering.values import figure
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.evaluation.noises_under_test import Control

@@ -21,7 +21,7 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.outputs import refuse_clashes
-from nullspace_cli.commands.render import answer, figure
+from nullspace_cli.commands.rendering.values import answer, figure
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.models.model import Model

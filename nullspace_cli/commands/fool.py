@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console, broken_promise
+from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import images_in, tell_left_out
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim
-from nullspace_cli.commands.render import figure
+from nullspace_cli.commands.rendering.values import broken_promise, figure
 
 ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 

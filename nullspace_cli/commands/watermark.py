@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console, broken_promise
+from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.image_files import (
     ENDING,
@@ -30,7 +30,7 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
-from nullspace_cli.commands.render import answer
+from nullspace_cli.commands.rendering.values import answer, broken_promise
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
