@@ -1,7 +1,7 @@
 """`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,16 +21,14 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.outputs import refuse_clashes
-from nullspace_cli.commands.rendering.values import answer, figure
+from nullspace_cli.commands.rendering.explain import _render
 
 if TYPE_CHECKING:
-    from nullspace_cli.engine.models.model import Model
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.workflows.explain import Explainer, ExplainFiles
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
-MEASURES = ("spearman", "pearson", "ssim", "top10")
 
 
 def explain(
@@ -244,73 +242,3 @@ def _check_outputs(
             make_folder(folder)
     for file in [*written, *curves]:
         check_output(file, force=force)
-
-
-def _render(console: Console, model: "Model", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
-    if len(records) == 1:
-        (record,) = records
-        explained = record["explained"]
-        other = explained and explained["class"] != record["prediction"]["class"]
-        console.table(
-            [
-                ("image", record["source"]),
-                ("model", f"{model.name} ({model.weights}, sha256 {model.weights_sha256[:12]})"),
-                ("prediction", record["prediction"] and answer(record["prediction"])),
-                ("explained", answer(explained) if other else None),
-                *((name, about["overlay"]) for name, about in record["methods"].items()),
-                ("sheet", record["sheet"]),
-                ("maps", record["float"]),
-                ("seconds", record["seconds"]),
-            ]
-        )
-    elif records:
-        console.grid(
-            ["image", "prediction", "maps", "seconds"],
-            [
-                [
-                    record["source"],
-                    answer(record["prediction"]) if record["prediction"] else "-",
-                    record["sheet"] or record["float"] or next(iter(record["methods"].values()))["overlay"] or "-",
-                    f"{record['seconds']:.2f}",
-                ]
-                for record in records
-            ],
-        )
-        console.line()
-        summary = measured["summary"]
-        rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
-        console.line(f"{summary['count']} images done, {summary['failed']} failed{rate}")
-    if measured["faithfulness"]:
-        _render_faithfulness(console, measured["faithfulness"], measured["plot"])
-    if measured["noise"]:
-        _render_noise(console, measured["noise"])
-
-
-def _render_faithfulness(console: Console, found: Mapping[str, Any], plot: str | None) -> None:
-    labelled = any(areas["positive_label"] is not None for areas in found.values())
-    columns = ["positive", "negative", *(["positive_label", "negative_label"] if labelled else [])]
-    console.line()
-    console.line("area under the curve while pixels go, most relevant first (positive) or last; of a random map beside")
-    console.grid(
-        ["method", *(text.replace("_", ", ") for name in columns for text in (name, "random"))],
-        [
-            [method, *(f"{value:.3f}" for name in columns for value in (areas[name], areas["random"][name]))]
-            for method, areas in found.items()
-        ],
-    )
-    if plot:
-        console.line(f"curves: {plot}")
-
-
-def _render_noise(console: Console, noise: Mapping[str, Any]) -> None:
-    console.line()
-    console.line(f"likeness of the maps with and without noise of rms {noise['rms']:g}")
-    rows = [
-        [method, kind.replace("_", " "), *(figure(likeness[name]) for name in MEASURES), likeness["undefined"]]
-        for method, kinds in noise["methods"].items()
-        for kind, likeness in kinds.items()
-    ]
-    console.grid(["method", "noise", *MEASURES, "undefined"], rows)
-    for kind, share in noise["match_percent"].items():
-        if share is not None:
-            console.line(f"predictions kept under {kind.replace('_', ' ')} noise: {share:.1f}%")

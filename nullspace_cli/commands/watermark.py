@@ -30,7 +30,8 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
-from nullspace_cli.commands.rendering.values import answer, broken_promise
+from nullspace_cli.commands.rendering.values import broken_promise
+from nullspace_cli.commands.rendering.watermark import _render
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
@@ -264,77 +265,3 @@ def _judge(console: Console, record: dict[str, Any], tolerance: float) -> int:
         console.error(f"{record['output']} does not hold: {broken_promise(record, tolerance)}.")
         return 3
     return 0
-
-
-def _render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
-    if len(records) == 1:
-        _render_one(console, records[0], model)
-        return
-    if records:
-        console.grid(
-            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seconds"],
-            [
-                [
-                    record["output"],
-                    "{} x {}".format(*record["size"]),
-                    record["nullspace"],
-                    _input(record["input_pixels_changed"]),
-                    {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
-                    "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
-                    "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
-                    f"{record['seconds']:.2f}",
-                ]
-                for record in records
-            ],
-        )
-        console.line()
-    kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
-    skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
-    rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
-    console.line(
-        f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
-        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate}"
-    )
-
-
-def _render_one(console: Console, record: dict[str, Any], model: dict[str, Any]) -> None:
-    solver, before, after = record["solver"], record["before"], record["after"]
-    read = (
-        "no weights read" if model["weights"] is None else f"{model['weights']}, sha256 {model['weights_sha256'][:12]}"
-    )
-    console.table(
-        [
-            ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
-            ("model", f"{model['model']} ({read})"),
-            ("nullspace", record["nullspace"]),
-            ("model input", _input(record["input_pixels_changed"])),
-            ("before", before and answer(before)),
-            ("after", after and f"{answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
-            ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
-            ("features", after and _percent(record["feature_change"], "changed by {}")),
-            (
-                "mark",
-                f"correlation {record['mark_correlation']:.2f}, PSNR {record['psnr']:.1f} dB"
-                if record["psnr"] is not None and record["mark_correlation"] is not None
-                else "invisible",
-            ),
-            (
-                "solver",
-                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "
-                f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
-            ),
-            ("noise", record["diff"]),
-            ("exact", record["float"]),
-            ("seconds", record["seconds"]),
-        ]
-    )
-
-
-def _input(changed: float | None) -> str:
-    if changed is None:
-        return "-"
-    return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
-
-
-def _percent(value: float | None, text: str) -> str | None:
-    return None if value is None else text.format(f"{value:.3%}")
