@@ -9,7 +9,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.flags_in_errors import in_flags
-from nullspace_cli.commands.image_files import ending_in, named_images
+from nullspace_cli.commands.image_files import _check_outputs, ending_in, named_images
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     FilesFromOption,
@@ -20,7 +20,6 @@ from nullspace_cli.commands.options import (
     number,
     path_name,
 )
-from nullspace_cli.commands.outputs import refuse_clashes
 from nullspace_cli.commands.rendering.explain import _render
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def explain(
     from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
     from nullspace_cli.engine.saliency.noise import NoiseComparison
     from nullspace_cli.engine.workflows.explain import Explainer
-    from nullspace_cli.engine.workflows.watermark import refused
+    from nullspace_cli.engine.workflows.failed_input import refused
 
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
@@ -224,21 +223,3 @@ def _jobs(
         sheet = stem.with_name(stem.name + SHEET) if pictures and len(methods) > 1 else None
         jobs.append(ExplainFiles(source, overlays, sheet, stem.with_name(stem.name + MAPS) if float_ else None))
     return jobs
-
-
-def _check_outputs(
-    jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
-) -> None:
-    """Refuse before anything slow what would lose something or fail later."""
-    from nullspace_cli.engine.files.paths import why_unreadable
-    from nullspace_cli.engine.files.writing import check_output, make_folder
-
-    curves = [plot] if plot else []
-    refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])
-    # Nothing is written for what cannot be read, which is a failure of that image alone.
-    written = [file for job in jobs if why_unreadable(job.source) is None for file in job.files()]
-    if out_dir:
-        for folder in sorted({file.parent for file in written}):
-            make_folder(folder)
-    for file in [*written, *curves]:
-        check_output(file, force=force)

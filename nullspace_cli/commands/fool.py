@@ -1,13 +1,12 @@
 """`vitnull fool`: an image that looks like one thing to a person and is another to the network."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import images_in, tell_left_out
+from nullspace_cli.commands.image_files import _images
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -22,8 +21,6 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import claim
 from nullspace_cli.commands.rendering.fool import _render
 from nullspace_cli.commands.rendering.values import broken_promise
-
-ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
 
 def fool(
@@ -187,26 +184,6 @@ def _pair(files: list[Path], sources: Path | None) -> tuple[Path | None, Path]:
 
 def _strength(text: str) -> float | None:
     return None if text == "auto" else read_number(text, least=0, most=100, words="auto or ", option="--strength")
-
-
-def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
-    """The images of a folder and its folders, but for the target, which would be its own best source."""
-    from nullspace_cli.engine.files.paths import identity, is_folder, real
-
-    if not is_folder(folder):
-        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
-
-    def sources_of(name: str) -> list[str]:
-        """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
-        words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
-        return [".".join(words[:count]) for count in range(1, len(words))]
-
-    found, results = images_in(folder, sources_of, Path(real(folder)).name)
-    others = [path for path in found if identity(path) != identity(target)]
-    if not others:
-        raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
-    tell_left_out(results, notice)
-    return others
 
 
 def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:

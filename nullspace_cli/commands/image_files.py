@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 
+if TYPE_CHECKING:
+    from nullspace_cli.engine.workflows.explain import ExplainFiles
+
 ENDING = ".watermarked.png"
+ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
 SourcesOf = Callable[[str], Sequence[str]]
 """Given a file's name: the stems of the images that the command would write it for; none if it never would."""
@@ -88,6 +93,26 @@ def tell_left_out(results: Sequence[Path], notice: Callable[[str], None]) -> Non
         notice(f"left out as results of an earlier run: {results[0]}{more}. Name such a file itself to have it read.")
 
 
+def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
+    """The images of a folder and its folders, but for the target, which would be its own best source."""
+    from nullspace_cli.engine.files.paths import identity, is_folder, real
+
+    if not is_folder(folder):
+        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
+
+    def sources_of(name: str) -> list[str]:
+        """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
+        words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
+        return [".".join(words[:count]) for count in range(1, len(words))]
+
+    found, results = images_in(folder, sources_of, Path(real(folder)).name)
+    others = [path for path in found if identity(path) != identity(target)]
+    if not others:
+        raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
+    tell_left_out(results, notice)
+    return others
+
+
 def _read_list(listed: Path) -> list[Path]:
     stdin = str(listed) == "-"
     if stdin and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -157,6 +182,24 @@ def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     from nullspace_cli.engine.files.paths import why_unreadable
 
     return [(source, target) for source, target in files if why_unreadable(source) is None]
+
+
+def _check_outputs(
+    jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
+) -> None:
+    """Refuse before anything slow what would lose something or fail later."""
+    from nullspace_cli.engine.files.paths import why_unreadable
+    from nullspace_cli.engine.files.writing import check_output, make_folder
+
+    curves = [plot] if plot else []
+    refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])
+    # Nothing is written for what cannot be read, which is a failure of that image alone.
+    written = [file for job in jobs if why_unreadable(job.source) is None for file in job.files()]
+    if out_dir:
+        for folder in sorted({file.parent for file in written}):
+            make_folder(folder)
+    for file in [*written, *curves]:
+        check_output(file, force=force)
 
 
 def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:

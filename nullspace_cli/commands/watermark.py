@@ -163,7 +163,8 @@ def watermark(
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.design import Design
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
-    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused
+    from nullspace_cli.engine.workflows.failed_input import refused
+    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")

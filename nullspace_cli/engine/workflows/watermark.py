@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
-from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_made, encode_png, read_picture
+from nullspace_cli.engine.files.pictures import Picture, encode_made, encode_png, read_picture
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -57,23 +57,6 @@ def _threads_of_new_threads() -> Iterator[None]:
 
 
 _THREADS = Shared(_threads_of_new_threads)
-
-
-def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
-    """The sources whose header alone shows that they cannot be read, with the reason. Cheap: before anything slow.
-
-    Raises:
-        VitnullError: a source is refused and is `alone`, so that nothing would be left to do.
-    """
-    failures: dict[Path, str] = {}
-    for source in sources:
-        try:
-            check_picture(source)
-        except VitnullError as error:
-            if alone:
-                raise
-            failures[source] = str(error)
-    return failures
 
 
 @dataclass(frozen=True)
