@@ -8,7 +8,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem, number
 from nullspace_cli.commands.outputs import claim, refuse_stream
-from nullspace_cli.commands.rendering.basis import _render
+from nullspace_cli.commands.rendering.basis import render
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.nullspace.check import Check
@@ -92,7 +92,7 @@ def basis(
     if output.json:
         console.json(document)
     else:
-        _render(console, document)
+        render(console, document)
     return _judge(console, verdict)
 
 

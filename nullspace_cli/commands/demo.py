@@ -7,7 +7,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import OutputOptions, path_name, whole
-from nullspace_cli.commands.rendering.demo import _render
+from nullspace_cli.commands.rendering.demo import render
 
 
 def demo(
@@ -28,7 +28,7 @@ def demo(
     if output.json:
         console.json(console.document("demo", model, seed, body))
     else:
-        _render(console, body)
+        render(console, body)
     failed = [name for name, holds in _checks(body).items() if not holds]
     if not failed:
         return 0

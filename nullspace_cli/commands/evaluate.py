@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
-from nullspace_cli.commands.rendering.evaluate import _name, _render
+from nullspace_cli.commands.rendering.evaluate import noise_name, render
 from nullspace_cli.commands.rendering.values import figure
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def evaluate(
     if output.json:
         console.json(document)
     else:
-        _render(console, document)
+        render(console, document)
     return _judge(console, document["results"], min_match)
 
 
@@ -243,6 +243,6 @@ def _judge(console: Console, results: list[dict[str, Any]], min_match: float | N
     ]
     for result in below:
         console.error(
-            f"{_name(result)} keeps {figure(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
+            f"{noise_name(result)} keeps {figure(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
         )
     return 3 if below else 0

@@ -9,7 +9,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.flags_in_errors import in_flags
-from nullspace_cli.commands.image_files import _check_outputs, ending_in, named_images
+from nullspace_cli.commands.image_files import check_outputs, ending_in, named_images
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     FilesFromOption,
@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     number,
     path_name,
 )
-from nullspace_cli.commands.rendering.explain import _render
+from nullspace_cli.commands.rendering.explain import render
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
@@ -122,7 +122,7 @@ def explain(
     jobs = _jobs(images, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
     known = wanted if names else []  # what suits the model shows when it is loaded
     read = [files_from, *options.files(model)]
-    _check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
+    check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
     failures = refused([job.source for job in jobs], alone=len(jobs) == 1)
     loaded = load_model(options.request(model))
     chosen = choose(loaded, names or default_methods(loaded)[:1])
@@ -134,7 +134,7 @@ def explain(
     started = time.monotonic()
     todo = [job.only(chosen) for job in jobs if job.source not in failures]
     if not names:
-        _check_outputs(todo, read, out_dir, plot, force=output.force)
+        check_outputs(todo, read, out_dir, plot, force=output.force)
     explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
     records = _run(console, explainer, todo, failures, curves, noise, alone=len(jobs) == 1, jsonl=jsonl)
     if plot and curves and curves.methods:
@@ -159,7 +159,7 @@ def explain(
         if curves or noise:
             console.record("explain-measured", measured)
     else:
-        _render(console, loaded, records, measured)
+        render(console, loaded, records, measured)
     return 4 if failures else 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import _images
+from nullspace_cli.commands.image_files import images_but_target
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -19,7 +19,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim
-from nullspace_cli.commands.rendering.fool import _render
+from nullspace_cli.commands.rendering.fool import render
 from nullspace_cli.commands.rendering.values import broken_promise
 
 
@@ -112,7 +112,7 @@ def fool(
     from nullspace_cli.engine.files.writing import make_folder
     from nullspace_cli.engine.workflows.fool import FoolFiles
 
-    candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
+    candidates = [source] if source else images_but_target(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):
         check_picture(path)
     make_folder(out_dir)
@@ -168,7 +168,7 @@ def fool(
     if output.json:
         console.json(document)
     else:
-        _render(console, document)
+        render(console, document)
     return _judge(console, document, tolerance)
 
 

@@ -15,8 +15,8 @@ from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 if TYPE_CHECKING:
     from nullspace_cli.engine.workflows.explain import ExplainFiles
 
-ENDING = ".watermarked.png"
-ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
+WATERMARKED_ENDING = ".watermarked.png"
+FOOLED_ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
 SourcesOf = Callable[[str], Sequence[str]]
 """Given a file's name: the stems of the images that the command would write it for; none if it never would."""
@@ -93,7 +93,7 @@ def tell_left_out(results: Sequence[Path], notice: Callable[[str], None]) -> Non
         notice(f"left out as results of an earlier run: {results[0]}{more}. Name such a file itself to have it read.")
 
 
-def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
+def images_but_target(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
     """The images of a folder and its folders, but for the target, which would be its own best source."""
     from nullspace_cli.engine.files.paths import identity, is_folder, real
 
@@ -102,7 +102,7 @@ def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[P
 
     def sources_of(name: str) -> list[str]:
         """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
-        words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
+        words = next((name.removesuffix(ending).split(".") for ending in FOOLED_ENDINGS if name.endswith(ending)), [])
         return [".".join(words[:count]) for count in range(1, len(words))]
 
     found, results = images_in(folder, sources_of, Path(real(folder)).name)
@@ -147,7 +147,7 @@ def plan_outputs(
     if out and out_dir:
         raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
     base = out_dir or Path()
-    pairs = [(source, out or base / place.with_name(f"{place.stem}{ENDING}")) for source, place in images]
+    pairs = [(source, out or base / place.with_name(f"{place.stem}{WATERMARKED_ENDING}")) for source, place in images]
     extra = [path for path in single.values() if path]
     for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
         if target and target.suffix.lower() != ".png":
@@ -184,7 +184,7 @@ def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     return [(source, target) for source, target in files if why_unreadable(source) is None]
 
 
-def _check_outputs(
+def check_outputs(
     jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""

@@ -22,7 +22,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
-from nullspace_cli.commands.rendering.learn_noise import _render
+from nullspace_cli.commands.rendering.learn_noise import render
 
 
 def learn_noise(
@@ -188,7 +188,7 @@ def learn_noise(
     if output.json:
         console.json(document)
     else:
-        _render(console, document)
+        render(console, document)
     return 0
 
 

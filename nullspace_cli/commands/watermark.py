@@ -9,7 +9,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.image_files import (
-    ENDING,
+    WATERMARKED_ENDING,
     Planned,
     ending_in,
     fingerprint_of,
@@ -31,7 +31,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.rendering.values import broken_promise
-from nullspace_cli.commands.rendering.watermark import _render
+from nullspace_cli.commands.rendering.watermark import render
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
@@ -140,7 +140,7 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from, ending_in(ENDING), console.note)
+    images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note)
     if jsonl and output.json:
         raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
     if size == "model" and nullspace == "resize":
@@ -245,7 +245,7 @@ def _run(
     if console.options.json:
         console.json(console.document("watermark", pipeline.network, pipeline.network.request.seed, body))
     elif not jsonl:
-        _render(console, records, summary, pipeline.network.describe())
+        render(console, records, summary, pipeline.network.describe())
     return 4 if failed else max(code for _, _, code in parts)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from nullspace_cli.commands.console import Console
 
 
-def _render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: dict[str, Any]) -> None:
     check = document["check"]
     height, width = document["patch_size"]
     console.table(

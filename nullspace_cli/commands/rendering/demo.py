@@ -6,7 +6,7 @@ from typing import Any
 from nullspace_cli.commands.console import Console
 
 
-def _render(console: Console, body: dict[str, Any]) -> None:
+def render(console: Console, body: dict[str, Any]) -> None:
     space, match = body["nullspace"], body["noise"]["match_percent"]
     names = {"demo": "demo (ViT, 32 x 32 patches)", "demo-cnn": "demo-cnn (ResNet)"}
     console.line()

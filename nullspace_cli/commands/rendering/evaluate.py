@@ -6,14 +6,14 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import figure
 
 
-def _render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: dict[str, Any]) -> None:
     labelled = document["accuracy"] is not None
     header = ["noise", "level", "size", "control", "match %", "95%", "logit mse", "feature mse", "cosine", "norm"]
     console.grid(
         [*header, *(["accuracy %"] if labelled else [])],
         [
             [
-                _name(result),
+                noise_name(result),
                 result["level"],
                 _size(result),
                 "-" if result["control"] == "none" else result["control"],
@@ -37,7 +37,7 @@ def _render(console: Console, document: dict[str, Any]) -> None:
     )
 
 
-def _name(result: dict[str, Any]) -> str:
+def noise_name(result: dict[str, Any]) -> str:
     """What tells a noise from the others of a run."""
     marks = []
     if result["transfer"]:

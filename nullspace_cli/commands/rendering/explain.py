@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MEASURES = ("spearman", "pearson", "ssim", "top10")
 
 
-def _render(console: Console, model: "Model", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
+def render(console: Console, model: "Model", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
     if len(records) == 1:
         (record,) = records
         explained = record["explained"]

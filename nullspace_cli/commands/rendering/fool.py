@@ -6,7 +6,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import figure
 
 
-def _render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: dict[str, Any]) -> None:
     like, solver, prediction = document["likeness"], document["solver"], document["prediction"]
     files, preview = document["artifacts"], not document["bounded"]
     result, kind = (files["exact"], "float image") if preview else (files["image"], "8-bit image")

@@ -5,7 +5,7 @@ from typing import Any
 from nullspace_cli.commands.console import Console
 
 
-def _render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: dict[str, Any]) -> None:
     from nullspace_cli.engine.text import shortest
 
     plan = document["plan"]

@@ -6,7 +6,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import answer
 
 
-def _render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
+def render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
     if len(records) == 1:
         _render_one(console, records[0], model)
         return
