@@ -89,10 +89,7 @@ def basis(
         "preview": str(picture) if preview else None,
     }
     document = console.document("basis", loaded, options.seed, body)
-    if output.json:
-        console.json(document)
-    else:
-        render(console, document)
+    console.result(document, render)
     return _judge(console, verdict)
 
 

@@ -56,6 +56,13 @@ class Console:
 
         self._out(checked_document(document))
 
+    def result(self, document: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
+        """What a command has found: its JSON document if --json asks for it, else as `render` shows it to people."""
+        if self.options.json:
+            self.json(document)
+        else:
+            render(self, document)
+
     def record(self, name: str, record: Mapping[str, Any]) -> None:
         """One line of a machine's result, sent off at once; `name` is that of its declaration."""
         from nullspace_cli.engine.documents.commands.registry import checked_line

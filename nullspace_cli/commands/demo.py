@@ -25,10 +25,7 @@ def demo(
     from nullspace_cli.engine.workflows.demo import run_demo
 
     model, body = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
-    if output.json:
-        console.json(console.document("demo", model, seed, body))
-    else:
-        render(console, body)
+    console.result(console.document("demo", model, seed, body), render)
     failed = [name for name, holds in _checks(body).items() if not holds]
     if not failed:
         return 0

@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
-from nullspace_cli.commands.rendering.evaluate import noise_name, render
+from nullspace_cli.commands.rendering.evaluate import noise_name, render, render_plot
 from nullspace_cli.commands.rendering.values import figure
 
 if TYPE_CHECKING:
@@ -200,10 +200,7 @@ def evaluate(
         write_json(out, document, force=output.force)
     if plot:
         draw_curves(plot, [*drawn, document], force=output.force)
-    if output.json:
-        console.json(document)
-    else:
-        render(console, document)
+    console.result(document, render)
     return _judge(console, document["results"], min_match)
 
 
@@ -223,10 +220,8 @@ def _draw(console: Console, plot: Path, documents: list[Path], *, force: bool) -
     from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
     draw_curves(plot, read_documents(documents), force=force)
-    if console.options.json:
-        console.json({"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))})
-    else:
-        console.line(str(plot))
+    document = {"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))}
+    console.result(document, render_plot)
     return 0
 
 

@@ -153,13 +153,10 @@ def explain(
         "noise": noise.to_dict() if noise and records else None,
         "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failures.items()],
     }
-    if output.json:
-        console.json(console.document("explain", loaded, options.seed, {"images": records, **measured}))
-    elif jsonl:
-        if curves or noise:
-            console.record("explain-measured", measured)
-    else:
-        render(console, loaded, records, measured)
+    if not jsonl:
+        console.result(console.document("explain", loaded, options.seed, {"images": records, **measured}), render)
+    elif curves or noise:
+        console.record("explain-measured", measured)
     return 4 if failures else 0
 
 

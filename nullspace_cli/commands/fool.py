@@ -165,10 +165,7 @@ def fool(
         "skipped": skipped,
     }
     document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
-    if output.json:
-        console.json(document)
-    else:
-        render(console, document)
+    console.result(document, render)
     return _judge(console, document, tolerance)
 
 

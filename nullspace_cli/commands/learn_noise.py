@@ -185,10 +185,7 @@ def learn_noise(
         "preview": str(picture) if preview else None,
     }
     document = console.document("learn-noise", loaded, options.seed, body)
-    if output.json:
-        console.json(document)
-    else:
-        render(console, document)
+    console.result(document, render)
     return 0
 
 

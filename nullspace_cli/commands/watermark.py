@@ -242,10 +242,8 @@ def _run(
         "summary": summary,
         "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failed.items()],
     }
-    if console.options.json:
-        console.json(console.document("watermark", pipeline.network, pipeline.network.request.seed, body))
-    elif not jsonl:
-        render(console, records, summary, pipeline.network.describe())
+    if not jsonl:
+        console.result(console.document("watermark", pipeline.network, pipeline.network.request.seed, body), render)
     return 4 if failed else max(code for _, _, code in parts)
 
 

@@ -1,16 +1,18 @@
 """What `vitnull basis` has found."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.rendering.values import model_line
 
 
-def render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
     check = document["check"]
     height, width = document["patch_size"]
     console.table(
         [
-            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
+            ("model", model_line(document)),
             (
                 "patch",
                 f"{document['in_chans']} x {height} x {width} = {document['patch_dim']} -> {document['embed_dim']}",

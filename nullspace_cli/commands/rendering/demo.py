@@ -1,13 +1,14 @@
 """What `vitnull demo` has shown."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nullspace_cli.commands.console import Console
 
 
-def render(console: Console, body: dict[str, Any]) -> None:
-    space, match = body["nullspace"], body["noise"]["match_percent"]
+def render(console: Console, document: Mapping[str, Any]) -> None:
+    space, match = document["nullspace"], document["noise"]["match_percent"]
     names = {"demo": "demo (ViT, 32 x 32 patches)", "demo-cnn": "demo-cnn (ResNet)"}
     console.line()
     console.grid(
@@ -15,14 +16,14 @@ def render(console: Console, body: dict[str, Any]) -> None:
         [
             [
                 names[name],
-                f"{body['accuracy'][name]:.1f}%",
+                f"{document['accuracy'][name]:.1f}%",
                 f"{match[name]['null']:.1f}%",
                 f"{match[name]['random']:.1f}%",
             ]
             for name in names
         ],
     )
-    console.line(f"({body['images']} validation images, noise of rms {body['noise']['std']} in [0, 1] pixels)")
+    console.line(f"({document['images']} validation images, noise of rms {document['noise']['std']} in [0, 1] pixels)")
     console.line()
     console.line(
         f"The ViT reads {space['patch_dim']} numbers a patch by a matrix of rank {space['rank']}: {space['nullity']} "
@@ -34,7 +35,7 @@ def render(console: Console, body: dict[str, Any]) -> None:
     )
     console.line()
     rows = []
-    for record in body["watermarks"]:
+    for record in document["watermarks"]:
         rows.append(
             [
                 record["output"],
@@ -46,16 +47,16 @@ def render(console: Console, body: dict[str, Any]) -> None:
         )
     console.grid(["watermarked", "before", "after", "embedding moved", "solver residual"], rows)
     console.line()
-    native = body["native"]
+    native = document["native"]
     changed = native["input_pixels_changed"]
     console.line(
         f"{native['output']} keeps its {native['size'][0]} x {native['size'][1]} pixels. Of the model's input "
         + ("not a bit changed." if changed == 0 else f"{changed:.4%} changed.")
     )
     console.line()
-    _render_learned(console, body["learned_noise"])
+    _render_learned(console, document["learned_noise"])
     console.line()
-    _render_fooled(console, body["fool"])
+    _render_fooled(console, document["fool"])
     console.line()
     console.grid(
         ["explained", "prediction", "methods", "sheet"],
@@ -66,19 +67,19 @@ def render(console: Console, body: dict[str, Any]) -> None:
                 len(record["methods"]),
                 record["sheet"],
             ]
-            for record in body["explain"]
+            for record in document["explain"]
         ],
     )
     console.line()
-    folder = Path(body["artifacts"][0]).parent
+    folder, sheet = Path(document["artifacts"][0]).parent, document["fool"]["artifacts"]["sheet"]
     console.line(
         f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'}, {folder / 'demo.basis.png'}, "
-        f"{body['fool']['artifacts']['sheet']} and {body['explain'][0]['sheet']}. Then, on a picture of your own:"
+        f"{sheet} and {document['explain'][0]['sheet']}. Then, on a picture of your own:"
     )
     console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo")
 
 
-def _render_learned(console: Console, learned: dict[str, Any]) -> None:
+def _render_learned(console: Console, learned: Mapping[str, Any]) -> None:
     names = {"none": "learned", "shuffle": "its elements shuffled", "uniform": "uniform, same norm"}
     console.grid(
         ["noise on the patch embeddings", "norm", "same class", "logits moved (mse)"],
@@ -96,7 +97,7 @@ def _render_learned(console: Console, learned: dict[str, Any]) -> None:
     console.line(f"({learned['images']} training images, {noise['rounds']} rounds, sampling limit {noise['limit']:g})")
 
 
-def _render_fooled(console: Console, fooled: dict[str, Any]) -> None:
+def _render_fooled(console: Console, fooled: Mapping[str, Any]) -> None:
     seen, like = fooled["prediction"], fooled["likeness"]
     rows = [
         ("source", fooled["source"], like["correlation_source"]),
@@ -112,5 +113,5 @@ def _render_fooled(console: Console, fooled: dict[str, Any]) -> None:
     )
 
 
-def _answer(answer: dict[str, Any]) -> str:
+def _answer(answer: Mapping[str, Any]) -> str:
     return f"{answer['label']} {answer['probability']:.2%}"

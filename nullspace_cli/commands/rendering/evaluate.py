@@ -1,12 +1,13 @@
 """What `vitnull eval` has measured."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import figure
 
 
-def render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
     labelled = document["accuracy"] is not None
     header = ["noise", "level", "size", "control", "match %", "95%", "logit mse", "feature mse", "cosine", "norm"]
     console.grid(
@@ -37,7 +38,11 @@ def render(console: Console, document: dict[str, Any]) -> None:
     )
 
 
-def noise_name(result: dict[str, Any]) -> str:
+def render_plot(console: Console, document: Mapping[str, Any]) -> None:
+    console.line(document["plot"])
+
+
+def noise_name(result: Mapping[str, Any]) -> str:
     """What tells a noise from the others of a run."""
     marks = []
     if result["transfer"]:
@@ -47,7 +52,7 @@ def noise_name(result: dict[str, Any]) -> str:
     return result["noise"] + (f" ({', '.join(marks)})" if marks else "")
 
 
-def _size(result: dict[str, Any]) -> str:
+def _size(result: Mapping[str, Any]) -> str:
     """What noise started from, or was drawn with."""
     from nullspace_cli.engine.text import shortest
 

@@ -1,18 +1,16 @@
 """What `vitnull explain` has found."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer, figure
-
-if TYPE_CHECKING:
-    from nullspace_cli.engine.models.model import Model
+from nullspace_cli.commands.rendering.values import answer, figure, model_line, rate
 
 MEASURES = ("spearman", "pearson", "ssim", "top10")
 
 
-def render(console: Console, model: "Model", records: list[dict[str, Any]], measured: Mapping[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
+    records = document["images"]
     if len(records) == 1:
         (record,) = records
         explained = record["explained"]
@@ -20,7 +18,7 @@ def render(console: Console, model: "Model", records: list[dict[str, Any]], meas
         console.table(
             [
                 ("image", record["source"]),
-                ("model", f"{model.name} ({model.weights}, sha256 {model.weights_sha256[:12]})"),
+                ("model", model_line(document)),
                 ("prediction", record["prediction"] and answer(record["prediction"])),
                 ("explained", answer(explained) if other else None),
                 *((name, about["overlay"]) for name, about in record["methods"].items()),
@@ -43,13 +41,12 @@ def render(console: Console, model: "Model", records: list[dict[str, Any]], meas
             ],
         )
         console.line()
-        summary = measured["summary"]
-        rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
-        console.line(f"{summary['count']} images done, {summary['failed']} failed{rate}")
-    if measured["faithfulness"]:
-        _render_faithfulness(console, measured["faithfulness"], measured["plot"])
-    if measured["noise"]:
-        _render_noise(console, measured["noise"])
+        summary = document["summary"]
+        console.line(f"{summary['count']} images done, {summary['failed']} failed{rate(summary)}")
+    if document["faithfulness"]:
+        _render_faithfulness(console, document["faithfulness"], document["plot"])
+    if document["noise"]:
+        _render_noise(console, document["noise"])
 
 
 def _render_faithfulness(console: Console, found: Mapping[str, Any], plot: str | None) -> None:

@@ -1,12 +1,13 @@
 """What `vitnull fool` has made."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import figure
 
 
-def render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
     like, solver, prediction = document["likeness"], document["solver"], document["prediction"]
     files, preview = document["artifacts"], not document["bounded"]
     result, kind = (files["exact"], "float image") if preview else (files["image"], "8-bit image")
@@ -41,7 +42,7 @@ def render(console: Console, document: dict[str, Any]) -> None:
         _render_saliency(console, document)
 
 
-def _render_saliency(console: Console, document: dict[str, Any]) -> None:
+def _render_saliency(console: Console, document: Mapping[str, Any]) -> None:
     files = document["saliency_png"]
     console.grid(
         ["Spearman of maps", "source ~ result", "after PNG", "target ~ result", "random noise", "row-space noise"],
@@ -57,14 +58,14 @@ def _render_saliency(console: Console, document: dict[str, Any]) -> None:
     )
 
 
-def _likeness(like: dict[str, Any], other: str) -> str:
+def _likeness(like: Mapping[str, Any], other: str) -> str:
     return (
         f"SSIM {like[f'ssim_{other}']:.3f}, correlation {figure(like[f'correlation_{other}'])}, "
         f"of detail {figure(like[f'detail_correlation_{other}'])}, PSNR {figure(like[f'psnr_{other}'], '.1f')} dB"
     )
 
 
-def _kept(document: dict[str, Any]) -> str:
+def _kept(document: Mapping[str, Any]) -> str:
     if document["input_pixels_changed"] == 0:
         return "the same input, bit for bit"
     parts = []
@@ -76,7 +77,7 @@ def _kept(document: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _answer(answer: dict[str, Any] | None) -> str:
+def _answer(answer: Mapping[str, Any] | None) -> str:
     if answer is None:
         return ""
     return f": {answer['label'] or 'class ' + str(answer['class'])} ({answer['probability']:.2%})"

@@ -1,17 +1,19 @@
 """What `vitnull learn-noise` has learned."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.rendering.values import model_line
 
 
-def render(console: Console, document: dict[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
     from nullspace_cli.engine.text import shortest
 
     plan = document["plan"]
     console.table(
         [
-            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
+            ("model", model_line(document)),
             ("level", document["level"]),
             ("images", f"{document['images']}, {len(document['skipped'])} left out"),
             (

@@ -1,14 +1,16 @@
 """What `vitnull watermark` has made."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer
+from nullspace_cli.commands.rendering.values import answer, model_line, rate
 
 
-def render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
+def render(console: Console, document: Mapping[str, Any]) -> None:
+    records, summary = document["images"], document["summary"]
     if len(records) == 1:
-        _render_one(console, records[0], model)
+        _render_one(console, records[0], model_line(document))
         return
     if records:
         console.grid(
@@ -30,22 +32,18 @@ def render(console: Console, records: list[dict[str, Any]], summary: dict[str, A
         console.line()
     kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
     skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
-    rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
     console.line(
         f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
-        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate}"
+        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate(summary)}"
     )
 
 
-def _render_one(console: Console, record: dict[str, Any], model: dict[str, Any]) -> None:
+def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None:
     solver, before, after = record["solver"], record["before"], record["after"]
-    read = (
-        "no weights read" if model["weights"] is None else f"{model['weights']}, sha256 {model['weights_sha256'][:12]}"
-    )
     console.table(
         [
             ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
-            ("model", f"{model['model']} ({read})"),
+            ("model", model),
             ("nullspace", record["nullspace"]),
             ("model input", _input(record["input_pixels_changed"])),
             ("before", before and answer(before)),
