@@ -2,12 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from nullspace_cli.commands.batch import Batch
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.flags_in_errors import in_flags
 from nullspace_cli.commands.image_files import (
     WATERMARKED_ENDING,
     Planned,
@@ -32,10 +32,6 @@ from nullspace_cli.commands.options import (
 )
 from nullspace_cli.commands.rendering.values import broken_promise
 from nullspace_cli.commands.rendering.watermark import render
-
-if TYPE_CHECKING:
-    from nullspace_cli.engine.runtime.distributed import Ranks
-    from nullspace_cli.engine.workflows.watermark import WatermarkPipeline
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
@@ -141,8 +137,7 @@ def watermark(
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
     images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note)
-    if jsonl and output.json:
-        raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
+    output.require_one_form(jsonl=jsonl)
     if size == "model" and nullspace == "resize":
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
@@ -163,8 +158,7 @@ def watermark(
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.design import Design
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
-    from nullspace_cli.engine.workflows.failed_input import refused
-    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
+    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
@@ -174,7 +168,8 @@ def watermark(
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
-        failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
+        alone = len(planned.files) == 1 and ranks.world == 1
+        batch = Batch(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
@@ -190,61 +185,27 @@ def watermark(
             output.force,
             notice=console.warn,
         )
-        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in failures]
-        for error in failures.values():
-            console.error(error)
-        return _run(console, pipeline, jobs, failures, planned, ranks, workers, jsonl=jsonl)
-
-
-def _run(
-    console: Console,
-    pipeline: "WatermarkPipeline",
-    jobs: list[Any],
-    failures: dict[Path, str],
-    planned: Planned,
-    ranks: "Ranks",
-    workers: int | None,
-    *,
-    jsonl: bool,
-) -> int:
-    """Stamp this process's images, and report those of all processes."""
-    from nullspace_cli.engine.workflows.failed_input import Failed
-    from nullspace_cli.engine.workflows.watermark import summarise
-
-    if jobs:
-        pipeline.prepare()
-    started, records, code = time.monotonic(), [], 0
-    with console.progress("images", len(jobs)) as advance:
-        for done in pipeline.each(jobs, workers or pipeline.default_workers):
-            advance()
-            if isinstance(done, Failed):
-                if len(planned.files) == 1 and ranks.world == 1:
-                    raise done.error
-                failures[done.source] = str(done.error)
-                console.error(str(done.error))
-                continue
-            console.detail(f"{done.record['source']} -> {done.record['output']}")
-            records.append(done.record)
-            code = max(code, _judge(console, done.record, pipeline.tolerance))
-            if jsonl:
-                console.record("watermark", done.record)
-    parts = ranks.gather((records, failures, code))
-    if not ranks.first:
-        return 0
-    records = [record for part, _, _ in parts for record in part]
-    failed = {source: error for _, part, _ in parts for source, error in part.items()}
-    summary = {
-        **summarise(records, len(failed), time.monotonic() - started),
-        "skipped": len(planned.skipped),
-    }
-    body = {
-        "images": records,
-        "summary": summary,
-        "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failed.items()],
-    }
-    if not jsonl:
-        console.result(console.document("watermark", pipeline.network, pipeline.network.request.seed, body), render)
-    return 4 if failed else max(code for _, _, code in parts)
+        batch.tell_refused()
+        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in batch.failures]
+        if jobs:
+            pipeline.prepare()
+        started = time.monotonic()
+        with console.progress("images", len(jobs)) as advance:
+            for done in batch.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
+                console.detail(f"{done.record['source']} -> {done.record['output']}")
+                batch.add(done.record, _judge(console, done.record, tolerance))
+        batch.gather(ranks)
+        if not ranks.first:
+            return 0
+        summary = summarise(batch.records, len(batch.failures), time.monotonic() - started)
+        body = {
+            "images": batch.records,
+            "summary": {**summary, "skipped": len(planned.skipped)},
+            "failures": batch.described_failures(),
+        }
+        if not jsonl:
+            console.result(console.document("watermark", network, options.seed, body), render)
+        return batch.exit_code
 
 
 def _mark_of(given: list[Path]) -> Path:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -251,7 +251,7 @@ def _sized(picture: Picture) -> str:
     return f"{picture.path} ({picture.width} x {picture.height} pixels)"
 
 
-def summarise(records: Sequence[dict[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:
     """The figures over all images; None where no image says anything of them.
 
     Args:
