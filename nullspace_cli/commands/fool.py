@@ -19,8 +19,8 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim
+from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.fool import render
-from nullspace_cli.commands.rendering.values import broken_promise
 
 
 def fool(
@@ -184,15 +184,10 @@ def _strength(text: str) -> float | None:
 
 
 def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
-    if document["solver"].get("unmarked_patches"):
-        console.warn(
-            f"{document['solver']['unmarked_patches']} patches kept their source: the solver did not end there."
-        )
-    if document["verified"]:
-        return 0
+    unmarked = document["solver"].get("unmarked_patches")
+    if unmarked:
+        console.warn(f"{unmarked} patches kept their source: the solver did not end there.")
     result = document["artifacts"]["image" if document["bounded"] else "exact"]
     if document["verified"] is None:
         console.warn(f"{result} could not be verified: the model's features are 0 throughout, and so is their change.")
-        return 0
-    console.error(f"{result} does not hold: {broken_promise(document, tolerance)}.")
-    return 3
+    return exit_code_of(console, document, result, tolerance)

@@ -1,6 +1,7 @@
 """`vitnull watermark`: a visible mark that leaves the network's answer as it was."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
-from nullspace_cli.commands.rendering.values import broken_promise
+from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.watermark import render
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
@@ -143,15 +144,11 @@ def watermark(
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
+    single, read = {"--diff": diff, "--float": float_}, [mark_path, basis, files_from, *options.files(model)]
+
     def plan() -> Planned:
         return plan_outputs(
-            images,
-            out,
-            out_dir,
-            single={"--diff": diff, "--float": float_},
-            read=[mark_path, basis, files_from, *options.files(model)],
-            force=output.force,
-            skip_existing=skip_existing,
+            images, out, out_dir, single=single, read=read, force=output.force, skip_existing=skip_existing
         )
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -173,17 +170,9 @@ def watermark(
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
+        p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
-            network,
-            design,
-            size,
-            nullspace,
-            norm,  # type: ignore[arg-type]
-            rounding,
-            tolerance,
-            verify,
-            output.force,
-            notice=console.warn,
+            network, design, size, nullspace, p, rounding, tolerance, verify, output.force, notice=console.warn
         )
         batch.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in batch.failures]
@@ -215,13 +204,9 @@ def _mark_of(given: list[Path]) -> Path:
     return given.pop()
 
 
-def _judge(console: Console, record: dict[str, Any], tolerance: float) -> int:
-    if record["solver"].get("unmarked_patches"):
-        console.warn(
-            f"{record['source']}: {record['solver']['unmarked_patches']} patches kept their source: the "
-            f"solver did not reach its tolerance there."
-        )
-    if record["verified"] is False:
-        console.error(f"{record['output']} does not hold: {broken_promise(record, tolerance)}.")
-        return 3
-    return 0
+def _judge(console: Console, record: Mapping[str, Any], tolerance: float) -> int:
+    unmarked = record["solver"].get("unmarked_patches")
+    if unmarked:
+        said = f"{unmarked} patches kept their source: the solver did not reach its tolerance there."
+        console.warn(f"{record['source']}: {said}")
+    return exit_code_of(console, record, record["output"], tolerance)
