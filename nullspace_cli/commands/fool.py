@@ -124,7 +124,6 @@ def fool(
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source
-    from nullspace_cli.engine.errors import VitnullError
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
     from nullspace_cli.engine.workflows.fool import report
@@ -135,17 +134,11 @@ def fool(
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
     wanted = read_picture(target).pixels
-    choice, skipped = None, []
     if source:
-        picture = read_picture(source)
+        choice, picture = None, read_picture(source)
     else:
-
-        def left_out(path: Path, error: VitnullError) -> None:
-            skipped.append(str(path))
-            console.warn(f"{path} was left out: {error}")
-
         with console.progress("images", len(candidates)) as advance:
-            choice = choose_source(maker, candidates, wanted, source_class, advance, left_out)
+            choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
     if size == "native" and picture.reduced:
@@ -157,13 +150,7 @@ def fool(
     from nullspace_cli.engine.plots.fooling import draw_fooling
 
     draw_fooling(artifacts.sheet, done, force=output.force)
-    chosen = choice and {
-        "candidates": choice.candidates,
-        "score": choice.score,
-        "estimate": choice.estimate,
-        "median_estimate": choice.median,
-        "skipped": skipped,
-    }
+    chosen = choice.to_dict() if choice else None
     document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
     console.result(document, render)
     return _judge(console, document, tolerance)
