@@ -30,7 +30,7 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 
 @contextmanager
-def _unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
+def unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
@@ -63,7 +63,7 @@ class NoiseRun:
     workers: int | None = None
     skip: Callable[[str, VitnullError], None] | None = None
     notice: Callable[[str], None] = lambda text: None
-    progress: Progress = _unwatched
+    progress: Progress = unwatched
 
     def __call__(self) -> list[LearnedNoise]:
         """Learn what is not there yet, and write it; all noises, in the order of the limits.
