@@ -1,8 +1,7 @@
 """Learned noise from data to files: what `vitnull learn-noise` runs."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,10 @@ from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+from nullspace_cli.engine.workflows.progress import Progress, unwatched
 
 SAVE_SECONDS = 30.0
 """So much work at most is lost when a run is killed."""
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Given what is counted and how many there are: whom to tell of each that is done."""
-
-
-@contextmanager
-def unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
 
 
 @dataclass(frozen=True)
