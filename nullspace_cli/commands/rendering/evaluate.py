@@ -14,7 +14,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
         [*header, *(["accuracy %"] if labelled else [])],
         [
             [
-                noise_name(result),
+                _name(result),
                 result["level"],
                 _size(result),
                 "-" if result["control"] == "none" else result["control"],
@@ -42,7 +42,14 @@ def render_plot(console: Console, document: Mapping[str, Any]) -> None:
     console.line(document["plot"])
 
 
-def noise_name(result: Mapping[str, Any]) -> str:
+def shortfall(result: Mapping[str, Any], least: float) -> str:
+    """That predictions match less often than `least` percent, as a sentence."""
+    from nullspace_cli.engine.text import shortest
+
+    return f"{_name(result)} keeps {figure(result['match_percent'], '.2f')}%, less than {shortest(least)}%."
+
+
+def _name(result: Mapping[str, Any]) -> str:
     """What tells a noise from the others of a run."""
     marks = []
     if result["transfer"]:
