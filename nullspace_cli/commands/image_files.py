@@ -161,44 +161,48 @@ def plan_outputs(
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
-    make_folders(todo, out_dir)
-    targets = [target for _, target in _readable(todo)]
-    for file in [*targets, *(extra if targets else [])]:
-        check_output(file, force=force)
+    if _prepare(todo, out_dir, force=force):
+        for file in extra:
+            check_output(file, force=force)
     return Planned(todo, skipped)
 
 
-def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> None:
-    """Make the folders below `out_dir` that results go into."""
+def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[Path]:
+    """Make the folders below `out_dir` that results go into; the results themselves, of the sources that can be read.
+
+    For the others, each a failure of that image alone, nothing is written.
+    """
+    from nullspace_cli.engine.files.paths import why_unreadable
     from nullspace_cli.engine.files.writing import make_folder
 
+    readable = {source for source in dict(files) if why_unreadable(source) is None}
+    targets = [target for source, target in files if source in readable]
     if out_dir:
-        for folder in sorted({target.parent for _, target in _readable(files)}):
+        for folder in sorted({target.parent for target in targets}):
             make_folder(folder)
+    return targets
 
 
-def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Those whose source can be read: for the others, each a failure of that image alone, nothing is written."""
-    from nullspace_cli.engine.files.paths import why_unreadable
+def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, force: bool) -> list[Path]:
+    """As `make_folders`; and see that the results can be written."""
+    from nullspace_cli.engine.files.writing import check_output
 
-    return [(source, target) for source, target in files if why_unreadable(source) is None]
+    targets = make_folders(files, out_dir)
+    for target in targets:
+        check_output(target, force=force)
+    return targets
 
 
 def check_outputs(
     jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
 ) -> None:
     """Refuse before anything slow what would lose something or fail later."""
-    from nullspace_cli.engine.files.paths import why_unreadable
-    from nullspace_cli.engine.files.writing import check_output, make_folder
+    from nullspace_cli.engine.files.writing import check_output
 
-    curves = [plot] if plot else []
-    refuse_clashes([*(file for job in jobs for file in job.files()), *curves], [*(job.source for job in jobs), *read])
-    # Nothing is written for what cannot be read, which is a failure of that image alone.
-    written = [file for job in jobs if why_unreadable(job.source) is None for file in job.files()]
-    if out_dir:
-        for folder in sorted({file.parent for file in written}):
-            make_folder(folder)
-    for file in [*written, *curves]:
+    results, curves = [(job.source, file) for job in jobs for file in job.files()], [plot] if plot else []
+    refuse_clashes([*(file for _, file in results), *curves], [*(job.source for job in jobs), *read])
+    _prepare(results, out_dir, force=force)
+    for file in curves:
         check_output(file, force=force)
 
 
