@@ -1,4 +1,4 @@
-"""Print the README's table of nullities: `python examples/nullities.py [MODEL...]`. Calls the command line alone.
+"""Print the table of docs/nullspaces.md: `python examples/nullities.py [MODEL...]`. Calls the command line alone.
 
 Random weights: the table shows what the architecture leaves room for. Leave out --no-pretrained for published weights.
 """

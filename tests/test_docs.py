@@ -1,8 +1,11 @@
 """Documentation that is made from the code is up to date."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,3 +23,17 @@ def test_schemas_are_current() -> None:
 def test_every_schema_is_listed() -> None:
     text = (ROOT / "docs/documents.md").read_text(encoding="utf-8")
     assert [path.name for path in (ROOT / "docs/schemas").iterdir() if f"schemas/{path.name}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)#]+[^)]*)\)", text)]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
+
+
+def test_every_page_of_the_docs_is_in_the_sites_navigation() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f" {page.name}\n" not in listed] == []

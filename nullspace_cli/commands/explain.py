@@ -121,15 +121,15 @@ def explain(
     chosen = choose(loaded, names or default_methods(loaded)[:1])
     index = None if class_ is None else class_index(loaded, class_)
     sources = [job.source for job in jobs]
+    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
     measures = MapMeasures.of(
-        loaded, chosen, sources, faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed
+        explainer.maps, chosen, sources, faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed
     )
     batch.tell_refused()
     started = time.monotonic()
     jobs = [job.only(chosen) for job in jobs]
     if not names:
         check_outputs(jobs, read, out_dir, plot, force=output.force)
-    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
     with console.progress("images", len(jobs)) as advance:
         for group in explainer.each(jobs):
             done = list(batch.done(group, advance))

@@ -5,7 +5,7 @@ it is a valid 8-bit image, made by the solvers of watermarks: at model size, or 
 8-bit input stays the source's to the last bit.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.decomposition import count_rank
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.preimage.solver import PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, from_8_bits, to_8_bits
@@ -82,6 +83,7 @@ class Attack:
         size: "model", or "native" for the source's own size, which is bounded and has p = 2 and all channels only.
         channels: "red" takes green and blue from the target as in A.3, unbounded; "all" asks for the nearest image.
         strength: multiplies the target's detail; None takes the best of STRENGTHS by `Likeness.score`.
+        solvers: what all tries and sources of one size share.
 
     Raises:
         UsageError: the settings exclude each other.
@@ -94,6 +96,7 @@ class Attack:
     norm: Literal[1, 2] = 2
     strength: float | None = None
     rounding: Rounding = "aware"
+    solvers: PreimageSolvers = field(default_factory=PreimageSolvers, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.channels == "red" and self.bounded:
@@ -193,7 +196,14 @@ class Attack:
         if native:
             _require_detail(network.transform, source)
             made = NativeSize(
-                network.transform, aim, lambda: network.patches, "resize", self.rounding, device, least=0.0
+                network.transform,
+                aim,
+                lambda: network.patches,
+                "resize",
+                self.rounding,
+                device,
+                least=0.0,
+                solvers=self.solvers,
             )(source)
         else:
             (made,) = ModelSize(network.transform, network.patches, aim, self.norm, self.rounding, device=device)(
@@ -237,7 +247,7 @@ class Attack:
             strength=strength,
             nullspace="patch",
             view=None,
-            solver=solution.certificate(self.norm),
+            solver={**solution.figures(self.norm), "patches": len(solution.value)},
             likeness=likeness(preview, shown, wanted, sigma),
         )
 

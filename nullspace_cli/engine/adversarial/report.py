@@ -12,11 +12,10 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.nullspace.sampling import control_noises
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.saliency.methods import Method, explain
+from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps
 from nullspace_cli.engine.saliency.similarity import similarity
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, to_8_bits
 from nullspace_cli.engine.watermark.result import Pixels
@@ -64,13 +63,14 @@ def measured(
     height, width, _ = result.pixels.shape
     read = model.transform.seen_part(width, height, native=native) if result.bounded else (slice(None),) * 2
     noises = controls(result, space, read, network.request.seed)
-    maps = {method.name: _maps(model, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
+    explain = SaliencyMaps(model)
+    maps = {method.name: _maps(explain, method, torch.stack([*views, *(views[0] + noises)])) for method in methods}
     if result.bounded:
         pictures = [model.transform.input_pixels(p) for p in (source.pixels, to_8_bits(result.target), saved.pixels)]
     else:
         pictures = [to_8_bits(view) for view in views]
     read_back = torch.stack([from_8_bits(pixels) for pixels in pictures])
-    maps_png = {method.name: _maps(model, method, read_back) for method in methods}
+    maps_png = {method.name: _maps(explain, method, read_back) for method in methods}
     shown, drawn = (read_back, maps_png) if result.bounded else (views, maps)
     verdict, answers = _verified(attack, result, source, saved, views, read_back)
     named = ("source", "target", "transformed", "preview")
@@ -157,9 +157,9 @@ def _range(result: AttackSolution) -> list[float]:
     return [float(values.min()), float(values.max())]
 
 
-def _maps(model: Model, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
+def _maps(explain: SaliencyMaps, method: Method, views: Float[Tensor, "b c h w"]) -> Float[Tensor, "b gh gw"]:
     """The maps of what the model sees in each image: each is asked about its own top-1 class."""
-    return explain(model, model.transform.to_normalized(views).float(), method)
+    return explain(explain.model.transform.to_normalized(views).float(), method)
 
 
 def _all_similarities(maps: Mapping[str, Tensor]) -> dict[str, Any] | None:

@@ -33,7 +33,7 @@ FP16_SCALE = 1024.0
 """Gradients of half precision vanish below 6e-8; this lifts those of single images well above."""
 
 
-class LearnedNoise(NamedTuple):
+class LearningResult(NamedTuple):
     """One noise done: the record of the JSON document, and its loss in every step."""
 
     record: dict[str, Any]

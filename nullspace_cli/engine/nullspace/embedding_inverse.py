@@ -85,6 +85,6 @@ def realise(patch_map: PatchMap, delta: Float[Tensor, "..."], size: tuple[int, i
         solver={
             "status": fit.status.name.lower(),
             "iterations": int(fit.iterations.max()),
-            "excess": float((fit.excess / unit).max()),
+            "excess": float((fit.gap / unit).max()),
         },
     )

@@ -11,7 +11,7 @@ from scipy.ndimage import uniform_filter
 from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.saliency.heat_maps import overlay
+from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.watermark.result import Pixels
 
 CELL, CAPTION = 2.7, 0.3

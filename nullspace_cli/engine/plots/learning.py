@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nullspace_cli.engine.noise.trainer import LearnedNoise
+from nullspace_cli.engine.noise.trainer import LearningResult
 from nullspace_cli.engine.plots.figure import save_figure, shades
 from nullspace_cli.engine.text import shortest
 
 
-def draw_losses(path: Path, model: str, learned: Sequence[LearnedNoise], *, force: bool = False) -> Path:
+def draw_losses(path: Path, model: str, learned: Sequence[LearningResult], *, force: bool = False) -> Path:
     """Draw the loss of each noise over the optimiser steps, darker for larger sampling limits."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()

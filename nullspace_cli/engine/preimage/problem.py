@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.preimage.pillow_passes import Levels, View
-from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution
+from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Preimage(NamedTuple):
     wrong: Bool[NDArray[np.bool_], "h c w"]
     target: Levels
     projection: ResizeProblem
-    solution: ResizeSolution
+    solution: DualPoint
 
 
 def halved(source: Levels, target: Levels) -> Levels:

@@ -8,6 +8,8 @@ and the others make up for them; a last few wrong values are repaired by a local
 target is blended to the source, and at last the picture is.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -36,6 +38,9 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 BLOCK_ROWS = 512
 """Rows that are rounded together: enough for long vectors, few enough to be held as floats."""
 
+
+SIZES_KEPT = 4
+"""Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
 
 MARGIN = 2
 """Levels that the exact projection stays off black and white, so that rounding can go either way."""
@@ -257,6 +262,25 @@ class PreimageSolver:
             )
             q = round_along(self._col_taps, _along_columns(_array(moved)), _along_columns(error), lower, upper)
             pixels[part] = q.T.reshape(pixels[part].shape)
+
+
+class PreimageSolvers:
+    """The solvers of one transform, each made once for the last few sizes; threads may share it."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], PreimageSolver] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, view: ResizeOperator, channels: int, device: torch.device) -> PreimageSolver:
+        """Arguments as of `PreimageSolver`."""
+        key = (*view.geometry.source, channels, device)
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = PreimageSolver(view, channels, device)
+            self._kept.move_to_end(key)
+            while len(self._kept) > SIZES_KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[key]
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

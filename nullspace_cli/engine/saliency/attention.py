@@ -3,7 +3,8 @@
 All return one map [gh, gw] for each image on its grid of patches, not normalised, as float64 on the CPU, computed in
 float64. They see an image through its tokens alone: noise in the null space of the patch embedding does not move them.
 Where the published method reads the row of the class token, the rows that the model's answer is read from are averaged
-(`Trace.readers`). All raise `ModelError` for architectures that are not supported.
+(`Trace.readers`). All raise `ModelError` for architectures that are not supported. In the
+place of a model its `WatchedTransformer` may be given, which is else made anew by every call.
 """
 
 import torch
@@ -16,7 +17,7 @@ from nullspace_cli.engine.saliency.transformer import WatchedTransformer, explai
 
 
 def raw_attention(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """The last layer's attention from the class token to the patches, mean over heads: mean_h A_B[h, 0, :].
 
@@ -32,7 +33,7 @@ def raw_attention(
 
 
 def rollout(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """Attention rollout: the class row of M_B ... M_1, M = 0.5 mean_h A + 0.5 I with its rows scaled to sum to 1.
 
@@ -53,7 +54,7 @@ def rollout(
 
 
 def attention_gradcam(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """GradCAM with heads for channels: (mean_h w_h A_B[h, 0, :])+, w_h the mean over patches of dS/dA_B[h, 0, :].
 
@@ -64,7 +65,7 @@ def attention_gradcam(
     def explain(transformer: WatchedTransformer, images: Tensor, classes: Tensor | None) -> Tensor:
         trace = transformer.trace(images)
         A = trace.attention[-1]
-        (dA,) = torch.autograd.grad(explained(model, trace.answer, classes).sum(), A)
+        (dA,) = torch.autograd.grad(explained(transformer.model, trace.answer, classes).sum(), A)
         rows, gradients = (trace.patches(trace.read(x)) for x in (A, dA))
         return (gradients.mean((2, 3), keepdim=True) * rows).mean(1).relu()
 
@@ -72,7 +73,7 @@ def attention_gradcam(
 
 
 def token_gradcam(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """GradCAM (Selvaraju et al. 2017, eq. 1 and 2) on tokens: (sum_k w_k T[:, k])+, w_k the mean over patches of dS/dT.
 
@@ -82,7 +83,7 @@ def token_gradcam(
 
     def explain(transformer: WatchedTransformer, images: Tensor, classes: Tensor | None) -> Tensor:
         trace = transformer.trace(images)
-        (gradients,) = torch.autograd.grad(explained(model, trace.answer, classes).sum(), trace.last_tokens)
+        (gradients,) = torch.autograd.grad(explained(transformer.model, trace.answer, classes).sum(), trace.last_tokens)
         tokens, slopes = (trace.patches(x.mT) for x in (trace.last_tokens, gradients))
         return (slopes.mean((2, 3), keepdim=True) * tokens).sum(1).relu()
 

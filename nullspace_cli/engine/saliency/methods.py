@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from functools import cached_property, partial
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +16,7 @@ from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, 
 
 Family = Literal["tokens", "pixels", "features"]
 Function = Callable[
-    [Model, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],
+    [Any, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],  # a model; of "tokens", its WatchedTransformer too
     Float[Tensor, "b gh gw"],
 ]
 
@@ -118,36 +118,54 @@ def choose(model: Model, names: Sequence[str]) -> list[Method]:
     return [method for method in methods if method.name in available]
 
 
-@full_precision
+class SaliencyMaps:
+    """The maps of one model, whose weights stay as they are: the token methods share one copy of it in float64."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @cached_property
+    def _watched(self) -> transformer.WatchedTransformer:
+        return transformer.WatchedTransformer(self.model)
+
+    @full_precision
+    def __call__(
+        self, images: Float[Tensor, "b 3 h w"], method: Method, classes: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b gh gw"]:
+        """Where the model sees evidence for `classes` (None: each image's own top-1) in normalised images.
+
+        Without a head, what is explained is 0.5 ||features||^2, and there is no class to name.
+
+        Returns:
+            On the method's own grid, float64, on the CPU, not normalised.
+
+        Raises:
+            UsageError: the model has no such class.
+            ModelError: the map is not finite, as weights are that are too large.
+        """
+        model = self.model
+        if classes is not None:
+            wrong = [index for index in classes.tolist() if not 0 <= index < model.num_classes]
+            if wrong:
+                raise UsageError(
+                    f"{model.name} has no class {wrong[0]}: it has {model.num_classes} classes, counted from 0."
+                )
+        maps = method.function(self._watched if method.family == "tokens" else model, images, classes)
+        if not bool(maps.isfinite().all()):
+            raise ModelError(
+                f"The map that {method.name} makes of {model.name} is not finite. Check its weights: {model.weights}."
+            )
+        return maps
+
+
 def explain(
     model: Model,
     images: Float[Tensor, "b 3 h w"],
     method: Method,
     classes: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b gh gw"]:
-    """Where the model sees evidence for `classes` (None: each image's own top-1) in normalised images.
-
-    Without a head, what is explained is 0.5 ||features||^2, and there is no class to name.
-
-    Returns:
-        On the method's own grid, float64, on the CPU, not normalised.
-
-    Raises:
-        UsageError: the model has no such class.
-        ModelError: the map is not finite, as weights are that are too large.
-    """
-    if classes is not None:
-        wrong = [index for index in classes.tolist() if not 0 <= index < model.num_classes]
-        if wrong:
-            raise UsageError(
-                f"{model.name} has no class {wrong[0]}: it has {model.num_classes} classes, counted from 0."
-            )
-    maps = method.function(model, images, classes)
-    if not bool(maps.isfinite().all()):
-        raise ModelError(
-            f"The map that {method.name} makes of {model.name} is not finite. Check its weights: {model.weights}."
-        )
-    return maps
+    """One call of `SaliencyMaps`, for a model that is asked once."""
+    return SaliencyMaps(model)(images, method, classes)
 
 
 def upsampled(maps: Float[Tensor, "b gh gw"], size: tuple[int, int]) -> Float[Tensor, "b h w"]:

@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.sampling import control_noises, null_noise
 from nullspace_cli.engine.runtime.random_generators import stream
-from nullspace_cli.engine.saliency.methods import Method, explain
+from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps
 from nullspace_cli.engine.saliency.similarity import Similarity, similarity
 
 Kind = Literal["null", "random", "row_space"]
@@ -23,7 +22,7 @@ CONTROL = 1
 
 
 @dataclass(frozen=True)
-class Likeness:
+class MeanSimilarity:
     """How alike maps are to those of the same images with noise, the mean over images; None where all are undefined.
 
     Attributes:
@@ -45,6 +44,7 @@ class NoiseComparison:
     of which the network reads. Pixels may leave [0, 1]: nothing is clipped, nothing rounded.
 
     Args:
+        maps: of the model.
         rms: root mean square of the noise, in [0, 1] pixel units.
         seed: the k-th image's noise is drawn from `seed` + k.
 
@@ -52,9 +52,9 @@ class NoiseComparison:
         NoNullspaceError: the model has no exact null space.
     """
 
-    def __init__(self, model: Model, methods: Sequence[Method], rms: float, seed: int) -> None:
-        self._model, self._methods, self._rms, self._seed = model, methods, rms, seed
-        self._basis = find_basis(model)
+    def __init__(self, maps: SaliencyMaps, methods: Sequence[Method], rms: float, seed: int) -> None:
+        self._maps, self._model, self._methods, self._rms, self._seed = maps, maps.model, methods, rms, seed
+        self._basis = find_basis(maps.model)
         self._found: dict[tuple[str, Kind], list[Similarity]] = defaultdict(list)
         self._kept: dict[Kind, list[bool]] = defaultdict(list)
         self._count = 0
@@ -78,7 +78,7 @@ class NoiseComparison:
             if predicted:
                 self._kept[kind] += [a == b for a, b in zip(predicted, self._predicted(noisy), strict=True)]
             for method in self._methods:
-                pairs = zip(maps[method.name], explain(self._model, noisy, method, classes), strict=True)
+                pairs = zip(maps[method.name], self._maps(noisy, method, classes), strict=True)
                 self._found[method.name, kind] += [similarity(clean, other) for clean, other in pairs]
 
     def noises(self, seed: int) -> dict[Kind, Float[Tensor, "3 h w"]]:
@@ -107,10 +107,10 @@ class NoiseComparison:
         return [] if logits is None else logits.argmax(1).tolist()
 
 
-def _mean(found: Sequence[Similarity]) -> Likeness:
+def _mean(found: Sequence[Similarity]) -> MeanSimilarity:
     defined = [measured for measured in found if measured.spearman is not None]
 
     def mean(name: str) -> float | None:
         return sum(getattr(measured, name) for measured in defined) / len(defined) if defined else None
 
-    return Likeness(mean("spearman"), mean("pearson"), mean("ssim"), mean("top10"), len(found) - len(defined))
+    return MeanSimilarity(mean("spearman"), mean("pearson"), mean("ssim"), mean("top10"), len(found) - len(defined))

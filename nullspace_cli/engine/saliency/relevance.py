@@ -3,7 +3,8 @@
 Chefer, Gur and Wolf 2021 (arXiv 2012.09838); `attribution_rules` holds what is done at each operation. All maps are
 computed in float64 and returned as float64 on the CPU, not normalised. Where the published method reads the row of the
 class token, the rows that the model's answer is read from are averaged (`Trace.readers`). All raise `ModelError` where
-the architecture is not supported or uses an operation that has no rule.
+the architecture is not supported or uses an operation that has no rule. In the place of a model its
+`WatchedTransformer` may be given, which is else made anew by every call.
 """
 
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from nullspace_cli.engine.saliency.transformer import Trace, WatchedTransformer,
 
 
 def attribution(
-    model: Model,
+    model: Model | WatchedTransformer,
     images: Float[Tensor, "b 3 h w"],
     classes: Int[Tensor, " b"] | None = None,
     *,
@@ -42,7 +43,7 @@ def attribution(
 
     def explain(transformer: WatchedTransformer, images: Tensor, classes: Tensor | None) -> Tensor:
         trace = transformer.trace(images)
-        gradients = torch.autograd.grad(explained(model, trace.answer, classes).sum(), trace.attention)
+        gradients = torch.autograd.grad(explained(transformer.model, trace.answer, classes).sum(), trace.attention)
         _, relevances = _propagated(transformer, images, classes, lambda trace: trace.attention)
         row = torch.zeros(len(images), len(trace.readers), dtype=torch.float64, device=trace.readers.device)  # of C - I
         for dA, R in reversed(list(zip(gradients, relevances, strict=True))[start_layer:]):
@@ -54,7 +55,7 @@ def attribution(
 
 
 def partial_lrp(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """Partial LRP: the class row of the last layer's mean_h (R_A)+ (Voita et al. 2019; Chefer et al. 2021, section 4).
 
@@ -69,7 +70,7 @@ def partial_lrp(
 
 
 def full_lrp(
-    model: Model, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """Full LRP: the relevance of each pixel, summed over its channels (Chefer et al. 2021, section 4), signed.
 

@@ -167,7 +167,7 @@ def obstacle(model: Model) -> str | None:
 
 @differentiating
 def explain_by_passes(
-    model: Model,
+    model: Model | WatchedTransformer,
     images: Float[Tensor, "b 3 h w"],
     classes: Int[Tensor, " b"] | None,
     explain: Callable[[WatchedTransformer, Tensor, Tensor | None], Float[Tensor, "p gh gw"]],
@@ -178,7 +178,7 @@ def explain_by_passes(
         ModelError: the model is not supported.
     """
     maps = []
-    transformer = WatchedTransformer(model)
+    transformer = model if isinstance(model, WatchedTransformer) else WatchedTransformer(model)
 
     def look(start: int, stop: int) -> None:
         part = slice(start, stop)

@@ -13,7 +13,6 @@ Certificate. With r = b - A v and g = A^T r, the duality gap of 1/2 ||A v - b||^
     gap = sum_i max(g_i (u_i - v_i), g_i (l_i - v_i)),   and   ||r|| - min ||r|| <= min(||r||, gap / ||r||).
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -23,29 +22,10 @@ from torch import Tensor
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
-from nullspace_cli.engine.solvers.solution import Status
+from nullspace_cli.engine.solvers.solution import Solution, Status
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about 2 d^2 + 30 n numbers a problem."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Minimisers of ||A v - b|| in a box, with a certificate each.
-
-    Attributes:
-        value: v, inside the bounds exactly.
-        residual: ||A v - b||, measured afresh.
-        excess: a proven bound on how far `residual` exceeds the least possible, in the units of b.
-        iterations: of the interior point method and of the projection that follows; 0 where A^+ b lies in the box.
-        status: the worst status among the problems.
-    """
-
-    value: Float[Tensor, "p n"]
-    residual: Float[Tensor, " p"]
-    excess: Float[Tensor, " p"]
-    iterations: Int[Tensor, " p"]
-    status: Status
 
 
 class _Problem(NamedTuple):
@@ -79,7 +59,7 @@ def bounded_least_squares(
     *,
     tolerance: float = 1e-9,
     max_iterations: int = 60,
-) -> Fit:
+) -> Solution:
     """Minimise ||A v - b||_2 over lower <= v <= upper for every row of b.
 
     Where b can be reached, v is the shortest that reaches it. Where it cannot, the minimiser is unique unless columns
@@ -91,6 +71,11 @@ def bounded_least_squares(
         lower, upper: finite bounds, lower <= 0 <= upper and lower < upper, broadcast to v.
         tolerance: largest excess of ||A v - b|| over its minimum that counts as solved, as a share of ||b||.
         max_iterations: of the interior point method.
+
+    Returns:
+        The minimisers v, inside the bounds exactly. `residual` is ||A v - b||, `gap` a proven bound on how far it
+        exceeds the least possible, both in the units of b; `iterations` are those of the interior point method and of
+        the projection that follows, 0 where A^+ b lies in the box.
     """
     p, n = len(b), A.shape[1]
     low, high = (torch.as_tensor(bound, dtype=A.dtype, device=A.device).expand(p, n) for bound in (lower, upper))
@@ -119,7 +104,14 @@ def bounded_least_squares(
         shortest = found.status is Status.SOLVED
     residual, excess, _ = whole.examine(v)
     solved = shortest and bool((excess <= whole.enough).all())
-    return Fit(v, residual, excess, iterations, Status.SOLVED if solved else Status.ITERATION_LIMIT)
+    return Solution(
+        value=v,
+        residual=residual,
+        bound_violation=torch.maximum(low - v, v - high).clamp_min(0).amax(1),
+        gap=excess,
+        iterations=iterations,
+        status=Status.SOLVED if solved else Status.ITERATION_LIMIT,
+    )
 
 
 def _interior_point(problem: _Problem, max_iterations: int) -> tuple[Float[Tensor, "p n"], Int[Tensor, " p"]]:

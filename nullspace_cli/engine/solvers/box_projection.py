@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
 from nullspace_cli.engine.solvers.device_waits import finished, places
 from nullspace_cli.engine.solvers.interior_point import minimise
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution, Status
@@ -59,24 +60,14 @@ def _newton_step(
     By conjugate gradients for all at once; those whose few free entries make that slow are factorised, one by one.
     """
     mask = free.to(A.dtype)
-    s = torch.zeros_like(gradient)
-    residual = -gradient
-    direction = residual.clone()
-    rho = (residual * residual).sum(1)
-    enough = rho * forcing**2
-    for k in range(steps):
-        active = rho > enough
-        if finished(~active, k, ASKED_EVERY):
-            break
-        image = ((direction @ A) * mask) @ A.mT + damping[:, None] * direction
-        alpha = torch.where(active, rho / (direction * image).sum(1).clamp_min(1e-300), 0.0)
-        s += alpha[:, None] * direction
-        residual -= alpha[:, None] * image
-        fresh = (residual * residual).sum(1)
-        beta = torch.where(active, fresh / rho.clamp_min(1e-300), 0.0)
-        direction = residual + beta[:, None] * direction
-        rho = torch.where(active, fresh, rho)
-    for i in [i for i, hard in enumerate((rho > enough).tolist()) if hard]:
+
+    def hessian_of(y: Tensor) -> Tensor:
+        return ((y @ A) * mask) @ A.mT + damping[:, None] * y
+
+    s, hard = conjugate_gradients(
+        hessian_of, -gradient, relative=forcing, max_iterations=steps, asked_every=ASKED_EVERY
+    )
+    for i in places(hard).tolist():
         used = A[:, free[i]]
         hessian = used @ used.mT
         hessian.diagonal().add_(damping[i])

@@ -23,7 +23,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.solvers.device_waits import finished, places
+from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
+from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
 
@@ -304,22 +305,16 @@ class _Newton:
 
         By conjugate gradients that the factor preconditions: one step of them, or a few in hard cases.
         """
-        dy, image = torch.zeros_like(right), torch.zeros_like(self.D)
-        direction = preconditioned = self._by_factor(right)
-        rho = first = (right * preconditioned).sum(1, keepdim=True)
-        for k in range(REFINEMENTS):
-            # The second condition counts what is small in `right` by small weights, as in graded rows.
-            active = (right.norm(dim=1, keepdim=True) > self.accuracy) | (rho > 1e-16 * first)
-            if finished(~active, k, 2):  # it is rarely more than one
-                break
-            spread = direction @ self.A
-            product = (spread * self.D) @ self.A.mT
-            alpha = torch.where(active, rho / (direction * product).sum(1, keepdim=True).clamp_min(1e-300), 0.0)
-            dy, image, right = dy + alpha * direction, image + alpha * spread, right - alpha * product
-            preconditioned = self._by_factor(right)
-            rho, before = (right * preconditioned).sum(1, keepdim=True), rho
-            direction = preconditioned + rho / before.clamp_min(1e-300) * direction
-        return dy, image
+        dy, _ = conjugate_gradients(
+            lambda y: ((y @ self.A) * self.D) @ self.A.mT,
+            right,
+            relative=1e-8,  # counts what is small in `right` by small weights, as in graded rows
+            absolute=self.accuracy,
+            preconditioner=self._by_factor,
+            max_iterations=REFINEMENTS,
+            asked_every=2,  # it is rarely more than one
+        )
+        return dy, dy @ self.A
 
     def _by_factor(self, right: Float[Tensor, "p r"]) -> Float[Tensor, "p r"]:
         return torch.cholesky_solve(right[..., None], self.factor)[..., 0]

@@ -21,6 +21,9 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
+from nullspace_cli.engine.solvers.solution import Certificate, Status
+
 STRIP_BYTES = 1_500_000
 """Size of a strip of rows in float32: what stays in a core's cache."""
 
@@ -131,6 +134,14 @@ class SeparableResize:
         return self.narrow(wide)
 
 
+class DualPoint(NamedTuple):
+    """Where the method ended, and what is left of the constraint at z(y): C (R z R^T - b), in levels."""
+
+    y: Tensor
+    residual: Tensor
+    iterations: int
+
+
 @dataclass(frozen=True)
 class ResizeProblem:
     """One projection. Images are uint8 levels [H, c, W], views float32 levels [h, c, w].
@@ -174,16 +185,35 @@ class ResizeProblem:
         masked = ((strip, shift.mul_(free[strip.start : strip.stop] + DAMPING)) for strip, shift in shifts)
         return self.constraint.reduce(self.resize.gather(masked))
 
+    def certificate(self, point: DualPoint, *, tolerance: float, unit: float = 255.0) -> Certificate:
+        """The figures of z(y), measured afresh but for the residual.
+
+        Args:
+            tolerance: largest residual of one constraint, in levels, that counts as solved.
+            unit: levels; the figures are in multiples of it, and so in [0, 1] pixel units by default.
+        """
+        distance = excess = 0.0
+        for strip, _, z in self.images(point.y):
+            rows = slice(strip.start, strip.stop)
+            lower, upper = (
+                bound if isinstance(bound, int) else bound[rows].reshape(z.shape) for bound in (self.lower, self.upper)
+            )
+            distance += float((z - self.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
+            excess = max(excess, float((z - upper).max()), float((lower - z).max()))
+        primal = distance / 2 / unit**2
+        slack = float((point.y * point.residual).sum(dtype=torch.float64)) / unit**2
+        residual = float(point.residual.abs().max())
+        figures = torch.tensor([residual / unit, excess / unit, abs(slack) / (1 + primal)], dtype=torch.float64)
+        return Certificate(
+            residual=figures[0:1],
+            bound_violation=figures[1:2],
+            gap=figures[2:3],
+            iterations=torch.tensor([point.iterations]),
+            status=Status.SOLVED if residual <= tolerance else Status.ITERATION_LIMIT,
+        )
+
     def precondition(self, values: Tensor) -> Tensor:
         return self.constraint.reduce(self.resize.precondition(self.constraint.spread(values)))
-
-
-class ResizeSolution(NamedTuple):
-    """The last dual point and what is left of the constraint there: C (R z R^T - b), in levels."""
-
-    y: Tensor
-    residual: Tensor
-    iterations: int
 
 
 def project_onto_view(
@@ -194,7 +224,7 @@ def project_onto_view(
     tolerance: float = 0.02,
     max_iterations: int = 8,
     max_inner: int = 6,
-) -> ResizeSolution:
+) -> DualPoint:
     """Minimise the dual by a semismooth Newton method, from `start` where there is one.
 
     Args:
@@ -213,8 +243,14 @@ def project_onto_view(
     for iteration in range(max_iterations):
         largest, rms = _numbers(g.abs().max(), g.square().mean().sqrt())
         if largest <= tolerance:
-            return ResizeSolution(y, g, iteration)
-        step = _newton_step(problem, g, free, min(0.1, rms**0.5), max_inner)
+            return DualPoint(y, g, iteration)
+        (step,), _ = conjugate_gradients(
+            lambda direction: problem.curvature(direction[0], free)[None],
+            -g[None],
+            relative=min(0.1, rms**0.5),  # which tightens as the residual falls
+            preconditioner=lambda residual: problem.precondition(residual[0])[None],
+            max_iterations=max_inner,
+        )
         # The dual's slope along the step rises from negative; a secant finds where it is near 0.
         length = 1.0
         for _ in range(4):
@@ -224,29 +260,10 @@ def project_onto_view(
                 break
             length *= slope / (slope - rise)
         y, g = y + length * step, there
-    return ResizeSolution(y, g, max_iterations)
+    return DualPoint(y, g, max_iterations)
 
 
 def _numbers(*figures: Tensor) -> list[float]:
     """Several at once: a card is waited for once."""
     numbers: list[float] = torch.stack(figures).tolist()
     return numbers
-
-
-def _newton_step(problem: ResizeProblem, g: Tensor, free: Tensor, accuracy: float, max_inner: int) -> Tensor:
-    """The Hessian's solution for -g, to a relative accuracy: one that tightens as the residual falls."""
-    step, residual = torch.zeros_like(g), -g
-    preconditioned = problem.precondition(residual)
-    direction, rho = preconditioned, (residual * preconditioned).sum()
-    enough = accuracy**2 * rho
-    for _ in range(max_inner):
-        image = problem.curvature(direction, free)
-        alpha = rho / (direction * image).sum().clamp_min(1e-30)
-        step = step + alpha * direction
-        residual = residual - alpha * image
-        preconditioned = problem.precondition(residual)
-        fresh = (residual * preconditioned).sum()
-        if bool(fresh < enough):
-            break
-        direction, rho = preconditioned + fresh / rho * direction, fresh
-    return step

@@ -66,25 +66,47 @@ class AffineBox(NamedTuple):
         return (best - (dual + g * (self.x - lowest)).sum(1)).abs() / (1 + best)
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Solutions z [p, n] of p independent problems under A z = A x and lower <= z <= upper, with a certificate each.
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Figures of p independent problems, measured on their solutions z.
 
     Attributes:
-        value: z [p, n], or [n] of a single problem, inside the bounds exactly as far as `bound_violation` says.
-        residual: ||A (z - x)||_2 of each problem, in the units of x.
+        residual: what is left of the equality, ||A (z - x)||_2 of each problem, in the units of A x; of least squares
+            ||A z - b||_2, of a resize's problem the largest entry.
         bound_violation: largest excess over a bound, in the units of z.
-        gap: (primal - dual) / (1 + primal): 0 is a proof of optimality.
+        gap: 0 is a proof of optimality. Of projections (primal - dual) / (1 + primal); of least squares a bound on how
+            far `residual` exceeds the least possible.
         iterations: outer iterations spent.
         status: the worst status among the problems.
     """
 
-    value: Float[Tensor, "... n"]
     residual: Float[Tensor, " p"]
     bound_violation: Float[Tensor, " p"]
     gap: Float[Tensor, " p"]
     iterations: Int[Tensor, " p"]
     status: Status
+
+    def figures(self, norm: Norm) -> dict[str, Any]:
+        """What JSON documents carry: the worst among the problems."""
+        return {
+            "norm": norm,
+            "status": self.status.name.lower(),
+            "iterations": int(self.iterations.max()),
+            "gap": float(self.gap.max()),
+            "residual": float(self.residual.max()),
+            "bound_violation": float(self.bound_violation.max()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution(Certificate):
+    """Solutions of p independent problems, with their certificate.
+
+    Attributes:
+        value: z [p, n], or [n] of a single problem, inside the bounds exactly as far as `bound_violation` says.
+    """
+
+    value: Float[Tensor, "... n"]
 
     @classmethod
     def certified(
@@ -93,7 +115,14 @@ class Solution:
         """Measure z [p, n] afresh, with the dual point y [p, r] as the proof of its optimality."""
         violation = torch.maximum(problem.lower - z, z - problem.upper).clamp_min(0).amax(1)
         residual = problem.residual(z).norm(dim=1)
-        return cls(z, residual, violation, problem.gap(z, y, norm), iterations, status)
+        return cls(
+            value=z,
+            residual=residual,
+            bound_violation=violation,
+            gap=problem.gap(z, y, norm),
+            iterations=iterations,
+            status=status,
+        )
 
     def keeping_source(self, problem: AffineBox, kept: Bool[Tensor, " p"], norm: Norm) -> "Solution":
         """The same with x itself for the problems that are `kept`, measured afresh: feasible, and far from optimal.
@@ -123,15 +152,3 @@ class Solution:
         """The same on another device: to read a certificate off the host, one figure after another."""
         tensors: dict[str, Any] = {name: part.to(device) for name, part in vars(self).items() if name != "status"}
         return replace(self, **tensors)
-
-    def certificate(self, norm: Norm) -> dict[str, Any]:
-        """The figures that JSON documents carry: the worst among the problems."""
-        return {
-            "norm": norm,
-            "status": self.status.name.lower(),
-            "iterations": int(self.iterations.max()),
-            "gap": float(self.gap.max()),
-            "residual": float(self.residual.max()),
-            "bound_violation": float(self.bound_violation.max()),
-            "patches": len(self.value),
-        }

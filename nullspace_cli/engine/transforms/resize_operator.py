@@ -1,23 +1,27 @@
 """timm's eval transform as a linear operator with an adjoint: sparse resize matrices, crop and padding."""
 
 import copy
-from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, overlap, per_channel
+
+IDENTITY_NUMBERS = 2**22
+"""How much of the identity is resized at once: 16 MiB."""
 
 
 class ResizeOperator:
     """The eval transform of one image size, up to its rounding to 8 bits, as an affine operator on pixels in [0, 1].
 
     View(x) = rows x cols^T + fill for each channel: `rows` [h, H] and `cols` [w, W] are sparse (COO) with PIL's resize
-    coefficients, cut to the crop; `fill` [3, h, w] is the padding's colour, zero inside the image. All are float64 on
-    the CPU until `to` is called. Normalisation is left to the transform.
+    coefficients, to the precision of float32, cut to the crop; `fill` [3, h, w] is the padding's colour, zero inside
+    the image. All are float64 on the CPU until `to` is called. Normalisation is left to the transform.
 
     Raises:
         ImageError: the image is too elongated to be resized.
@@ -61,68 +65,34 @@ def _multiply(matrix: Tensor, images: Tensor, axis: int) -> Tensor:
 
 
 def _resampling(interpolation: str, size: int, resized: int, start: int, crop: int) -> Float64[Tensor, "crop size"]:
-    """PIL's resize of one axis from `size` to `resized`, then a crop from `start`, as a sparse matrix.
-
-    The coefficients are those of Pillow's `precompute_coeffs` (src/libImaging/Resample.c): the kernel, stretched by the
-    scale when it shrinks the image, sampled at pixel centres, cut at the image's edge, and made to sum to 1.
-    """
+    """PIL's resize of one axis from `size` to `resized`, then a crop from `start`, as a sparse matrix."""
     inside, target = overlap(start, crop, resized)
-    scale = size / resized
-    if resized == size:  # PIL skips the pass
-        first, weights = np.arange(size)[inside], np.ones((inside.stop - inside.start, 1))
-    elif interpolation == "nearest":
-        # PIL adds up the positions one by one, and their rounding errors decide ties.
-        positions = np.cumsum(np.r_[scale / 2, np.full(resized - 1, scale)])
-        first, weights = positions[inside].astype(np.int64), np.ones((inside.stop - inside.start, 1))
-    else:
-        kernel, support = KERNELS[interpolation]
-        stretch = max(scale, 1.0)
-        support *= stretch
-        centre = (np.arange(resized)[inside] + 0.5) * scale
-        first = np.maximum(centre - support + 0.5, 0).astype(np.int64)
-        last = np.minimum(centre + support + 0.5, size).astype(np.int64)
-        taps = first[:, None] + np.arange((last - first).max())
-        weights = kernel((taps - centre[:, None] + 0.5) * (1 / stretch)) * (taps < last[:, None])
-        weights /= weights.sum(axis=1, keepdims=True)
-    row, tap = weights.nonzero()
-    indices = np.stack([row + target.start, first[row] + tap])
+    row, tap, weight = _coefficients(interpolation, size, resized)
+    kept = slice(*np.searchsorted(row, (inside.start, inside.stop)))
     return torch.sparse_coo_tensor(
-        torch.from_numpy(indices),
-        torch.from_numpy(weights[row, tap]),
+        torch.from_numpy(np.stack([row[kept] - inside.start + target.start, tap[kept]])),
+        torch.from_numpy(weight[kept]),
         (crop, size),
         is_coalesced=True,
         check_invariants=True,
     )
 
 
-def _box(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+@lru_cache(maxsize=32)
+def _coefficients(
+    interpolation: str, size: int, resized: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """What PIL multiplies with, as PIL itself says: by resizing the rows of the identity, floats that it never rounds.
 
-
-def _bilinear(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(1 - abs(x), 0)
-
-
-def _hamming(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)) * (abs(x) < 1)
-
-
-def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    x = abs(x)
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((2.5 - 0.5 * x) * x - 4) * x + 2
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sinc(x) * np.sinc(x / 3) * ((x >= -3) & (x < 3))
-
-
-KERNELS: Mapping[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
-    "box": (_box, 0.5),
-    "bilinear": (_bilinear, 1.0),
-    "hamming": (_hamming, 1.0),
-    "bicubic": (_bicubic, 2.0),
-    "lanczos": (_lanczos, 3.0),
-}
-"""PIL's resampling kernels by timm's names: the function, and how far from 0 it reaches."""
+    Returns:
+        The result's positions, in order; the image's positions that each reads, in order; and how much of them. For
+        each position of the result that sums to 1.
+    """
+    strips = []
+    for first in range(0, size, step := max(1, IDENTITY_NUMBERS // size)):
+        rows = Image.fromarray(np.eye(min(step, size - first), size, first, np.float32))
+        strips.append(np.asarray(rows.resize((resized, rows.height), Image.Resampling[interpolation.upper()])))
+    matrix = np.concatenate(strips).T
+    row, tap = matrix.nonzero()
+    weight = matrix[row, tap].astype(np.float64)
+    return row, tap, weight / np.bincount(row, weight)[row]

@@ -114,7 +114,11 @@ class ModelSize:
     def _finish(self, canvas: "_Canvas", z: Tensor, q: Tensor, solution: Solution, solved: Tensor) -> Watermarked:
         wanted = canvas.target.clamp(0, 1)
         image, rounded = canvas.with_patches(wanted, z), canvas.with_patches(wanted, q)
-        certificate = {**solution.certificate(self.norm), "unmarked_patches": int((~solved).sum())}
+        certificate = {
+            **solution.figures(self.norm),
+            "patches": len(solution.value),
+            "unmarked_patches": int((~solved).sum()),
+        }
         return Watermarked(
             source=to_8_bits(canvas.source),
             wanted=to_8_bits(wanted),
@@ -171,10 +175,10 @@ class _Canvas:
 def _of(solution: Solution, part: slice) -> Solution:
     """The certificate of some of the problems."""
     return Solution(
-        solution.value[part],
-        solution.residual[part],
-        solution.bound_violation[part],
-        solution.gap[part],
-        solution.iterations[part],
-        solution.status,
+        value=solution.value[part],
+        residual=solution.residual[part],
+        bound_violation=solution.bound_violation[part],
+        gap=solution.gap[part],
+        iterations=solution.iterations[part],
+        status=solution.status,
     )

@@ -5,8 +5,6 @@ model with that transform, and a picture whose *rounded* view is the source's is
 it. The patch embedding's, composed with the resize, is needed where the image is hardly larger than the model's input.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -22,10 +20,10 @@ from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.preimage.pillow_passes import Levels, View
 from nullspace_cli.engine.preimage.problem import PreimageProblem
-from nullspace_cli.engine.preimage.solver import PreimageSolver
+from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
-from nullspace_cli.engine.solvers.resize_projection import ResizeProblem, ResizeSolution, project_onto_view
+from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
@@ -53,9 +51,6 @@ CELL = 0.5
 
 BLENDS = 5
 """How often the target may be blended to the source in patches that hold no solution near it."""
-
-SIZES_KEPT = 4
-"""Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
 
 
 class PatchConstraint:
@@ -103,6 +98,7 @@ class NativeSize:
         patches: the model's patch embedding; called only where it is needed. May raise NoNullspaceError.
         nullspace: "auto" takes the resize's where it allows ENOUGH of the mark, else the patch embedding's.
         least: share of the wanted change below which the result is refused.
+        solvers: to share with other makers of one transform.
     """
 
     transform: EvalTransform
@@ -112,10 +108,7 @@ class NativeSize:
     rounding: Rounding = "aware"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     least: float = VISIBLE
-
-    def __post_init__(self) -> None:
-        self._solvers: OrderedDict[tuple[int, int, int], PreimageSolver] = OrderedDict()
-        self._lock = threading.Lock()
+    solvers: PreimageSolvers = field(default_factory=PreimageSolvers)
 
     @full_precision
     def __call__(self, picture: Picture) -> Watermarked:
@@ -145,17 +138,6 @@ class NativeSize:
             )
         return result
 
-    def preimage_solver(self, view: ResizeOperator, channels: int) -> PreimageSolver:
-        """What depends on an image's size alone, made once for each of the last few sizes."""
-        key = (*view.geometry.source, channels)
-        with self._lock:
-            if key not in self._solvers:
-                self._solvers[key] = PreimageSolver(view, channels, self.device)
-            self._solvers.move_to_end(key)
-            while len(self._solvers) > SIZES_KEPT:
-                self._solvers.popitem(last=False)
-            return self._solvers[key]
-
 
 @dataclass(frozen=True, eq=False)
 class _Task:
@@ -173,7 +155,7 @@ class _Task:
     def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
         channels = 1 if picture.grey else 3
         view = ResizeOperator(maker.transform, picture.width, picture.height)
-        preimages = maker.preimage_solver(view, channels)
+        preimages = maker.solvers(view, channels, maker.device)
         transposed = preimages.passes.transposed
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
         if picture.alpha is not None:
@@ -200,7 +182,7 @@ class _Task:
         if self.maker.rounding == "nearest":
             pixels = self.preimages.nearest(found.projection, found.solution.y)
         solver = {
-            **_certificate(found.projection, found.solution),
+            **_figures(found.projection, found.solution),
             "gave_way": float((found.target != target).any(1).mean()),
         }
         return self._result("resize", target, pixels, found.projection, found.solution, solver)
@@ -233,7 +215,7 @@ class _Task:
             projection, start = self.preimages.projection(problem, constraint), solution.y * ~tight[:, None]
             solution = project_onto_view(projection, self._view(own), start, max_iterations=10, max_inner=15)
         certificate = {
-            **_certificate(projection, solution),
+            **_figures(projection, solution),
             "gave_way": float((problem.target != target).any(1).mean()),
         }
         if certificate["status"] != "solved":
@@ -257,11 +239,11 @@ class _Task:
         )
         solution = project_onto_view(projection, own)
         return self._result(
-            nullspace, problem.target, self.source, projection, solution, _certificate(projection, solution)
+            nullspace, problem.target, self.source, projection, solution, _figures(projection, solution)
         )
 
     def _rounded(
-        self, space: PatchSpace, constraint: PatchConstraint, projection: ResizeProblem, solution: ResizeSolution
+        self, space: PatchSpace, constraint: PatchConstraint, projection: ResizeProblem, solution: DualPoint
     ) -> View:
         """The solution's view, rounded in the metric of the patch embedding."""
         seen = projection.resize.gather((strip, z) for strip, _, z in projection.images(solution.y))
@@ -292,7 +274,7 @@ class _Task:
         target: Levels,
         pixels: Levels,
         projection: ResizeProblem,
-        solution: ResizeSolution,
+        solution: DualPoint,
         solver: Mapping[str, Any],
     ) -> Watermarked:
         transposed = self.preimages.passes.transposed
@@ -317,28 +299,9 @@ class _Task:
         )
 
 
-def _certificate(projection: ResizeProblem, solution: ResizeSolution) -> dict[str, Any]:
-    """The figures of the exact projection, in [0, 1] pixel units; the gap is (primal - dual) / (1 + primal)."""
-    distance = excess = 0.0
-    for strip, _, z in projection.images(solution.y):
-        rows = slice(strip.start, strip.stop)
-        lower, upper = (
-            bound if isinstance(bound, int) else bound[rows].reshape(z.shape)
-            for bound in (projection.lower, projection.upper)
-        )
-        distance += float((z - projection.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
-        excess = max(excess, float((z - upper).max()), float((lower - z).max()))
-    primal = distance / 2 / 255**2
-    slack = float((solution.y * solution.residual).sum(dtype=torch.float64)) / 255**2
-    residual = float(solution.residual.abs().max()) / 255
-    return {
-        "norm": 2,
-        "status": "solved" if residual * 255 <= CELL else "iteration_limit",
-        "iterations": solution.iterations,
-        "gap": abs(slack) / (1 + primal),
-        "residual": residual,
-        "bound_violation": excess / 255,
-    }
+def _figures(projection: ResizeProblem, point: DualPoint) -> dict[str, Any]:
+    """The certificate of the exact projection, in [0, 1] pixel units."""
+    return projection.certificate(point, tolerance=CELL).figures(2)
 
 
 def _by_rows(colours: UInt8[NDArray[np.uint8], "H W c"], transposed: bool) -> Levels:

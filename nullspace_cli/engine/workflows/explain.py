@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,11 +23,11 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
-from nullspace_cli.engine.saliency.heat_maps import overlay
-from nullspace_cli.engine.saliency.methods import Method, explain, upsampled
+from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
 from nullspace_cli.engine.saliency.noise import NoiseComparison
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, overlap
 from nullspace_cli.engine.workflows.failed_input import Failed
@@ -119,7 +120,7 @@ class MapMeasures:
     @classmethod
     def of(
         cls,
-        model: Model,
+        maps: SaliencyMaps,
         methods: Sequence[Method],
         sources: Sequence[Path],
         *,
@@ -127,7 +128,7 @@ class MapMeasures:
         noise_rms: float | None,
         seed: int,
     ) -> "MapMeasures":
-        """Measures of the maps of `sources`.
+        """Measures of the model's `maps` of `sources`.
 
         Args:
             faithfulness: whether pixels are taken away in the order of the maps.
@@ -136,9 +137,9 @@ class MapMeasures:
         Raises:
             ModelError: noises are wanted, and the model has no patch embedding to draw them from.
         """
-        curves = FaithfulnessOfMany(model, seed) if faithfulness else None
-        noise = NoiseComparison(model, methods, noise_rms, seed) if noise_rms else None
-        return cls(model, curves, noise, labels_of(model, sources) if faithfulness else None)
+        curves = FaithfulnessOfMany(maps.model, seed) if faithfulness else None
+        noise = NoiseComparison(maps, methods, noise_rms, seed) if noise_rms else None
+        return cls(maps.model, curves, noise, labels_of(maps.model, sources) if faithfulness else None)
 
     def __bool__(self) -> bool:
         """Whether anything is wanted."""
@@ -185,6 +186,11 @@ class Explainer:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
 
+    @cached_property
+    def maps(self) -> SaliencyMaps:
+        """One for all images."""
+        return SaliencyMaps(self.model)
+
     def each(self, jobs: Sequence[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
         for start in range(0, len(jobs), self.group):
@@ -207,7 +213,7 @@ class Explainer:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
             logits = finite(self.model.in_full_precision()(images), self.model, "the images").logits
             classes = self._classes(logits)
-            maps = {method.name: explain(self.model, images, method, classes) for method in self.methods}
+            maps = {method.name: self.maps(images, method, classes) for method in self.methods}
             for k, image in enumerate(images):
                 own = {name: values[k] for name, values in maps.items()}
                 index, answer = None if classes is None else int(classes[k]), None if logits is None else logits[k]

@@ -18,7 +18,7 @@ from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.noise.noise import write_noise
 from nullspace_cli.engine.noise.presets import owner
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
-from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
+from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.workflows.progress import Progress, unwatched
@@ -30,7 +30,7 @@ SAVE_SECONDS = 30.0
 class Learned(NamedTuple):
     """All noises of a run, in the order of the limits, and the images that all processes had to leave out."""
 
-    noises: list[LearnedNoise]
+    noises: list[LearningResult]
     skipped: list[str]
 
 
@@ -90,7 +90,7 @@ class NoiseRun:
         left_out = [name for part in self.ranks.gather(skipped) for name in part]
         return Learned([done[limit] for limit in files], left_out)
 
-    def _finished(self, files: dict[float, Path]) -> dict[float, LearnedNoise]:
+    def _finished(self, files: dict[float, Path]) -> dict[float, LearningResult]:
         """Noises that an earlier run of the same plan has finished."""
         done = {}
         for limit, path in files.items():
@@ -98,7 +98,7 @@ class NoiseRun:
                 tensors, about = read_tensors(path, NOISE)
                 require_weights(path, about, self.model.name, self.model.weights_sha256)
                 self.plan.require(path, about.parameters["plan"], but=("limits",))
-                done[limit] = LearnedNoise(
+                done[limit] = LearningResult(
                     self._record(about.parameters["record"], path, None), tensors["losses"].tolist()
                 )
         return done
@@ -132,7 +132,7 @@ class NoiseRun:
                         trainer.save(self.state)
                     saved = now
 
-    def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearnedNoise]:
+    def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearningResult]:
         done = {}
         for learner in trainer.learners:
             path, record = files[learner.limit], learner.record(trainer.plan)
@@ -149,7 +149,7 @@ class NoiseRun:
                     record=record,
                     force=self.force or self.resume,
                 )
-            done[learner.limit] = LearnedNoise(self._record(record, path, rate), learner.losses)
+            done[learner.limit] = LearningResult(self._record(record, path, rate), learner.losses)
         if self.ranks.first:
             self.state.unlink(missing_ok=True)
         return done

@@ -16,10 +16,11 @@ from nullspace_cli.engine.adversarial.report import controls
 from nullspace_cli.engine.adversarial.sources import choose_source
 from nullspace_cli.engine.adversarial.target_image import TargetImage, detail_scale, fit, likeness
 from nullspace_cli.engine.errors import DataError, NoNullspaceError, UsageError
-from nullspace_cli.engine.files.pictures import Picture, read_picture
+from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
-from nullspace_cli.engine.saliency.heat_maps import heat, heat_colours, overlay
+from nullspace_cli.engine.plots.heat_maps import heat, overlay
+from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.result import Pixels
@@ -205,6 +206,23 @@ def test_controls_have_the_noises_norm_and_lie_where_they_say(network: LazyModel
     assert not torch.equal(noises, controls(result, space, everything, 1))
 
 
+def test_tries_of_one_size_share_what_depends_on_it(network: LazyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class Counted(PreimageSolver):
+        def __init__(self, *arguments: Any) -> None:
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("nullspace_cli.engine.preimage.solver.PreimageSolver", Counted)
+    attack = Attack(network, "native")
+    source = picture_of(drawing(1, 160, 120))
+    for strength in (1.0, 2.0):
+        attack.rough(source, drawing(2))
+        replace(attack, rounding="nearest").at(source, drawing(2), strength)
+    assert len(made) == 1
+
+
 def test_controls_at_native_size_go_through_the_resize() -> None:
     """White noise is all but averaged away, and noise that the resize reads is not."""
     view = ResizeOperator(TRANSFORM, 320, 480)
@@ -224,14 +242,6 @@ def test_controls_at_native_size_go_through_the_resize() -> None:
 
 
 # Overlays
-
-
-def test_heat_is_drawn_in_colours_of_rising_lightness() -> None:
-    colours = heat_colours(np.linspace(0, 1, 64)[None])[0]
-    lightness = colours @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(lightness) > 0).all()
-    assert lightness[0] < 5
-    assert lightness[-1] > 240
 
 
 def test_the_hottest_place_is_the_maps_own() -> None:

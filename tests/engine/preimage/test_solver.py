@@ -14,7 +14,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.shared import CropMode, Interpolation
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
-from nullspace_cli.engine.preimage.solver import PreimageSolver
+from nullspace_cli.engine.preimage.solver import SIZES_KEPT, PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
@@ -291,3 +291,14 @@ def test_on_cuda() -> None:
     source = drawing()
     found = realise(preimages, PreimageProblem(striped(source), preimages.passes(source), source))
     assert not found.wrong.any()
+
+
+def test_preparations_are_kept_for_a_few_sizes() -> None:
+    solvers, cpu = PreimageSolvers(), torch.device("cpu")
+    views = [ResizeOperator(transform_of(), 150 + i, 150) for i in range(SIZES_KEPT + 1)]
+    first = solvers(views[0], 3, cpu)
+    assert solvers(ResizeOperator(transform_of(), 150, 150), 3, cpu) is first
+    assert solvers(views[0], 1, cpu) is not first
+    for view in views[1:]:
+        solvers(view, 3, cpu)
+    assert solvers(views[0], 3, cpu) is not first

@@ -78,7 +78,7 @@ def test_without_active_bounds_it_is_the_pseudoinverse() -> None:
     fit = bounded_least_squares(A, b, -1.0, 1.0)
     torch.testing.assert_close(fit.value, b @ torch.linalg.pinv(A).mT, rtol=0, atol=1e-12)
     assert fit.iterations.max() == 0
-    assert fit.excess.max() < 1e-12
+    assert fit.gap.max() < 1e-12
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,10 +96,10 @@ def test_certificate_is_honest(d: int, n: int, spread: float, size: float, lower
     fit = bounded_least_squares(A, b, lower, lower + 1.5)
     torch.testing.assert_close(fit.residual, (fit.value @ A.mT - b).norm(dim=1), rtol=1e-9, atol=1e-14)
     assert fit.status is Status.SOLVED
-    assert (fit.excess <= 1e-9 * b.norm(dim=1)).all()
+    assert (fit.gap <= 1e-9 * b.norm(dim=1)).all()
     assert fit.value.min() >= lower
     assert fit.value.max() <= lower + 1.5
-    for row, residual, excess in zip(b, fit.residual, fit.excess, strict=True):
+    for row, residual, excess in zip(b, fit.residual, fit.gap, strict=True):
         assert float(residual - excess) <= least_residual(A, row, lower, lower + 1.5, "bvls") + 1e-12
 
 
@@ -108,8 +108,8 @@ def test_an_early_end_is_reported_and_its_certificate_holds() -> None:
     fit, optimum = (bounded_least_squares(A, b, -1.0, 1.0, max_iterations=limit) for limit in (3, 60))
     assert fit.status is Status.ITERATION_LIMIT
     assert (fit.residual > optimum.residual + 1e-6).all()
-    assert (fit.residual - fit.excess <= optimum.residual).all()
-    assert (fit.excess < fit.residual).all()
+    assert (fit.residual - fit.gap <= optimum.residual).all()
+    assert (fit.gap < fit.residual).all()
 
 
 def test_problems_do_not_disturb_each_other() -> None:

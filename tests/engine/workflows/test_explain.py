@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.demo.drawing import draw
+from nullspace_cli.engine.files.pictures import encode_png
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.saliency.faithfulness import Faithfulness, FaithfulnessOfMany, faithfulness
-from nullspace_cli.engine.saliency.methods import METHODS, explain
+from nullspace_cli.engine.saliency.methods import METHODS, SaliencyMaps, explain
 from nullspace_cli.engine.saliency.noise import NoiseComparison
-from nullspace_cli.engine.workflows.explain import labels_of
+from nullspace_cli.engine.saliency.transformer import WatchedTransformer
+from nullspace_cli.engine.workflows.explain import Explained, Explainer, ExplainFiles, labels_of
 
 
 @pytest.fixture(scope="module")
@@ -62,11 +65,41 @@ def test_each_image_has_its_own_random_map(model: Model, images: Tensor, monkeyp
     assert not torch.equal(used[1], used[3])
 
 
+# What images and methods share
+
+
+def test_the_network_is_copied_once_for_all_images_and_methods(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token methods compute in float64, on a copy: not on one for each of them and each few images."""
+    made = []
+
+    class Counted(WatchedTransformer):
+        def __init__(self, model: Model) -> None:
+            made.append(model)
+            super().__init__(model)
+
+    monkeypatch.setattr("nullspace_cli.engine.saliency.transformer.WatchedTransformer", Counted)
+    jobs = []
+    for index in range(3):
+        write_bytes(tmp_path / f"{index}.png", encode_png(draw("val", index)[0]))
+        jobs.append(ExplainFiles(tmp_path / f"{index}.png", {}, None, tmp_path / f"{index}.safetensors"))
+    explainer = Explainer(model, [METHODS[name] for name in ("rollout", "raw", "attribution")], group=2)
+    done = [item for group in explainer.each(jobs) for item in group]
+    NoiseComparison(explainer.maps, [METHODS["rollout"]], 0.1, seed=0).add(
+        torch.stack([item.image for item in done if isinstance(item, Explained)]),
+        None,
+        {"rollout": torch.stack([item.maps["rollout"] for item in done if isinstance(item, Explained)])},
+    )
+    assert len(done) == 3
+    assert len(made) == 1
+
+
 # Noise
 
 
 def test_noises_of_equal_norm_in_their_spaces(model: Model) -> None:
-    noises = NoiseComparison(model, [], 0.1, seed=3).noises(3)
+    noises = NoiseComparison(SaliencyMaps(model), [], 0.1, seed=3).noises(3)
     std = torch.tensor(model.transform.std, dtype=torch.float64)[:, None, None]
     weight = model.module.get_parameter("patch_embed.proj.weight").double()
     embedded = {kind: F.conv2d((noise / std)[None], weight, stride=32) for kind, noise in noises.items()}
@@ -81,7 +114,7 @@ def test_noises_of_equal_norm_in_their_spaces(model: Model) -> None:
 
 def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model: Model) -> None:
     """Of one seed both would be made of the same normal numbers."""
-    noises = NoiseComparison(model, [], 0.1, seed=3).noises(3)
+    noises = NoiseComparison(SaliencyMaps(model), [], 0.1, seed=3).noises(3)
     drawn = torch.randn(49 * 2880, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     for kind in ("random", "row_space"):
         control = noises[kind].flatten()[: len(drawn)]
@@ -91,7 +124,7 @@ def test_the_control_has_nothing_in_common_with_the_draw_of_the_null_noise(model
 def test_every_image_has_its_own_noise_whatever_its_batch(model: Model, images: Tensor) -> None:
     method, classes = METHODS["rollout"], torch.tensor([0, 1, 2])
     maps = {"rollout": explain(model, images, method)}
-    found = [NoiseComparison(model, [method], 0.3, seed=0) for _ in range(2)]
+    found = [NoiseComparison(SaliencyMaps(model), [method], 0.3, seed=0) for _ in range(2)]
     found[0].add(images, classes, maps)
     for k in range(3):
         found[1].add(images[k : k + 1], classes[k : k + 1], {"rollout": maps["rollout"][k : k + 1]})
@@ -106,13 +139,13 @@ def test_every_image_has_its_own_noise_whatever_its_batch(model: Model, images: 
 
 
 def test_constant_maps_are_counted_and_left_out(model: Model, images: Tensor) -> None:
-    comparison = NoiseComparison(model, [METHODS["rollout"]], 0.1, seed=0)
+    comparison = NoiseComparison(SaliencyMaps(model), [METHODS["rollout"]], 0.1, seed=0)
     maps = explain(model, images, METHODS["rollout"])
     maps[1] = 1
     comparison.add(images, None, {"rollout": maps})
     null = comparison.to_dict()["methods"]["rollout"]["null"]
     assert (null["undefined"], null["spearman"]) == (1, pytest.approx(1))
-    comparison = NoiseComparison(model, [METHODS["rollout"]], 0.1, seed=0)
+    comparison = NoiseComparison(SaliencyMaps(model), [METHODS["rollout"]], 0.1, seed=0)
     comparison.add(images, None, {"rollout": 0 * maps})
     assert comparison.to_dict()["methods"]["rollout"]["random"]["spearman"] is None
 

@@ -16,7 +16,7 @@ from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
-from nullspace_cli.engine.noise.trainer import LearnedNoise, Plan, Trainer
+from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
 from tests.conftest import contents
@@ -119,7 +119,7 @@ def test_noises_are_finished_where_the_first_process_finds_them(
     assert sorted(ran) == ([] if where == 0 else [0, 1])
     for learned in found:
         assert isinstance(learned, list)
-        assert all(isinstance(noise, LearnedNoise) and len(noise.losses) == 6 for noise in learned)
+        assert all(isinstance(noise, LearningResult) and len(noise.losses) == 6 for noise in learned)
 
 
 def test_what_follows_the_first_process_is_all_that_changes(

@@ -8,7 +8,7 @@ from nullspace_cli.engine.documents.base import Document, Natural, Percent, Posi
 from nullspace_cli.engine.documents.commands.basis import Check, Patches
 from nullspace_cli.engine.documents.commands.explain import ExplainImage
 from nullspace_cli.engine.documents.commands.fool import Fooled
-from nullspace_cli.engine.documents.commands.learn_noise import LearnedNoise
+from nullspace_cli.engine.documents.commands.learn_noise import LearnedNoiseRecord
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.commands.watermark import WatermarkImage
 from nullspace_cli.engine.documents.shared import Level, Plan, Result
@@ -30,7 +30,7 @@ class DemoNoise(Document):
 
 class DemoLearned(Document):
     level: Level
-    noises: list[LearnedNoise]
+    noises: list[LearnedNoiseRecord]
     images: Natural
     plan: Plan
     preview: str

@@ -52,7 +52,7 @@ class Faithfulness(Areas):
     curves: Curves
 
 
-class MapLikeness(Document):
+class MapSimilarity(Document):
     spearman: float | None
     pearson: float | None
     ssim: float | None
@@ -60,10 +60,10 @@ class MapLikeness(Document):
     undefined: Count
 
 
-class MapLikenesses(Document):
-    null: MapLikeness
-    random: MapLikeness
-    row_space: MapLikeness
+class MapSimilarities(Document):
+    null: MapSimilarity
+    random: MapSimilarity
+    row_space: MapSimilarity
 
 
 class Matches(Document):
@@ -77,7 +77,7 @@ class NoiseComparison(Document):
 
     rms: Positive
     match_percent: Matches
-    methods: dict[str, MapLikenesses]
+    methods: dict[str, MapSimilarities]
 
 
 class ExplainMeasured(Document):

@@ -25,7 +25,7 @@ class MapSimilarities(Document):
     control_row_space: Similarity = may_lack("of the maps before rounding")
 
 
-class Likeness(Document):
+class LikenessRecord(Document):
     """How like its target the result looks, and how like its source."""
 
     ssim_target: float
@@ -65,7 +65,7 @@ class Fooled(Verdict):
     nullspace: Literal["resize", "patch"]
     prediction: Predictions
     range: Range
-    likeness: Likeness
+    likeness: LikenessRecord
     saliency: dict[str, MapSimilarities] | None
     saliency_png: dict[str, MapSimilarities] | None
     solver: Solver

@@ -9,7 +9,7 @@ from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Plan
 
 
-class LearnedNoise(NoiseRecord):
+class LearnedNoiseRecord(NoiseRecord):
     noise: str
     images_per_second: NonNegative | None
 
@@ -19,7 +19,7 @@ class LearnNoise(Run):
 
     schema_: Literal["vitnull/learn-noise/1"] = Field(alias="schema")
     level: Level
-    noises: list[LearnedNoise]
+    noises: list[LearnedNoiseRecord]
     images: Natural
     skipped: list[str]
     outputs: Literal["logits", "features"]

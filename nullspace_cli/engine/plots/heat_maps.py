@@ -1,8 +1,9 @@
-"""Heat maps over images, by numpy alone."""
+"""Heat maps over images."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,26 +15,8 @@ CAP = 0.995
 STRENGTH = 0.75
 """Weight of the colours where a map is hottest."""
 
-HEAT = (
-    (0, 0, 4),
-    (27, 12, 65),
-    (74, 12, 107),
-    (120, 28, 109),
-    (165, 44, 96),
-    (207, 68, 70),
-    (237, 105, 37),
-    (251, 155, 6),
-)
-"""Anchors of a scale from dark to light at even steps: "inferno" of S. van der Walt and N. Smith (CC0), up to 251."""
-
-TOP = (247, 209, 61), (252, 255, 164)
-ANCHORS = np.array((*HEAT, *TOP), np.float64)
-
-
-def heat_colours(values: Float[NDArray[np.float64], "h w"]) -> Float[NDArray[np.float64], "h w 3"]:
-    """Values in [0, 1] as colours in [0, 255] of a perceptually uniform scale: equal steps look equal, in grey too."""
-    steps = np.linspace(0, 1, len(ANCHORS))
-    return np.stack([np.interp(values, steps, channel) for channel in ANCHORS.T], -1)
+COLOURS = "inferno"
+"""matplotlib's name of the scale: from dark to light, and equal steps look equal, in grey too."""
 
 
 def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArray[np.float64], "h w"]:
@@ -60,5 +43,5 @@ def overlay(
     part = picture[read]
     values = heat(saliency, part.shape[:2])
     weight = STRENGTH * (0.35 + 0.65 * values[..., None])
-    picture[read] = (1 - weight) * part + weight * heat_colours(values)
+    picture[read] = (1 - weight) * part + weight * 255 * colormaps[COLOURS](values)[..., :3]
     return picture.round().astype(np.uint8)
