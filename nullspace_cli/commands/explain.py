@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from nullspace_cli.commands.batch import Batch
+from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import check_outputs, ending_in, named_images
 from nullspace_cli.commands.options import (
@@ -115,8 +115,8 @@ def explain(
     known = wanted if names else []  # what suits the model shows when it is loaded
     read = [files_from, *options.files(model)]
     check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
-    batch = Batch(console, "explain", [job.source for job in jobs], alone=len(jobs) == 1, jsonl=jsonl)
-    jobs = [job for job in jobs if job.source not in batch.failures]
+    run = ImageRun(console, "explain", [job.source for job in jobs], alone=len(jobs) == 1, jsonl=jsonl)
+    jobs = [job for job in jobs if job.source not in run.failures]
     loaded = load_model(options.request(model))
     chosen = choose(loaded, names or default_methods(loaded)[:1])
     index = None if class_ is None else class_index(loaded, class_)
@@ -125,33 +125,33 @@ def explain(
     measures = MapMeasures.of(
         explainer.maps, chosen, sources, faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed
     )
-    batch.tell_refused()
+    run.tell_refused()
     started = time.monotonic()
     jobs = [job.only(chosen) for job in jobs]
     if not names:
         check_outputs(jobs, read, out_dir, plot, force=output.force)
     with console.progress("images", len(jobs)) as advance:
         for group in explainer.each(jobs):
-            done = list(batch.done(group, advance))
+            done = list(run.done(group, advance))
             measures.add(done)
             for item in done:
-                batch.add(item.record)
+                run.add(item.record)
     if plot:
         measures.draw(plot, force=output.force)
-    count, elapsed = len(batch.records), time.monotonic() - started
+    count, elapsed = len(run.records), time.monotonic() - started
     measured = {
         "summary": {
             "count": count,
-            "failed": len(batch.failures),
+            "failed": len(run.failures),
             "images_per_second": round(count / elapsed, 3) if count and elapsed else None,
         },
         "faithfulness": measures.faithfulness.to_dict() if measures.faithfulness else None,
         "plot": str(plot) if plot else None,
         "noise": measures.describe_noise(),
-        "failures": batch.described_failures(),
+        "failures": run.described_failures(),
     }
     if not jsonl:
-        console.result(console.document("explain", loaded, options.seed, {"images": batch.records, **measured}), render)
+        console.result(console.document("explain", loaded, options.seed, {"images": run.records, **measured}), render)
     elif measures:
         console.record("explain-measured", measured)
-    return batch.exit_code
+    return run.exit_code

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.batch import Batch
+from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import (
     WATERMARKED_ENDING,
@@ -166,7 +166,7 @@ def watermark(
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
         alone = len(planned.files) == 1 and ranks.world == 1
-        batch = Batch(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
+        run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
@@ -174,27 +174,27 @@ def watermark(
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force, notice=console.warn
         )
-        batch.tell_refused()
-        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in batch.failures]
+        run.tell_refused()
+        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
         if jobs:
             pipeline.prepare()
         started = time.monotonic()
         with console.progress("images", len(jobs)) as advance:
-            for done in batch.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
+            for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
                 console.detail(f"{done.record['source']} -> {done.record['output']}")
-                batch.add(done.record, _judge(console, done.record, tolerance))
-        batch.gather(ranks)
+                run.add(done.record, _judge(console, done.record, tolerance))
+        run.gather(ranks)
         if not ranks.first:
             return 0
-        summary = summarise(batch.records, len(batch.failures), time.monotonic() - started)
+        summary = summarise(run.records, len(run.failures), time.monotonic() - started)
         body = {
-            "images": batch.records,
+            "images": run.records,
             "summary": {**summary, "skipped": len(planned.skipped)},
-            "failures": batch.described_failures(),
+            "failures": run.described_failures(),
         }
         if not jsonl:
             console.result(console.document("watermark", network, options.seed, body), render)
-        return batch.exit_code
+        return run.exit_code
 
 
 def _mark_of(given: list[Path]) -> Path:

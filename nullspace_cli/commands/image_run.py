@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Batch:
+class ImageRun:
     """The images of one run.
 
     Attributes:
