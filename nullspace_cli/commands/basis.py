@@ -1,13 +1,14 @@
 """`vitnull basis`: the exact nullspace of a model's patch embedding."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem, number
 from nullspace_cli.commands.outputs import claim, refuse_stream
+from nullspace_cli.commands.rendering.basis import render
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.nullspace.check import Check
@@ -88,10 +89,7 @@ def basis(
         "preview": str(picture) if preview else None,
     }
     document = console.document("basis", loaded, options.seed, body)
-    if output.json:
-        console.json(document)
-    else:
-        _render(console, document)
+    console.result(document, render)
     return _judge(console, verdict)
 
 
@@ -108,29 +106,3 @@ def _judge(console: Console, verdict: "Check | None") -> int:
         f"random noise of equal norm by {verdict.random_logit_mse:.3g}. Not all directions are exact; lower --rtol."
     )
     return 3
-
-
-def _render(console: Console, document: dict[str, Any]) -> None:
-    check = document["check"]
-    height, width = document["patch_size"]
-    console.table(
-        [
-            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
-            (
-                "patch",
-                f"{document['in_chans']} x {height} x {width} = {document['patch_dim']} -> {document['embed_dim']}",
-            ),
-            ("rank", document["rank"]),
-            ("nullity", f"{document['nullity']} ({document['nullity'] / document['patch_dim']:.1%} of a patch)"),
-            ("per channel", ", ".join(map(str, document["nullity_per_channel"]))),
-            (
-                "singular values",
-                f"{document['sigma_max']:.4g} ... {document['sigma_min']:.4g} (rtol {document['rtol']:.2g})",
-            ),
-            ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
-            ("random noise", check and f"of equal norm moves them by {check['random_logit_mse']:.2g}"),
-            ("check", check and {True: "passed", False: "FAILED", None: "says nothing"}[check["passed"]]),
-            ("basis", document["basis"]),
-            ("preview", document["preview"]),
-        ]
-    )

@@ -56,6 +56,13 @@ class Console:
 
         self._out(checked_document(document))
 
+    def result(self, document: Mapping[str, Any], render: Callable[["Console", Mapping[str, Any]], None]) -> None:
+        """What a command has found: its JSON document if --json asks for it, else as `render` shows it to people."""
+        if self.options.json:
+            self.json(document)
+        else:
+            render(self, document)
+
     def record(self, name: str, record: Mapping[str, Any]) -> None:
         """One line of a machine's result, sent off at once; `name` is that of its declaration."""
         from nullspace_cli.engine.documents.commands.registry import checked_line
@@ -161,15 +168,6 @@ class Console:
         }
         checked_document(document)
         return document
-
-
-def broken_promise(record: Mapping[str, Any], tolerance: float) -> str:
-    """What of a file that did not pass verification has changed, as a clause."""
-    kept = {True: "the class is kept", False: "the class is another", None: "there are no classes"}[record["match"]]
-    for name, key in (("embedding", "embedding_error"), ("feature", "feature_change")):
-        if record[key] is not None:
-            return f"{kept}, {name} change {record[key]:.3g} (tolerance {tolerance:.3g})"
-    return kept
 
 
 def _visible(value: object, *, lines: bool = False) -> str:

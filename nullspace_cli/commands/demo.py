@@ -7,6 +7,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import OutputOptions, path_name, whole
+from nullspace_cli.commands.rendering.demo import render
 
 
 def demo(
@@ -24,10 +25,7 @@ def demo(
     from nullspace_cli.engine.workflows.demo import run_demo
 
     model, body = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
-    if output.json:
-        console.json(console.document("demo", model, seed, body))
-    else:
-        _render(console, body)
+    console.result(console.document("demo", model, seed, body), render)
     failed = [name for name, holds in _checks(body).items() if not holds]
     if not failed:
         return 0
@@ -46,113 +44,3 @@ def _checks(body: dict[str, Any]) -> dict[str, bool]:
         "learned noise": all(noise["logit_mse"] < control["logit_mse"] for control in controls),
         "fool": body["fool"]["verified"],
     }
-
-
-def _render(console: Console, body: dict[str, Any]) -> None:
-    space, match = body["nullspace"], body["noise"]["match_percent"]
-    names = {"demo": "demo (ViT, 32 x 32 patches)", "demo-cnn": "demo-cnn (ResNet)"}
-    console.line()
-    console.grid(
-        ["model", "accuracy", "same class under null noise", "under random noise of equal norm"],
-        [
-            [
-                names[name],
-                f"{body['accuracy'][name]:.1f}%",
-                f"{match[name]['null']:.1f}%",
-                f"{match[name]['random']:.1f}%",
-            ]
-            for name in names
-        ],
-    )
-    console.line(f"({body['images']} validation images, noise of rms {body['noise']['std']} in [0, 1] pixels)")
-    console.line()
-    console.line(
-        f"The ViT reads {space['patch_dim']} numbers a patch by a matrix of rank {space['rank']}: {space['nullity']} "
-        f"directions are invisible to it."
-    )
-    console.line(
-        f"Its logits under null noise moved by {space['check']['null_logit_mse']:.1e} (mse), "
-        f"under random noise of equal norm by {space['check']['random_logit_mse']:.1e}."
-    )
-    console.line()
-    rows = []
-    for record in body["watermarks"]:
-        rows.append(
-            [
-                record["output"],
-                _answer(record["before"]),
-                _answer(record["after"]),
-                f"{record['embedding_error']:.3%}",
-                f"{record['solver']['residual']:.0e}",
-            ]
-        )
-    console.grid(["watermarked", "before", "after", "embedding moved", "solver residual"], rows)
-    console.line()
-    native = body["native"]
-    changed = native["input_pixels_changed"]
-    console.line(
-        f"{native['output']} keeps its {native['size'][0]} x {native['size'][1]} pixels. Of the model's input "
-        + ("not a bit changed." if changed == 0 else f"{changed:.4%} changed.")
-    )
-    console.line()
-    _render_learned(console, body["learned_noise"])
-    console.line()
-    _render_fooled(console, body["fool"])
-    console.line()
-    console.grid(
-        ["explained", "prediction", "methods", "sheet"],
-        [
-            [
-                record["source"],
-                _answer(record["prediction"]),
-                len(record["methods"]),
-                record["sheet"],
-            ]
-            for record in body["explain"]
-        ],
-    )
-    console.line()
-    folder = Path(body["artifacts"][0]).parent
-    console.line(
-        f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'}, {folder / 'demo.basis.png'}, "
-        f"{body['fool']['artifacts']['sheet']} and {body['explain'][0]['sheet']}. Then, on a picture of your own:"
-    )
-    console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo")
-
-
-def _render_learned(console: Console, learned: dict[str, Any]) -> None:
-    names = {"none": "learned", "shuffle": "its elements shuffled", "uniform": "uniform, same norm"}
-    console.grid(
-        ["noise on the patch embeddings", "norm", "same class", "logits moved (mse)"],
-        [
-            [
-                names[result["control"]],
-                f"{result['noise_norm']:.0f}",
-                f"{result['match_percent']:.1f}%",
-                f"{result['logit_mse']:.1f}",
-            ]
-            for result in learned["results"]
-        ],
-    )
-    (noise,) = learned["noises"]
-    console.line(f"({learned['images']} training images, {noise['rounds']} rounds, sampling limit {noise['limit']:g})")
-
-
-def _render_fooled(console: Console, fooled: dict[str, Any]) -> None:
-    seen, like = fooled["prediction"], fooled["likeness"]
-    rows = [
-        ("source", fooled["source"], like["correlation_source"]),
-        ("target", fooled["target"], like["correlation_target"]),
-        ("transformed", fooled["artifacts"]["exact"], None),
-    ]
-    console.grid(
-        ["fooled", "file", "the ViT sees", "correlation with transformed"],
-        [
-            [name, file, _answer(seen[name]), "-" if likeness is None else f"{likeness:.2f}"]
-            for name, file, likeness in rows
-        ],
-    )
-
-
-def _answer(answer: dict[str, Any]) -> str:
-    return f"{answer['label']} {answer['probability']:.2%}"

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
-from nullspace_cli.commands.render import figure
+from nullspace_cli.commands.rendering.evaluate import render, render_plot, shortfall
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.evaluation.noises_under_test import Control
@@ -128,82 +128,59 @@ def evaluate(
     if not paths:
         raise typer.BadParameter("give at least one file of learned noise, or a basis", param_hint="--noise")
 
-    from nullspace_cli.engine.data.datasets import open_data
-    from nullspace_cli.engine.documents.artefacts import read_provenance
-    from nullspace_cli.engine.documents.kinds import BASIS, NOISE
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.evaluation.noises_under_test import cases_of, read_noises_under_test, with_realised
     from nullspace_cli.engine.evaluation.stability import evaluate, spread
-    from nullspace_cli.engine.evaluation.tables import write_csv, write_per_image
-    from nullspace_cli.engine.files.hashes import sha256_of
-    from nullspace_cli.engine.files.writing import write_json
-    from nullspace_cli.engine.models.loading import load_model
     from nullspace_cli.engine.runtime.distributed import joined_ranks
-
-    def check() -> None:
-        claim(written, [*paths, *earlier, *options.files(model)], force=output.force)
+    from nullspace_cli.engine.workflows.common_inputs import common_images, common_model
+    from nullspace_cli.engine.workflows.evaluate import below, check_noises, read_cases, write_results
 
     with joined_ranks() as ranks:
-        ranks.lead(check)  # it alone writes
-        for path in paths:
-            read_provenance(path, NOISE, BASIS)
-        ranks.agree("noises", ", ".join(sha256_of(path)[:12] for path in paths) if ranks.world > 1 else "")
-        drawn: list[Any] = []
+        read = [*paths, *earlier, *options.files(model)]
+        ranks.lead(lambda: claim(written, read, force=output.force))  # it alone writes
+        check_noises(paths, ranks)
         if plot:
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
-            drawn = read_documents(earlier) if ranks.first else []
-        images = open_data(data, split)
-        if ranks.world > 1:
-            ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
+            drawn = read_documents(earlier if ranks.first else [])
+        images = common_images(data, split, ranks)
         refuse_clashes(written, images.files())
         if count is not None:
             images = images.select(spread(count, len(images), options.seed))
-        loaded = load_model(options.request(model, ranks.device(options.device)))
-        ranks.agree("weights", f"{loaded.name} with sha256 {loaded.weights_sha256[:12]}")
+        loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         if transform == "squash":
             loaded = replace(loaded, transform=loaded.transform.squashed())
         if min_match is not None and not loaded.has_head:
             raise UsageError(f"--min-match needs predictions, and {loaded.name} has no head. Leave it out.")
         console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
-        noises = read_noises_under_test(paths, loaded, sigmas=sigma or (0.1,), seed=options.seed)
-        if realise:
-            if all(tested.noise.level != "encoder" for tested in noises):
-                console.warn("--realise: there is no noise at encoder level.")
-            noises = with_realised(noises, loaded, bound)
+        sigmas, limit = sigma or (0.1,), bound if realise else None
+        cases = read_cases(
+            paths, loaded, chosen, sigmas=sigmas, trials=trials, seed=options.seed, bound=limit, notice=console.warn
+        )
         with console.progress("images", len(ranks.share(range(len(images))))) as advance:
-
-            def done(count: int) -> None:
-                for _ in range(count):
-                    advance()
-
             found = evaluate(
                 loaded,
                 images,
-                cases_of(noises, chosen, trials, options.seed),
+                cases,
                 workers=workers,
                 skip_bad=skip_bad,
                 ranks=ranks,
                 notice=console.warn,
-                advance=done,
+                advance=advance,
             )
         if not ranks.first:
             return 0
     body = {"data": data, "split": split, "transform": transform, **found.to_dict()}
     document = console.document("eval", loaded, options.seed, body)
-    if per_image:
-        write_per_image(per_image, found, force=output.force)
-    if csv:
-        write_csv(csv, document["results"], force=output.force)
-    if out:
-        write_json(out, document, force=output.force)
+    write_results(document, found, out=out, csv=csv, per_image=per_image, force=output.force)
     if plot:
         draw_curves(plot, [*drawn, document], force=output.force)
-    if output.json:
-        console.json(document)
-    else:
-        _render(console, document)
-    return _judge(console, document["results"], min_match)
+    console.result(document, render)
+    if min_match is None:
+        return 0
+    failing = below(document["results"], min_match)
+    for result in failing:
+        console.error(shortfall(result, min_match))
+    return 3 if failing else 0
 
 
 def _controls(text: str) -> list["Control"]:
@@ -222,76 +199,6 @@ def _draw(console: Console, plot: Path, documents: list[Path], *, force: bool) -
     from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
     draw_curves(plot, read_documents(documents), force=force)
-    if console.options.json:
-        console.json({"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))})
-    else:
-        console.line(str(plot))
+    document = {"schema": "vitnull/eval-plot/1", "plot": str(plot), "results": list(map(str, documents))}
+    console.result(document, render_plot)
     return 0
-
-
-def _judge(console: Console, results: list[dict[str, Any]], min_match: float | None) -> int:
-    if min_match is None:
-        return 0
-
-    from nullspace_cli.engine.text import shortest
-
-    below = [
-        result
-        for result in results
-        if result["control"] == "none" and (result["match_percent"] is None or result["match_percent"] < min_match)
-    ]
-    for result in below:
-        console.error(
-            f"{_name(result)} keeps {figure(result['match_percent'], '.2f')}%, less than {shortest(min_match)}%."
-        )
-    return 3 if below else 0
-
-
-def _render(console: Console, document: dict[str, Any]) -> None:
-    labelled = document["accuracy"] is not None
-    header = ["noise", "level", "size", "control", "match %", "95%", "logit mse", "feature mse", "cosine", "norm"]
-    console.grid(
-        [*header, *(["accuracy %"] if labelled else [])],
-        [
-            [
-                _name(result),
-                result["level"],
-                _size(result),
-                "-" if result["control"] == "none" else result["control"],
-                figure(result["match_percent"], ".2f"),
-                "-" if result["match_ci95"] is None else "{:.1f} - {:.1f}".format(*result["match_ci95"]),
-                figure(result["logit_mse"], ".3g"),
-                figure(result["feature_mse"], ".3g"),
-                figure(result["feature_cosine"], ".4f"),
-                figure(result["noise_norm"], ".4g"),
-                *([figure(result["accuracy"]["noisy"], ".2f")] if labelled else []),
-            ]
-            for result in document["results"]
-        ],
-    )
-    skipped = f" ({len(document['skipped'])} left out)" if document["skipped"] else ""
-    accuracy = f"{document['accuracy']:.2f}% without noise" if labelled else "unknown"
-    console.line()
-    console.line(
-        f"{document['model']} on {document['images']} images of {document['data']}{skipped}; "
-        f"accuracy {accuracy} ({document['ground_truth']}); mse: summed over the outputs, mean over the images"
-    )
-
-
-def _name(result: dict[str, Any]) -> str:
-    """What tells a noise from the others of a run."""
-    marks = []
-    if result["transfer"]:
-        marks.append(f"of {result['noise_model']}")
-    if result["realised"]:
-        marks.append(f"in pixels, residual {figure(result['residual'], '.2g')}")
-    return result["noise"] + (f" ({', '.join(marks)})" if marks else "")
-
-
-def _size(result: dict[str, Any]) -> str:
-    """What noise started from, or was drawn with."""
-    from nullspace_cli.engine.text import shortest
-
-    if result["sigma"] is not None:
-        return f"sigma {shortest(result['sigma'])}"
-    return "-" if result["limit"] is None else f"limit {shortest(result['limit'])}"

@@ -1,13 +1,12 @@
 """`vitnull fool`: an image that looks like one thing to a person and is another to the network."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console, broken_promise
-from nullspace_cli.commands.image_files import images_in, tell_left_out
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.image_files import images_but_target
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -20,9 +19,8 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import claim
-from nullspace_cli.commands.render import figure
-
-ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
+from nullspace_cli.commands.promises import exit_code_of
+from nullspace_cli.commands.rendering.fool import render
 
 
 def fool(
@@ -114,7 +112,7 @@ def fool(
     from nullspace_cli.engine.files.writing import make_folder
     from nullspace_cli.engine.workflows.fool import FoolFiles
 
-    candidates = [source] if source else _images(sources, target, console.note)  # type: ignore[arg-type]
+    candidates = [source] if source else images_but_target(sources, target, console.note)  # type: ignore[arg-type]
     for path in (*([source] if source else ()), target):
         check_picture(path)
     make_folder(out_dir)
@@ -126,7 +124,6 @@ def fool(
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source
-    from nullspace_cli.engine.errors import VitnullError
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
     from nullspace_cli.engine.workflows.fool import report
@@ -137,17 +134,11 @@ def fool(
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
     wanted = read_picture(target).pixels
-    choice, skipped = None, []
     if source:
-        picture = read_picture(source)
+        choice, picture = None, read_picture(source)
     else:
-
-        def left_out(path: Path, error: VitnullError) -> None:
-            skipped.append(str(path))
-            console.warn(f"{path} was left out: {error}")
-
         with console.progress("images", len(candidates)) as advance:
-            choice = choose_source(maker, candidates, wanted, source_class, advance, left_out)
+            choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
     if size == "native" and picture.reduced:
@@ -159,18 +150,9 @@ def fool(
     from nullspace_cli.engine.plots.fooling import draw_fooling
 
     draw_fooling(artifacts.sheet, done, force=output.force)
-    chosen = choice and {
-        "candidates": choice.candidates,
-        "score": choice.score,
-        "estimate": choice.estimate,
-        "median_estimate": choice.median,
-        "skipped": skipped,
-    }
+    chosen = choice.to_dict() if choice else None
     document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
-    if output.json:
-        console.json(document)
-    else:
-        _render(console, document)
+    console.result(document, render)
     return _judge(console, document, tolerance)
 
 
@@ -188,112 +170,11 @@ def _strength(text: str) -> float | None:
     return None if text == "auto" else read_number(text, least=0, most=100, words="auto or ", option="--strength")
 
 
-def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
-    """The images of a folder and its folders, but for the target, which would be its own best source."""
-    from nullspace_cli.engine.files.paths import identity, is_folder, real
-
-    if not is_folder(folder):
-        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
-
-    def sources_of(name: str) -> list[str]:
-        """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
-        words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
-        return [".".join(words[:count]) for count in range(1, len(words))]
-
-    found, results = images_in(folder, sources_of, Path(real(folder)).name)
-    others = [path for path in found if identity(path) != identity(target)]
-    if not others:
-        raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
-    tell_left_out(results, notice)
-    return others
-
-
 def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
-    if document["solver"].get("unmarked_patches"):
-        console.warn(
-            f"{document['solver']['unmarked_patches']} patches kept their source: the solver did not end there."
-        )
-    if document["verified"]:
-        return 0
+    unmarked = document["solver"].get("unmarked_patches")
+    if unmarked:
+        console.warn(f"{unmarked} patches kept their source: the solver did not end there.")
     result = document["artifacts"]["image" if document["bounded"] else "exact"]
     if document["verified"] is None:
         console.warn(f"{result} could not be verified: the model's features are 0 throughout, and so is their change.")
-        return 0
-    console.error(f"{result} does not hold: {broken_promise(document, tolerance)}.")
-    return 3
-
-
-def _render(console: Console, document: dict[str, Any]) -> None:
-    like, solver, prediction = document["likeness"], document["solver"], document["prediction"]
-    files, preview = document["artifacts"], not document["bounded"]
-    result, kind = (files["exact"], "float image") if preview else (files["image"], "8-bit image")
-    width, height = document["size"]
-    chosen = document["sources"]
-    console.table(
-        [
-            ("source", f"{document['source']}{_answer(prediction['source'])}"),
-            ("chosen", chosen and f"the best of {chosen['candidates']}, score {chosen['score']:.3f}"),
-            ("target", f"{document['target']}{_answer(prediction['target'])}"),
-            ("transformed", f"{result}{_answer(prediction['transformed'])}"),
-            ("preview", f"{files['image']}, clipped{_answer(prediction['preview'])}" if preview else None),
-            (
-                "kind",
-                f"{kind}, {width} x {height}, {document['nullspace']} nullspace, strength {document['strength']:g}",
-            ),
-            ("range", "{:.3g} ... {:.3g}".format(*document["range"])),
-            ("network", _kept(document)),
-            ("like target", _likeness(like, "target")),
-            ("like source", _likeness(like, "source")),
-            (
-                "solver",
-                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}",
-            ),
-            ("exact", None if preview else files["exact"]),
-            ("noise", files["noise"]),
-            ("sheet", files["sheet"]),
-        ]
-    )
-    if document["saliency"]:
-        console.line()
-        _render_saliency(console, document)
-
-
-def _render_saliency(console: Console, document: dict[str, Any]) -> None:
-    files = document["saliency_png"]
-    console.grid(
-        ["Spearman of maps", "source ~ result", "after PNG", "target ~ result", "random noise", "row-space noise"],
-        [
-            [
-                method,
-                figure(pairs["source_transformed"]["spearman"]),
-                figure(files[method]["source_transformed"]["spearman"]),
-                *(figure(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
-            ]
-            for method, pairs in document["saliency"].items()
-        ],
-    )
-
-
-def _likeness(like: dict[str, Any], other: str) -> str:
-    return (
-        f"SSIM {like[f'ssim_{other}']:.3f}, correlation {figure(like[f'correlation_{other}'])}, "
-        f"of detail {figure(like[f'detail_correlation_{other}'])}, PSNR {figure(like[f'psnr_{other}'], '.1f')} dB"
-    )
-
-
-def _kept(document: dict[str, Any]) -> str:
-    if document["input_pixels_changed"] == 0:
-        return "the same input, bit for bit"
-    parts = []
-    if document["embedding_error"] is not None:
-        parts.append(f"embedding changed by {document['embedding_error']:.2e}")
-    if document["logit_mse"] is not None:
-        parts.append(f"logits by {document['logit_mse']:.2e} (mse)")
-    parts.append(f"features by {figure(document['feature_change'], '.2e')}")
-    return ", ".join(parts)
-
-
-def _answer(answer: dict[str, Any] | None) -> str:
-    if answer is None:
-        return ""
-    return f": {answer['label'] or 'class ' + str(answer['class'])} ({answer['probability']:.2%})"
+    return exit_code_of(console, document, result, tolerance)

@@ -6,12 +6,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 
-ENDING = ".watermarked.png"
+if TYPE_CHECKING:
+    from nullspace_cli.engine.workflows.explain import ExplainFiles
+
+WATERMARKED_ENDING = ".watermarked.png"
+FOOLED_ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
 SourcesOf = Callable[[str], Sequence[str]]
 """Given a file's name: the stems of the images that the command would write it for; none if it never would."""
@@ -88,6 +93,26 @@ def tell_left_out(results: Sequence[Path], notice: Callable[[str], None]) -> Non
         notice(f"left out as results of an earlier run: {results[0]}{more}. Name such a file itself to have it read.")
 
 
+def images_but_target(folder: Path, target: Path, notice: Callable[[str], None]) -> list[Path]:
+    """The images of a folder and its folders, but for the target, which would be its own best source."""
+    from nullspace_cli.engine.files.paths import identity, is_folder, real
+
+    if not is_folder(folder):
+        raise typer.BadParameter(f"there is no folder {folder}", param_hint="--sources")
+
+    def sources_of(name: str) -> list[str]:
+        """Of <source>.<target>.fooled.png, where either may have dots; a folder's results are called by its name."""
+        words = next((name.removesuffix(ending).split(".") for ending in FOOLED_ENDINGS if name.endswith(ending)), [])
+        return [".".join(words[:count]) for count in range(1, len(words))]
+
+    found, results = images_in(folder, sources_of, Path(real(folder)).name)
+    others = [path for path in found if identity(path) != identity(target)]
+    if not others:
+        raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
+    tell_left_out(results, notice)
+    return others
+
+
 def _read_list(listed: Path) -> list[Path]:
     stdin = str(listed) == "-"
     if stdin and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -122,7 +147,7 @@ def plan_outputs(
     if out and out_dir:
         raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
     base = out_dir or Path()
-    pairs = [(source, out or base / place.with_name(f"{place.stem}{ENDING}")) for source, place in images]
+    pairs = [(source, out or base / place.with_name(f"{place.stem}{WATERMARKED_ENDING}")) for source, place in images]
     extra = [path for path in single.values() if path]
     for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
         if target and target.suffix.lower() != ".png":
@@ -136,27 +161,49 @@ def plan_outputs(
 
     skipped = [source for source, target in pairs if skip_existing and exists(target)]
     todo = [(source, target) for source, target in pairs if source not in set(skipped)]
-    make_folders(todo, out_dir)
-    targets = [target for _, target in _readable(todo)]
-    for file in [*targets, *(extra if targets else [])]:
-        check_output(file, force=force)
+    if _prepare(todo, out_dir, force=force):
+        for file in extra:
+            check_output(file, force=force)
     return Planned(todo, skipped)
 
 
-def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> None:
-    """Make the folders below `out_dir` that results go into."""
+def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[Path]:
+    """Make the folders below `out_dir` that results go into; the results themselves, of the sources that can be read.
+
+    For the others, each a failure of that image alone, nothing is written.
+    """
+    from nullspace_cli.engine.files.paths import why_unreadable
     from nullspace_cli.engine.files.writing import make_folder
 
+    readable = {source for source in dict(files) if why_unreadable(source) is None}
+    targets = [target for source, target in files if source in readable]
     if out_dir:
-        for folder in sorted({target.parent for _, target in _readable(files)}):
+        for folder in sorted({target.parent for target in targets}):
             make_folder(folder)
+    return targets
 
 
-def _readable(files: Sequence[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """Those whose source can be read: for the others, each a failure of that image alone, nothing is written."""
-    from nullspace_cli.engine.files.paths import why_unreadable
+def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, force: bool) -> list[Path]:
+    """As `make_folders`; and see that the results can be written."""
+    from nullspace_cli.engine.files.writing import check_output
 
-    return [(source, target) for source, target in files if why_unreadable(source) is None]
+    targets = make_folders(files, out_dir)
+    for target in targets:
+        check_output(target, force=force)
+    return targets
+
+
+def check_outputs(
+    jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
+) -> None:
+    """Refuse before anything slow what would lose something or fail later."""
+    from nullspace_cli.engine.files.writing import check_output
+
+    results, curves = [(job.source, file) for job in jobs for file in job.files()], [plot] if plot else []
+    refuse_clashes([*(file for _, file in results), *curves], [*(job.source for job in jobs), *read])
+    _prepare(results, out_dir, force=force)
+    for file in curves:
+        check_output(file, force=force)
 
 
 def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:

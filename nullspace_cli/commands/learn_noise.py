@@ -1,8 +1,7 @@
 """`vitnull learn-noise`: noise that the whole network, not its first layer alone, does not notice."""
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +21,7 @@ from nullspace_cli.commands.options import (
     whole,
 )
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
+from nullspace_cli.commands.rendering.learn_noise import render
 
 
 def learn_noise(
@@ -88,73 +88,42 @@ def learn_noise(
     """
     limits = tuple(dict.fromkeys(limit or [0.5]))
     outputs, picture = _plan(model, level, limits, out, out_dir)
-
     refuse_stream(outputs[0], "what --resume needs is kept beside it; name a file")
 
-    from nullspace_cli.engine.data.datasets import open_data
     from nullspace_cli.engine.data.loader import Store
     from nullspace_cli.engine.errors import UsageError
-    from nullspace_cli.engine.files.writing import check_output, make_folder
-    from nullspace_cli.engine.models.loading import load_model
+    from nullspace_cli.engine.files.writing import make_folder
     from nullspace_cli.engine.noise.injection_sites import injection_site
-    from nullspace_cli.engine.noise.presets import PROTOCOLS, chosen_images
-    from nullspace_cli.engine.noise.trainer import Plan
+    from nullspace_cli.engine.noise.recipe import Recipe
     from nullspace_cli.engine.runtime.distributed import joined_ranks
-    from nullspace_cli.engine.workflows.learn_noise import NoiseRun, check_state
+    from nullspace_cli.engine.workflows.common_inputs import common_images, common_model
+    from nullspace_cli.engine.workflows.learn_noise import NoiseRun, check_files
 
-    chosen = PROTOCOLS[protocol]
-    fraction = chosen.fraction if fraction is None else fraction
     state = outputs[0].with_name(f"{outputs[0].name}.resume")
-
     written = [*outputs, *([picture] if preview else [])]
 
     def check() -> None:
         refuse_clashes([*written, state], options.files(model))
         if out_dir:
             make_folder(out_dir)
-        check_state(state, resume=resume, force=output.force)
-        for path, mine in [*((path, output.force or resume) for path in written), (state, True)]:
-            check_output(path, force=mine)
+        check_files(written, state, resume=resume, force=output.force)
 
     with joined_ranks() as ranks:
         ranks.lead(check)  # it alone reads and writes these files
-        images = open_data(data, split)
+        images = common_images(data, split, ranks)
         refuse_clashes([*written, state], images.files())
-        fingerprint = images.fingerprint()
-        ranks.agree("data", f"{len(images)} images with the fingerprint {fingerprint[:12]}")
-        selected = images.select(chosen_images(len(images), fraction, options.seed))
-        loaded = load_model(options.request(model, ranks.device(options.device)))
-        ranks.agree("weights", f"{loaded.name} with sha256 {loaded.weights_sha256[:12]}")
+        recipe = Recipe(level, limits, protocol, rounds, lr, fraction, norm, stop_eps, step_images)
+        selected = images.select(recipe.chosen_images(len(images), options.seed))
+        loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         if stop_eps is not None and not loaded.has_head:
             raise UsageError(f"{loaded.name} has no head, so no probabilities; --stop-eps has nothing to look at.")
         view = loaded.transform if transform == "model" else loaded.transform.squashed()
-        plan = Plan(
-            level=level,
-            limits=limits,
-            protocol=protocol,
-            rounds=rounds or chosen.rounds,
-            lr=chosen.lr if lr is None else lr,
-            fraction=fraction,
-            norm=norm,
-            stop_eps=stop_eps,
-            step_images=step_images,
-            seed=options.seed,
-            data=fingerprint,
-            images=len(selected),
-            data_config=asdict(view),
-        )
-        skipped: list[str] = []
-
-        def skip(name: str, error: Exception) -> None:
-            skipped.append(name)
-            console.warn(f"left out: {error}")
-
-        learned = NoiseRun(
+        run = NoiseRun(
             loaded,
             injection_site(loaded, level),
             selected,
             view,
-            plan,
+            recipe.plan(images.fingerprint(), len(selected), view, options.seed),
             outputs,
             state,
             Store(int(cache_limit * 2**30)),
@@ -163,31 +132,28 @@ def learn_noise(
             output.force,
             checkpoint_every,
             workers,
-            skip if skip_bad else None,
+            skip_bad,
             console.warn,
             console.progress,
-        )()
-        skipped = [name for part in ranks.gather(skipped) for name in part]
+        )
+        learned = run()
         if not ranks.first:
             return 0
         if preview:
             from nullspace_cli.engine.plots.learning import draw_losses
 
-            draw_losses(picture, loaded.name, learned, force=output.force or resume)
+            draw_losses(picture, loaded.name, learned.noises, force=output.force or resume)
     body = {
         "level": level,
-        "noises": [noise.record for noise in learned],
-        "images": len(selected) - len(skipped),
-        "skipped": skipped,
+        "noises": [noise.record for noise in learned.noises],
+        "images": len(selected) - len(learned.skipped),
+        "skipped": learned.skipped,
         "outputs": "logits" if loaded.has_head else "features",
-        "plan": plan.to_dict(),
+        "plan": run.plan.to_dict(),
         "preview": str(picture) if preview else None,
     }
     document = console.document("learn-noise", loaded, options.seed, body)
-    if output.json:
-        console.json(document)
-    else:
-        _render(console, document)
+    console.result(document, render)
     return 0
 
 
@@ -206,38 +172,3 @@ def _plan(
     stem = (out_dir or Path()) / f"{artifact_stem(model)}.{level}"
     outputs = tuple(stem.with_name(f"{stem.name}.lim{shortest(limit)}.noise.safetensors") for limit in limits)
     return outputs, stem.with_name(f"{stem.name}.loss.png")
-
-
-def _render(console: Console, document: dict[str, Any]) -> None:
-    from nullspace_cli.engine.text import shortest
-
-    plan = document["plan"]
-    console.table(
-        [
-            ("model", f"{document['model']} ({document['weights']}, sha256 {document['weights_sha256'][:12]})"),
-            ("level", document["level"]),
-            ("images", f"{document['images']}, {len(document['skipped'])} left out"),
-            (
-                "protocol",
-                f"{plan['protocol']}, lr {shortest(plan['lr'])}, {plan['rounds']} rounds of {plan['step_images']}",
-            ),
-            ("loss", f"mean ||f(x with noise) - f(x)||_{float(plan['norm']):g} of the {document['outputs']}"),
-        ]
-    )
-    console.line()
-    console.grid(
-        ["noise", "limit", "steps", "loss, first step", "last round", "norm before", "after", "images/s"],
-        [
-            [
-                record["noise"],
-                shortest(record["limit"]),
-                f"{record['steps']}{' (stopped)' if record['stopped'] else ''}",
-                f"{record['loss_first']:.4g}",
-                f"{record['loss_last']:.4g}",
-                f"{record['norm_init']:.4g}",
-                f"{record['norm_final']:.4g}",
-                "-" if record["images_per_second"] is None else f"{record['images_per_second']:.1f}",
-            ]
-            for record in document["noises"]
-        ],
-    )

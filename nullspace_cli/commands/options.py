@@ -246,6 +246,11 @@ class OutputOptions:
     )
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=OUTPUT_PANEL)] = False
 
+    def require_one_form(self, *, jsonl: bool) -> None:
+        """Of a command that can print lines as well."""
+        if jsonl and self.json:
+            raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
+
 
 def _parse_keyword(text: str) -> tuple[str, Any]:
     """`img_size=224` to ("img_size", 224): a Python literal where it is one, else the text itself."""

@@ -1,15 +1,15 @@
 """`vitnull watermark`: a visible mark that leaves the network's answer as it was."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from nullspace_cli.commands.console import Console, broken_promise
-from nullspace_cli.commands.flags_in_errors import in_flags
+from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import (
-    ENDING,
+    WATERMARKED_ENDING,
     Planned,
     ending_in,
     fingerprint_of,
@@ -17,6 +17,7 @@ from nullspace_cli.commands.image_files import (
     named_images,
     plan_outputs,
 )
+from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     BasisOption,
@@ -30,11 +31,8 @@ from nullspace_cli.commands.options import (
     path_name,
     whole,
 )
-from nullspace_cli.commands.render import answer
-
-if TYPE_CHECKING:
-    from nullspace_cli.engine.runtime.distributed import Ranks
-    from nullspace_cli.engine.workflows.watermark import WatermarkPipeline
+from nullspace_cli.commands.promises import exit_code_of
+from nullspace_cli.commands.rendering.watermark import render
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
@@ -139,30 +137,25 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from, ending_in(ENDING), console.note)
-    if jsonl and output.json:
-        raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
+    images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note)
+    output.require_one_form(jsonl=jsonl)
     if size == "model" and nullspace == "resize":
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
+    single, read = {"--diff": diff, "--float": float_}, [mark_path, basis, files_from, *options.files(model)]
+
     def plan() -> Planned:
         return plan_outputs(
-            images,
-            out,
-            out_dir,
-            single={"--diff": diff, "--float": float_},
-            read=[mark_path, basis, files_from, *options.files(model)],
-            force=output.force,
-            skip_existing=skip_existing,
+            images, out, out_dir, single=single, read=read, force=output.force, skip_existing=skip_existing
         )
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.design import Design
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
-    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused
+    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
@@ -172,79 +165,36 @@ def watermark(
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
-        failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
+        alone = len(planned.files) == 1 and ranks.world == 1
+        run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
+        p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
-            network,
-            design,
-            size,
-            nullspace,
-            norm,  # type: ignore[arg-type]
-            rounding,
-            tolerance,
-            verify,
-            output.force,
-            notice=console.warn,
+            network, design, size, nullspace, p, rounding, tolerance, verify, output.force, notice=console.warn
         )
-        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in failures]
-        for error in failures.values():
-            console.error(error)
-        return _run(console, pipeline, jobs, failures, planned, ranks, workers, jsonl=jsonl)
-
-
-def _run(
-    console: Console,
-    pipeline: "WatermarkPipeline",
-    jobs: list[Any],
-    failures: dict[Path, str],
-    planned: Planned,
-    ranks: "Ranks",
-    workers: int | None,
-    *,
-    jsonl: bool,
-) -> int:
-    """Stamp this process's images, and report those of all processes."""
-    from nullspace_cli.engine.workflows.failed_input import Failed
-    from nullspace_cli.engine.workflows.watermark import summarise
-
-    if jobs:
-        pipeline.prepare()
-    started, records, code = time.monotonic(), [], 0
-    with console.progress("images", len(jobs)) as advance:
-        for done in pipeline.each(jobs, workers or pipeline.default_workers):
-            advance()
-            if isinstance(done, Failed):
-                if len(planned.files) == 1 and ranks.world == 1:
-                    raise done.error
-                failures[done.source] = str(done.error)
-                console.error(str(done.error))
-                continue
-            console.detail(f"{done.record['source']} -> {done.record['output']}")
-            records.append(done.record)
-            code = max(code, _judge(console, done.record, pipeline.tolerance))
-            if jsonl:
-                console.record("watermark", done.record)
-    parts = ranks.gather((records, failures, code))
-    if not ranks.first:
-        return 0
-    records = [record for part, _, _ in parts for record in part]
-    failed = {source: error for _, part, _ in parts for source, error in part.items()}
-    summary = {
-        **summarise(records, len(failed), time.monotonic() - started),
-        "skipped": len(planned.skipped),
-    }
-    body = {
-        "images": records,
-        "summary": summary,
-        "failures": [{"source": str(source), "error": in_flags(error)} for source, error in failed.items()],
-    }
-    if console.options.json:
-        console.json(console.document("watermark", pipeline.network, pipeline.network.request.seed, body))
-    elif not jsonl:
-        _render(console, records, summary, pipeline.network.describe())
-    return 4 if failed else max(code for _, _, code in parts)
+        run.tell_refused()
+        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
+        if jobs:
+            pipeline.prepare()
+        started = time.monotonic()
+        with console.progress("images", len(jobs)) as advance:
+            for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
+                console.detail(f"{done.record['source']} -> {done.record['output']}")
+                run.add(done.record, _judge(console, done.record, tolerance))
+        run.gather(ranks)
+        if not ranks.first:
+            return 0
+        summary = summarise(run.records, len(run.failures), time.monotonic() - started)
+        body = {
+            "images": run.records,
+            "summary": {**summary, "skipped": len(planned.skipped)},
+            "failures": run.described_failures(),
+        }
+        if not jsonl:
+            console.result(console.document("watermark", network, options.seed, body), render)
+        return run.exit_code
 
 
 def _mark_of(given: list[Path]) -> Path:
@@ -254,87 +204,9 @@ def _mark_of(given: list[Path]) -> Path:
     return given.pop()
 
 
-def _judge(console: Console, record: dict[str, Any], tolerance: float) -> int:
-    if record["solver"].get("unmarked_patches"):
-        console.warn(
-            f"{record['source']}: {record['solver']['unmarked_patches']} patches kept their source: the "
-            f"solver did not reach its tolerance there."
-        )
-    if record["verified"] is False:
-        console.error(f"{record['output']} does not hold: {broken_promise(record, tolerance)}.")
-        return 3
-    return 0
-
-
-def _render(console: Console, records: list[dict[str, Any]], summary: dict[str, Any], model: dict[str, Any]) -> None:
-    if len(records) == 1:
-        _render_one(console, records[0], model)
-        return
-    if records:
-        console.grid(
-            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seconds"],
-            [
-                [
-                    record["output"],
-                    "{} x {}".format(*record["size"]),
-                    record["nullspace"],
-                    _input(record["input_pixels_changed"]),
-                    {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
-                    "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
-                    "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
-                    f"{record['seconds']:.2f}",
-                ]
-                for record in records
-            ],
-        )
-        console.line()
-    kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
-    skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
-    rate = f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""
-    console.line(
-        f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
-        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate}"
-    )
-
-
-def _render_one(console: Console, record: dict[str, Any], model: dict[str, Any]) -> None:
-    solver, before, after = record["solver"], record["before"], record["after"]
-    read = (
-        "no weights read" if model["weights"] is None else f"{model['weights']}, sha256 {model['weights_sha256'][:12]}"
-    )
-    console.table(
-        [
-            ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
-            ("model", f"{model['model']} ({read})"),
-            ("nullspace", record["nullspace"]),
-            ("model input", _input(record["input_pixels_changed"])),
-            ("before", before and answer(before)),
-            ("after", after and f"{answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
-            ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
-            ("features", after and _percent(record["feature_change"], "changed by {}")),
-            (
-                "mark",
-                f"correlation {record['mark_correlation']:.2f}, PSNR {record['psnr']:.1f} dB"
-                if record["psnr"] is not None and record["mark_correlation"] is not None
-                else "invisible",
-            ),
-            (
-                "solver",
-                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "
-                f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
-            ),
-            ("noise", record["diff"]),
-            ("exact", record["float"]),
-            ("seconds", record["seconds"]),
-        ]
-    )
-
-
-def _input(changed: float | None) -> str:
-    if changed is None:
-        return "-"
-    return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
-
-
-def _percent(value: float | None, text: str) -> str | None:
-    return None if value is None else text.format(f"{value:.3%}")
+def _judge(console: Console, record: Mapping[str, Any], tolerance: float) -> int:
+    unmarked = record["solver"].get("unmarked_patches")
+    if unmarked:
+        said = f"{unmarked} patches kept their source: the solver did not reach its tolerance there."
+        console.warn(f"{record['source']}: {said}")
+    return exit_code_of(console, record, record["output"], tolerance)

@@ -1,7 +1,7 @@
 """Noise that a network does not notice: learned, saved, and measured."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, read_noise, write_noise
 from nullspace_cli.engine.noise.presets import PROTOCOLS, STEP_IMAGES, ProtocolName
+from nullspace_cli.engine.noise.recipe import Recipe
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
-from nullspace_cli.engine.noise.trainer import Plan, Trainer
+from nullspace_cli.engine.noise.trainer import Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.library.arguments import require_choice, require_count, require_model, require_number, seed_of, wrong
 from nullspace_cli.library.inputs import require_batch
@@ -123,22 +124,9 @@ def learn_noise(
         require_number("p", p, least=1)
     if callback is not None and not callable(callback):
         raise wrong("callback", callback, "a function of the step and its loss")
-    data, chosen, level = InMemoryImages(require_batch(model, images)), PROTOCOLS[preset], LEVELS[site]
-    plan = Plan(
-        level=level,
-        limits=(float(limit),),
-        protocol=preset,
-        rounds=chosen.rounds if epochs is None else epochs,
-        lr=chosen.lr if lr is None else lr,
-        fraction=1.0,
-        norm=p,
-        stop_eps=None,
-        step_images=step_images,
-        seed=seed_of(generator),
-        data=data.fingerprint(),
-        images=len(data),
-        data_config=asdict(model.transform),
-    )
+    data, level = InMemoryImages(require_batch(model, images)), LEVELS[site]
+    recipe = Recipe(level, (float(limit),), preset, epochs, lr, fraction=1.0, norm=p, step_images=step_images)
+    plan = recipe.plan(data.fingerprint(), len(data), model.transform, seed_of(generator))
     place, store = injection_site(model, level), Store(int(memory * 2**30))
     cache = ReferenceCache(model, place, data, range(len(data)), model.transform, store)
     trainer = Trainer(model, place, cache, plan, Ranks())

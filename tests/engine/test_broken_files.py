@@ -206,12 +206,12 @@ def _untrue(good: Path) -> Iterator[Case]:
 
 
 def test_a_state_is_looked_at_before_anything_slow(tmp_path: Path, model: Model) -> None:
-    from nullspace_cli.engine.workflows.learn_noise import check_state
+    from nullspace_cli.engine.workflows.learn_noise import check_files
 
     hold_all(
         [case for case in [*corpus.irregular(), *corpus.rubbish()] if case.name not in ("missing", "dangling", "loop")],
         tmp_path,
-        lambda path: check_state(path, resume=True, force=False),
+        lambda path: check_files([], path, resume=True, force=False),
     )
     with pytest.raises(VitnullError):
         read_provenance(tmp_path / "none", LEARNING)

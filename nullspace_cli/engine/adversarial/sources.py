@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +27,7 @@ class ChosenSource:
         score: `Likeness.score` with it, nearest rounding and one strength for all.
         median: of the candidates' estimated scores.
         estimate: its own estimated score.
+        skipped: images that could not be read, or do not fit into memory.
     """
 
     path: Path
@@ -35,6 +36,17 @@ class ChosenSource:
     score: float
     estimate: float
     median: float
+    skipped: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the JSON document that say how the source was chosen."""
+        return {
+            "candidates": self.candidates,
+            "score": self.score,
+            "estimate": self.estimate,
+            "median_estimate": self.median,
+            "skipped": [str(path) for path in self.skipped],
+        }
 
 
 class Ranked(NamedTuple):
@@ -50,13 +62,22 @@ def choose_source(
     target: Pixels,
     wanted_class: str | None = None,
     advance: Callable[[], None] = lambda: None,
-    left_out: Callable[[Path, VitnullError], None] = lambda path, error: None,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> ChosenSource:
     """Of the best few by `rank_sources`, each made in full, take the one most like `target`.
+
+    Args:
+        notice: is told of images that cannot be used, and why.
 
     Raises:
         DataError, UsageError: as of `rank_sources`.
     """
+    skipped: list[Path] = []
+
+    def left_out(path: Path, error: VitnullError) -> None:
+        skipped.append(path)
+        notice(f"{path} was left out: {error}")
+
     ranked = rank_sources(attack, sources, target, wanted_class, advance, left_out)
     made: list[tuple[float, float, Path, Picture]] = []
     for estimate, path in ranked[:FINALISTS]:
@@ -69,7 +90,7 @@ def choose_source(
     if not made:
         raise DataError("None of the best sources could be used; see the warnings. Give others.")
     score, estimate, path, picture = max(made, key=lambda item: item[0])
-    return ChosenSource(path, picture, len(ranked), score, estimate, ranked[len(ranked) // 2].estimate)
+    return ChosenSource(path, picture, len(ranked), score, estimate, ranked[len(ranked) // 2].estimate, tuple(skipped))
 
 
 def rank_sources(

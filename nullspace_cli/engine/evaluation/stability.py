@@ -228,7 +228,7 @@ def evaluate(
     skip_bad: bool = False,
     ranks: Ranks | None = None,
     notice: Callable[[str], None] = lambda text: None,
-    advance: Callable[[int], None] = lambda count: None,
+    advance: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Run the network on images as they are, and once more with each noise: K noises take K + 1 passes.
 
@@ -240,7 +240,7 @@ def evaluate(
         skip_bad: leave out images that cannot be read or do not fit into memory, which else are an error.
         notice: is told of noise that was learned on images read in another way, of images that are left out, of memory
             that ran short, and of outputs that are not finite.
-        advance: is told how many images were done since it was last called.
+        advance: is called for each image.
 
     Raises:
         DataError: no image could be read.
@@ -283,7 +283,7 @@ def _measure(
     positions: Sequence[int],
     workers: int | None,
     notice: Callable[[str], None],
-    advance: Callable[[int], None],
+    advance: Callable[[], None],
     *,
     skip_bad: bool,
 ) -> _Part:
@@ -320,7 +320,8 @@ def _measure(
     told = skip if skip_bad else None
     for batch in batches(images, model.transform, size, positions=positions, workers=workers, skip=told):
         size = in_chunks(partial(measure, batch), len(batch), size, notice, left_out(batch, told))
-        advance(len(batch))
+        for _ in range(len(batch)):
+            advance()
     return _join(found)
 
 

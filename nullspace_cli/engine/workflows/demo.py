@@ -1,7 +1,6 @@
 """The whole chain on the embedded models and images: what `vitnull demo` shows."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.noise.injection_sites import injection_site
-from nullspace_cli.engine.noise.presets import chosen_images
-from nullspace_cli.engine.noise.trainer import Plan
+from nullspace_cli.engine.noise.recipe import Recipe
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.check import check_basis
@@ -171,22 +169,9 @@ def _watermark(
 def _learn(model: Model, data: ImageSet, folder: Path, seed: int, *, force: bool) -> dict[str, Any]:
     """Learn noise on the patch embeddings, from drawings of the training set, and hold it against its controls."""
     drawings, transform = open_data("demo", "train"), model.transform
-    images = drawings.select(chosen_images(len(drawings), FRACTION, seed))
-    plan = Plan(
-        level="encoder",
-        limits=(LIMIT,),
-        protocol="adamw",
-        rounds=ROUNDS,
-        lr=LR,
-        fraction=FRACTION,
-        norm=2.0,
-        stop_eps=None,
-        step_images=STEP_IMAGES,
-        seed=seed,
-        data=images.fingerprint(),
-        images=len(images),
-        data_config=asdict(transform),
-    )
+    recipe = Recipe("encoder", (LIMIT,), "adamw", ROUNDS, LR, FRACTION, step_images=STEP_IMAGES)
+    images = drawings.select(recipe.chosen_images(len(drawings), seed))
+    plan = recipe.plan(images.fingerprint(), len(images), transform, seed)
     path = folder / "demo.encoder.noise.safetensors"
     learned = NoiseRun(
         model,
@@ -201,11 +186,11 @@ def _learn(model: Model, data: ImageSet, folder: Path, seed: int, *, force: bool
         force=force,
         every=plan.steps + 1,  # a run as short as this is not worth saving half-way
     )()
-    preview = draw_losses(folder / "demo.encoder.loss.png", model.name, learned, force=force)
+    preview = draw_losses(folder / "demo.encoder.loss.png", model.name, learned.noises, force=force)
     cases = cases_of(read_noises_under_test([path], model), ("shuffle", "uniform"), 1, seed)
     return {
         "level": plan.level,
-        "noises": [noise.record for noise in learned],
+        "noises": [noise.record for noise in learned.noises],
         "images": len(images),
         "plan": plan.to_dict(),
         "preview": str(preview),

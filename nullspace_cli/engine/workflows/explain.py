@@ -25,11 +25,16 @@ from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.plots.heat_maps import overlay
-from nullspace_cli.engine.plots.saliency import draw_saliency
+from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
+from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
+from nullspace_cli.engine.saliency.noise import NoiseComparison
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, overlap
 from nullspace_cli.engine.workflows.failed_input import Failed
+
+SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
+"""What the names of files end with."""
 
 Pixels = UInt8[NDArray[np.uint8], "h w 3"]
 Maps = dict[str, Float[Tensor, "gh gw"]]
@@ -43,6 +48,13 @@ class ExplainFiles:
     overlays: Mapping[str, Path]
     sheet: Path | None = None
     tensors: Path | None = None
+
+    @classmethod
+    def of(cls, source: Path, stem: Path, methods: Sequence[str], *, pictures: bool, tensors: bool) -> "ExplainFiles":
+        """Those called <stem>.<method>.png and so on."""
+        overlays = {name: stem.with_name(f"{stem.name}.{name}.png") for name in methods} if pictures else {}
+        sheet = stem.with_name(stem.name + SHEET) if len(overlays) > 1 else None
+        return cls(source, overlays, sheet, stem.with_name(stem.name + MAPS) if tensors else None)
 
     def files(self) -> list[Path]:
         """All that is written."""
@@ -89,6 +101,70 @@ class ExplainedBatch(NamedTuple):
             {name: torch.stack([item.maps[name] for item in done]) for name in done[0].maps},
             torch.tensor([labels[item.source] for item in done]) if labels else None,
         )
+
+
+@dataclass
+class MapMeasures:
+    """What is measured of the maps of all images, as far as it is wanted.
+
+    Attributes:
+        labels: the class of each image, where it is known.
+        images: how many were measured so far.
+    """
+
+    model: Model
+    faithfulness: FaithfulnessOfMany | None
+    noise: NoiseComparison | None
+    labels: Mapping[Path, int] | None
+    images: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        maps: SaliencyMaps,
+        methods: Sequence[Method],
+        sources: Sequence[Path],
+        *,
+        faithfulness: bool,
+        noise_rms: float | None,
+        seed: int,
+    ) -> "MapMeasures":
+        """Measures of the model's `maps` of `sources`.
+
+        Args:
+            faithfulness: whether pixels are taken away in the order of the maps.
+            noise_rms: of the noises that maps are compared under, in [0, 1] pixels; None for no comparison.
+
+        Raises:
+            ModelError: noises are wanted, and the model has no patch embedding to draw them from.
+        """
+        curves = FaithfulnessOfMany(maps.model, seed) if faithfulness else None
+        noise = NoiseComparison(maps, methods, noise_rms, seed) if noise_rms else None
+        return cls(maps.model, curves, noise, labels_of(maps.model, sources) if faithfulness else None)
+
+    def __bool__(self) -> bool:
+        """Whether anything is wanted."""
+        return self.faithfulness is not None or self.noise is not None
+
+    def add(self, done: Sequence[Explained]) -> None:
+        """Measure the maps of some more images."""
+        if not done:
+            return
+        self.images += len(done)
+        batch = ExplainedBatch.of(done, self.labels)
+        if self.faithfulness:
+            self.faithfulness.add(batch.images, batch.maps, batch.labels)
+        if self.noise:
+            self.noise.add(batch.images, batch.classes, batch.maps)
+
+    def draw(self, path: Path, *, force: bool) -> None:
+        """Draw the curves of faithfulness, if there are any."""
+        if self.faithfulness and self.faithfulness.methods:
+            draw_faithfulness(path, f"{self.model.name}, {self.images} images", self.faithfulness, force=force)
+
+    def describe_noise(self) -> dict[str, Any] | None:
+        """How alike maps stay under noise; None without images, of which there is nothing to say."""
+        return self.noise.to_dict() if self.noise and self.images else None
 
 
 @dataclass(frozen=True)

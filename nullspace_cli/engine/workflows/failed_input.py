@@ -1,9 +1,11 @@
 """One of many images that could not be done."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nullspace_cli.engine.errors import VitnullError
+from nullspace_cli.engine.files.pictures import check_picture
 
 
 class Failed(NamedTuple):
@@ -11,3 +13,20 @@ class Failed(NamedTuple):
 
     source: Path
     error: VitnullError
+
+
+def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
+    """The sources whose header alone shows that they cannot be read, with the reason. Cheap: before anything slow.
+
+    Raises:
+        VitnullError: a source is refused and is `alone`, so that nothing would be left to do.
+    """
+    failures: dict[Path, str] = {}
+    for source in sources:
+        try:
+            check_picture(source)
+        except VitnullError as error:
+            if alone:
+                raise
+            failures[source] = str(error)
+    return failures

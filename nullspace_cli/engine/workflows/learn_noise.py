@@ -1,11 +1,10 @@
 """Learned noise from data to files: what `vitnull learn-noise` runs."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
@@ -13,6 +12,7 @@ from nullspace_cli.engine.documents.artefacts import read_provenance, read_tenso
 from nullspace_cli.engine.documents.kinds import LEARNING, NOISE
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.paths import exists
+from nullspace_cli.engine.files.writing import check_output
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.noise.noise import write_noise
@@ -21,17 +21,17 @@ from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+from nullspace_cli.engine.workflows.progress import Progress, unwatched
 
 SAVE_SECONDS = 30.0
 """So much work at most is lost when a run is killed."""
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Given what is counted and how many there are: whom to tell of each that is done."""
 
+class Learned(NamedTuple):
+    """All noises of a run, in the order of the limits, and the images that all processes had to leave out."""
 
-@contextmanager
-def _unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
-    yield lambda: None
+    noises: list[LearningResult]
+    skipped: list[str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NoiseRun:
             reads and writes files.
         resume: whether to go on from it, and to keep noises that are finished.
         every: optimiser steps between two states; by default one is written every 30 seconds.
-        skip: is told name and error of an image that cannot be read; without it such an image is an error.
+        skip_bad: leave out images that cannot be read, which else are an error.
     """
 
     model: Model
@@ -61,12 +61,12 @@ class NoiseRun:
     force: bool = False
     every: int | None = None
     workers: int | None = None
-    skip: Callable[[str, VitnullError], None] | None = None
+    skip_bad: bool = False
     notice: Callable[[str], None] = lambda text: None
-    progress: Progress = _unwatched
+    progress: Progress = unwatched
 
-    def __call__(self) -> list[LearningResult]:
-        """Learn what is not there yet, and write it; all noises, in the order of the limits.
+    def __call__(self) -> Learned:
+        """Learn what is not there yet, and write it.
 
         Raises:
             ArtifactError: a file is there that does not belong to this run.
@@ -76,8 +76,9 @@ class NoiseRun:
         interrupted = self.ranks.lead(lambda: self.resume and self.state.exists())
         done = self.ranks.lead(lambda: self._finished(files) if self.resume and not interrupted else {})
         limits = tuple(limit for limit in files if limit not in done)
+        skipped: list[str] = []
         if limits:
-            trainer = self._prepare(replace(self.plan, limits=limits))
+            trainer = self._prepare(replace(self.plan, limits=limits), skipped)
             if interrupted:
                 if self.ranks.first:
                     trainer.restore(self.state)
@@ -86,7 +87,8 @@ class NoiseRun:
             self._run(trainer)
             rate = sum(self.ranks.gather(trainer.images)) / max(time.monotonic() - started, 1e-9)
             done |= self._finish(trainer, files, rate)
-        return [done[limit] for limit in files]
+        left_out = [name for part in self.ranks.gather(skipped) for name in part]
+        return Learned([done[limit] for limit in files], left_out)
 
     def _finished(self, files: dict[float, Path]) -> dict[float, LearningResult]:
         """Noises that an earlier run of the same plan has finished."""
@@ -101,12 +103,18 @@ class NoiseRun:
                 )
         return done
 
-    def _prepare(self, plan: Plan) -> Trainer:
+    def _prepare(self, plan: Plan, skipped: list[str]) -> Trainer:
+        """What learns by the plan; names of images that are left out go to `skipped`."""
+
+        def skip(name: str, error: VitnullError) -> None:
+            skipped.append(name)
+            self.notice(f"left out: {error}")
+
         mine = [i for i in range(plan.images) if owner(i, plan.step_images, self.ranks.world) == self.ranks.rank]
         with self.progress("images", len(mine)) as advance:
             cache = ReferenceCache(
                 self.model, self.site, self.images, mine, self.transform, self.store,
-                workers=self.workers, skip=self.skip, notice=self.notice, advance=advance,
+                workers=self.workers, skip=skip if self.skip_bad else None, notice=self.notice, advance=advance,
             )  # fmt: skip
         trainer = Trainer(self.model, self.site, cache, plan, self.ranks, self.notice)
         if not any(trainer.present):
@@ -150,12 +158,19 @@ class NoiseRun:
         return {**record, "noise": str(path), "images_per_second": None if rate is None else round(rate, 2)}
 
 
-def check_state(state: Path, *, resume: bool, force: bool) -> None:
-    """Refuse to throw away an interrupted run's work by mistake.
+def check_files(written: Sequence[Path], state: Path, *, resume: bool, force: bool) -> None:
+    """See that all files can be written, and that an interrupted run's work is not thrown away by mistake.
 
     Raises:
-        ArtifactError: there is such work, and it was not said what to do with it.
+        ArtifactError: there is such work, and it was not said what to do with it; or a file cannot be written.
     """
+    _check_state(state, resume=resume, force=force)
+    for path in written:
+        check_output(path, force=force or resume)
+    check_output(state, force=True)
+
+
+def _check_state(state: Path, *, resume: bool, force: bool) -> None:
     if not exists(state):
         return
     if resume:

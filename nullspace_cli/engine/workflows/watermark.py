@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
-from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_made, encode_png, read_picture
+from nullspace_cli.engine.files.pictures import Picture, encode_made, encode_png, read_picture
 from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.devices import resolve_device
@@ -58,23 +58,6 @@ def _threads_of_new_threads() -> Iterator[None]:
 
 
 _THREADS = Shared(_threads_of_new_threads)
-
-
-def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
-    """The sources whose header alone shows that they cannot be read, with the reason. Cheap: before anything slow.
-
-    Raises:
-        VitnullError: a source is refused and is `alone`, so that nothing would be left to do.
-    """
-    failures: dict[Path, str] = {}
-    for source in sources:
-        try:
-            check_picture(source)
-        except VitnullError as error:
-            if alone:
-                raise
-            failures[source] = str(error)
-    return failures
 
 
 @dataclass(frozen=True)
@@ -276,7 +259,7 @@ def _sized(picture: Picture) -> str:
     return f"{picture.path} ({picture.width} x {picture.height} pixels)"
 
 
-def summarise(records: Sequence[dict[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:
+def summarise(records: Sequence[Mapping[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:
     """The figures over all images; None where no image says anything of them.
 
     Args:

@@ -143,7 +143,7 @@ def test_a_source_that_does_not_fit_into_memory_is_left_out(
     network: LazyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     paths = [saved(tmp_path, index) for index in range(3, 6)]
-    original, notes = getattr(Attack, method), dict[Path, str]()
+    original, notes = getattr(Attack, method), list[str]()
 
     def starved(self: Attack, source: Picture, target: Pixels) -> Any:
         if source.path == paths[1]:
@@ -152,26 +152,27 @@ def test_a_source_that_does_not_fit_into_memory_is_left_out(
 
     monkeypatch.setattr(Attack, method, starved)
     fool = Attack(network, strength=1.0, rounding="nearest")
-    choice = choose_source(fool, paths, drawing(2), left_out=lambda path, error: notes.update({path: str(error)}))
+    choice = choose_source(fool, paths, drawing(2), notice=notes.append)
     assert choice.path != paths[1]
-    assert list(notes) == [paths[1]]
-    assert notes[paths[1]].startswith(f"{paths[1]} does not fit into memory (CUDA error: out of memory). Try")
+    assert choice.skipped == (paths[1],)
+    (said,) = notes
+    reason = f"{paths[1]} does not fit into memory (CUDA error: out of memory). Try"
+    assert said.startswith(f"{paths[1]} was left out: {reason}")
 
 
 def test_sources_of_a_class(network: LazyModel, tmp_path: Path) -> None:
     paths = [saved(tmp_path, index) for index in range(3, 9)]
     (tmp_path / "bad.png").write_bytes(b"no image")
     model = network.model
-    notes: list[Path] = []
     logits = model(torch.stack([model.transform(read_picture(path).pixels) for path in paths])).logits
     assert logits is not None
     classes = logits.argmax(1).tolist()
     fool = Attack(network, strength=1.0, rounding="nearest")
     named = [*paths, tmp_path / "bad.png"]
-    choice = choose_source(fool, named, drawing(2), str(classes[4]), left_out=lambda path, error: notes.append(path))
+    choice = choose_source(fool, named, drawing(2), str(classes[4]))
     assert classes[paths.index(choice.path)] == classes[4]
     assert choice.candidates == classes.count(classes[4])
-    assert notes == [tmp_path / "bad.png"]
+    assert choice.skipped == (tmp_path / "bad.png",)
     twin = saved(tmp_path, 2)  # which nobody would be fooled by
     (same,) = model(model.transform(drawing(2))[None]).logits.argmax(1).tolist()  # type: ignore[union-attr]
     assert choose_source(fool, [*paths, twin], drawing(2)).candidates == sum(other != same for other in classes) > 0

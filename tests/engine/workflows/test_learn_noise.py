@@ -89,7 +89,7 @@ def test_a_state_counts_where_the_first_process_finds_it(
         step(self, images)
 
     monkeypatch.setattr(Trainer, "_step", counted)
-    found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)())
+    found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)().noises)
     assert min(started) == (0 if where == 1 else 3)
     for noise, other in zip(noises(folders[0]), expected, strict=True):
         torch.testing.assert_close(noise, other, rtol=1e-3, atol=1e-5)
@@ -110,12 +110,12 @@ def test_noises_are_finished_where_the_first_process_finds_them(
     ran: list[int] = []
     prepare = NoiseRun._prepare
 
-    def counted(self: NoiseRun, plan: Plan) -> Trainer:
+    def counted(self: NoiseRun, plan: Plan, skipped: list[str]) -> Trainer:
         ran.append(self.ranks.rank)
-        return prepare(self, plan)
+        return prepare(self, plan, skipped)
 
     monkeypatch.setattr(NoiseRun, "_prepare", counted)
-    found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)())
+    found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)().noises)
     assert sorted(ran) == ([] if where == 0 else [0, 1])
     for learned in found:
         assert isinstance(learned, list)
@@ -129,7 +129,7 @@ def test_what_follows_the_first_process_is_all_that_changes(
 
     def restored(ranks: Ranks) -> dict[str, Any]:
         trainer = run_in(tmp_path / str(ranks.rank), model, images, ranks)._prepare(
-            run_in(tmp_path / "0", model, images, ranks).plan
+            run_in(tmp_path / "0", model, images, ranks).plan, []
         )
         if ranks.first:
             trainer.restore(tmp_path / "0" / "state")

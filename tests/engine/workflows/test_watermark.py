@@ -28,7 +28,7 @@ from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, verify
 from nullspace_cli.engine.workflows import watermark as stamping
 from nullspace_cli.engine.workflows.failed_input import Failed
-from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, refused, summarise
+from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 
@@ -419,16 +419,6 @@ def test_prepare_refuses_a_model_without_nullspace(monkeypatch: pytest.MonkeyPat
         with pytest.raises(NoNullspaceError):
             pipeline(**settings).prepare()
     pipeline(nullspace="resize").prepare()
-
-
-def test_sources_are_looked_at_before_anything_slow(tmp_path: Path) -> None:
-    good, bad = jobs(tmp_path, 2)
-    bad.source.write_bytes(b"no picture")
-    assert list(refused([good.source, bad.source], alone=False)) == [bad.source]
-    assert "not a PNG" in refused([bad.source], alone=False)[bad.source]
-    assert refused([good.source], alone=True) == {}
-    with pytest.raises(ImageError):
-        refused([bad.source], alone=True)
 
 
 def test_summary() -> None:

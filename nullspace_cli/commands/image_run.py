@@ -1,0 +1,86 @@
+"""Many images in one run: each is told of as it is done, and one that fails does not stop the others."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.flags_in_errors import in_flags
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.runtime.distributed import Ranks
+    from nullspace_cli.engine.workflows.failed_input import Failed
+
+T = TypeVar("T")
+
+
+class ImageRun:
+    """The images of one run.
+
+    Attributes:
+        records: of the images that are done.
+        failures: why another could not be done, by its source.
+    """
+
+    def __init__(self, console: Console, name: str, sources: Sequence[Path], *, alone: bool, jsonl: bool) -> None:
+        """Look at the headers of the sources, before anything slow.
+
+        Args:
+            name: by which a record is declared.
+            alone: whether the run has a single image, whose failure is that of the run.
+            jsonl: whether records are printed as they come.
+
+        Raises:
+            VitnullError: a source cannot be read, and is alone.
+        """
+        from nullspace_cli.engine.workflows.failed_input import refused
+
+        self._console, self._name, self._alone, self._jsonl = console, name, alone, jsonl
+        self._worst = 0
+        self.records: list[Mapping[str, Any]] = []
+        self.failures = refused(sources, alone=alone)
+
+    def tell_refused(self) -> None:
+        """Say which sources cannot be read."""
+        for reason in self.failures.values():
+            self._console.error(reason)
+
+    def done(self, items: Iterable["T | Failed"], advance: Callable[[], None]) -> Iterator[T]:
+        """The images that are done, as they come; of the others it is said why they are not.
+
+        Raises:
+            VitnullError: one failed, and is alone.
+        """
+        from nullspace_cli.engine.workflows.failed_input import Failed
+
+        for item in items:
+            advance()
+            if not isinstance(item, Failed):
+                yield item
+                continue
+            if self._alone:
+                raise item.error
+            self.failures[item.source] = str(item.error)
+            self._console.error(str(item.error))
+
+    def add(self, record: Mapping[str, Any], code: int = 0) -> None:
+        """Keep the record of an image that is done, and the exit code that it alone would end with."""
+        self.records.append(record)
+        self._worst = max(self._worst, code)
+        if self._jsonl:
+            self._console.record(self._name, record)
+
+    def gather(self, ranks: "Ranks") -> None:
+        """Put together what all processes have done; each of them comes to know of it."""
+        parts = ranks.gather((self.records, self.failures, self._worst))
+        self.records = [record for records, _, _ in parts for record in records]
+        self.failures = {source: reason for _, failures, _ in parts for source, reason in failures.items()}
+        self._worst = max(worst for _, _, worst in parts)
+
+    def described_failures(self) -> list[dict[str, str]]:
+        """The failures as JSON documents have them."""
+        return [{"source": str(source), "error": in_flags(reason)} for source, reason in self.failures.items()]
+
+    @property
+    def exit_code(self) -> int:
+        return 4 if self.failures else self._worst

@@ -1,0 +1,78 @@
+"""What `vitnull watermark` has made."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.rendering.values import answer, model_line, rate
+
+
+def render(console: Console, document: Mapping[str, Any]) -> None:
+    records, summary = document["images"], document["summary"]
+    if len(records) == 1:
+        _render_one(console, records[0], model_line(document))
+        return
+    if records:
+        console.grid(
+            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seconds"],
+            [
+                [
+                    record["output"],
+                    "{} x {}".format(*record["size"]),
+                    record["nullspace"],
+                    _input(record["input_pixels_changed"]),
+                    {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
+                    "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
+                    "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
+                    f"{record['seconds']:.2f}",
+                ]
+                for record in records
+            ],
+        )
+        console.line()
+    kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
+    skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
+    console.line(
+        f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
+        f"{summary['bit_identical']} with a bit-identical model input{kept}{rate(summary)}"
+    )
+
+
+def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None:
+    solver, before, after = record["solver"], record["before"], record["after"]
+    console.table(
+        [
+            ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
+            ("model", model),
+            ("nullspace", record["nullspace"]),
+            ("model input", _input(record["input_pixels_changed"])),
+            ("before", before and answer(before)),
+            ("after", after and f"{answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
+            ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
+            ("features", after and _percent(record["feature_change"], "changed by {}")),
+            (
+                "mark",
+                f"correlation {record['mark_correlation']:.2f}, PSNR {record['psnr']:.1f} dB"
+                if record["psnr"] is not None and record["mark_correlation"] is not None
+                else "invisible",
+            ),
+            (
+                "solver",
+                f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "
+                f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
+            ),
+            ("noise", record["diff"]),
+            ("exact", record["float"]),
+            ("seconds", record["seconds"]),
+        ]
+    )
+
+
+def _input(changed: float | None) -> str:
+    if changed is None:
+        return "-"
+    return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
+
+
+def _percent(value: float | None, text: str) -> str | None:
+    return None if value is None else text.format(f"{value:.3%}")
