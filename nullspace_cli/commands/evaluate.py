@@ -10,6 +10,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import (
     ModelOptions,
     OutputOptions,
+    ReadingOption,
     SkipBadOption,
     TransformOption,
     WorkersOption,
@@ -106,6 +107,7 @@ def evaluate(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="Write the JSON document."),
     ] = None,
+    reading: ReadingOption = "timm",
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
@@ -142,7 +144,7 @@ def evaluate(
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
             drawn = read_documents(earlier if ranks.first else [])
-        images = common_images(data, split, ranks)
+        images = common_images(data, split, ranks, reading, console.warn)
         refuse_clashes(written, images.files())
         if count is not None:
             images = images.select(spread(count, len(images), options.seed))
@@ -169,7 +171,7 @@ def evaluate(
             )
         if not ranks.first:
             return 0
-    body = {"data": data, "split": split, "transform": transform, **found.to_dict()}
+    body = {"data": data, "split": split, "reading": reading, "transform": transform, **found.to_dict()}
     document = console.document("eval", loaded, options.seed, body)
     write_results(document, found, out=out, csv=csv, per_image=per_image, force=output.force)
     if plot:

@@ -15,6 +15,7 @@ from nullspace_cli.commands.options import (
     JsonlOption,
     ModelOptions,
     OutputOptions,
+    ReadingOption,
     file_name,
     number,
     path_name,
@@ -46,6 +47,7 @@ def explain(
         ),
     ] = None,
     files_from: FilesFromOption = None,
+    reading: ReadingOption = "timm",
     size: Annotated[
         Literal["model", "native"],
         typer.Option(help="Overlays on what the model sees of the image, or on all of it at its own size."),
@@ -121,7 +123,7 @@ def explain(
     chosen = choose(loaded, names or default_methods(loaded)[:1])
     index = None if class_ is None else class_index(loaded, class_)
     sources = [job.source for job in jobs]
-    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn)
+    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn, reading=reading)
     measures = MapMeasures.of(
         explainer.maps, chosen, sources, faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed
     )
@@ -151,7 +153,10 @@ def explain(
         "failures": run.described_failures(),
     }
     if not jsonl:
-        console.result(console.document("explain", loaded, options.seed, {"images": run.records, **measured}), render)
+        console.result(
+            console.document("explain", loaded, options.seed, {"reading": reading, "images": run.records, **measured}),
+            render,
+        )
     elif measures:
         console.record("explain-measured", measured)
     return run.exit_code

@@ -7,7 +7,7 @@ _FLAGS = {"overwrite": "force", "timm_kwargs": "model-kwargs", "site": "level", 
 """Options that the library knows by another name."""
 _KNOWN = (
     *("amp", "batch_size", "bounded", "channels", "checkpoint", "data", "device", "lr", "per_channel", "pretrained"),
-    *("realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
+    *("reading", "realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
 )
 
 

@@ -12,6 +12,7 @@ from nullspace_cli.commands.options import (
     BasisOption,
     ModelOptions,
     OutputOptions,
+    ReadingOption,
     RoundingOption,
     number,
     path_name,
@@ -80,6 +81,7 @@ def fool(
         ),
     ] = "",
     rounding: RoundingOption = "aware",
+    reading: ReadingOption = "timm",
     basis: BasisOption = None,
     tolerance: Annotated[float, number(help="Largest embedding_error of the result that passes verification.")] = 0.01,
     float_: Annotated[
@@ -124,23 +126,25 @@ def fool(
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source
+    from nullspace_cli.engine.files.readings import DifferenceNotice
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
     from nullspace_cli.engine.workflows.fool import report
 
     network = LazyModel(options.request(model), basis)
-    maker = Attack(network, size, channels, is_bounded, norm, amount, rounding)  # type: ignore[arg-type]
+    maker = Attack(network, size, channels, is_bounded, norm, amount, rounding, reading)  # type: ignore[arg-type]
     maker.prepare()
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
-    wanted = read_picture(target).pixels
+    wanted = read_picture(target, "shown").pixels
     if source:
-        choice, picture = None, read_picture(source)
+        choice, picture = None, read_picture(source, reading)
     else:
         with console.progress("images", len(candidates)) as advance:
             choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
+    DifferenceNotice(console.warn, reading)(str(picture.path), picture)
     if size == "native" and picture.reduced:
         console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
     done = report(

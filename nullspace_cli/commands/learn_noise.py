@@ -12,6 +12,7 @@ from nullspace_cli.commands.options import (
     ModelOptions,
     OutOption,
     OutputOptions,
+    ReadingOption,
     SkipBadOption,
     TransformOption,
     WorkersOption,
@@ -78,6 +79,7 @@ def learn_noise(
     out_dir: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=path_name, help="Where the files go; by default here.")
     ] = None,
+    reading: ReadingOption = "timm",
     options: ModelOptions,
     output: OutputOptions,
     console: Console,
@@ -110,7 +112,7 @@ def learn_noise(
 
     with joined_ranks() as ranks:
         ranks.lead(check)  # it alone reads and writes these files
-        images = common_images(data, split, ranks)
+        images = common_images(data, split, ranks, reading, console.warn)
         refuse_clashes([*written, state], images.files())
         recipe = Recipe(level, limits, protocol, rounds, lr, fraction, norm, stop_eps, step_images)
         selected = images.select(recipe.chosen_images(len(images), options.seed))
@@ -145,6 +147,7 @@ def learn_noise(
             draw_losses(picture, loaded.name, learned.noises, force=output.force or resume)
     body = {
         "level": level,
+        "reading": reading,
         "noises": [noise.record for noise in learned.noises],
         "images": len(selected) - len(learned.skipped),
         "skipped": learned.skipped,

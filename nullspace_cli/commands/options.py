@@ -138,6 +138,13 @@ TransformOption = Annotated[
     Literal["model", "squash"],
     typer.Option(help="The model's own eval transform, or the paper's: squashed to the input size, nothing cropped."),
 ]
+ReadingOption = Annotated[
+    Literal["timm", "shown"],
+    typer.Option(
+        help="How the model is given a file. timm: as the loaders of timm and torchvision do, pixels as they are "
+        "stored, without alpha. shown: as people see it, turned upright and on white."
+    ),
+]
 SkipBadOption = Annotated[
     bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, by name; else they are an error.")
 ]

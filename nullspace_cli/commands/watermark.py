@@ -25,6 +25,7 @@ from nullspace_cli.commands.options import (
     JsonlOption,
     ModelOptions,
     OutputOptions,
+    ReadingOption,
     RoundingOption,
     file_name,
     number,
@@ -91,6 +92,7 @@ def watermark(
     ] = None,
     opacity: Annotated[float, number(most=1, help="Multiplies the mark's own opacity.")] = 1.0,
     rounding: RoundingOption = "aware",
+    reading: ReadingOption = "timm",
     basis: BasisOption = None,
     tolerance: Annotated[
         float, number(help="Largest embedding_error of the saved file that passes verification.")
@@ -172,8 +174,9 @@ def watermark(
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
-            network, design, size, nullspace, p, rounding, tolerance, verify, output.force, notice=console.warn
-        )
+            network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
+            notice=console.warn, reading=reading,
+        )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
         if jobs:

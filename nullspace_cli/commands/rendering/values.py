@@ -26,3 +26,20 @@ def answer(found: Mapping[str, Any]) -> str:
     label = f" {found['label'].partition(',')[0]}" if found["label"] else ""
     probability = f" ({found['probability']:.2%})" if found.get("probability") is not None else ""
     return f"class {found['class']}{label}{probability}"
+
+
+def input_of(record: Mapping[str, Any]) -> str:
+    """How much of a model's input has changed, by the reading that the command was given."""
+    loaded, shown = _changed(record)
+    return loaded if record["reading"] == "timm" else shown
+
+
+def input_of_both(record: Mapping[str, Any]) -> str:
+    """The same by the loader's reading and, where the file is shown another way, by the upright one."""
+    loaded, shown = _changed(record)
+    return loaded if loaded == shown else f"{loaded}; upright and on white: {shown}"
+
+
+def _changed(record: Mapping[str, Any]) -> list[str]:
+    shares = [record[f"input_pixels_changed{reading}"] for reading in ("", "_shown")]
+    return ["-" if s is None else "bit-identical" if s == 0 else f"{s:.4%} changed" for s in shares]

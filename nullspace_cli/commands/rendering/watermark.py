@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer, model_line, rate
+from nullspace_cli.commands.rendering.values import answer, input_of, input_of_both, model_line, rate
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
@@ -20,7 +20,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
                     record["output"],
                     "{} x {}".format(*record["size"]),
                     record["nullspace"],
-                    _input(record["input_pixels_changed"]),
+                    input_of(record),
                     {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
                     "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
                     "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
@@ -45,7 +45,7 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
             ("image", f"{record['source']} -> {record['output']} ({record['size'][0]} x {record['size'][1]})"),
             ("model", model),
             ("nullspace", record["nullspace"]),
-            ("model input", _input(record["input_pixels_changed"])),
+            ("model input", input_of_both(record)),
             ("before", before and answer(before)),
             ("after", after and f"{answer(after)}, {'same class' if record['match'] else 'ANOTHER CLASS'}"),
             ("embedding", before and _percent(record["embedding_error"], "changed by {} after 8-bit rounding")),
@@ -66,12 +66,6 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
             ("seconds", record["seconds"]),
         ]
     )
-
-
-def _input(changed: float | None) -> str:
-    if changed is None:
-        return "-"
-    return "bit-identical" if changed == 0 else f"{changed:.4%} changed"
 
 
 def _percent(value: float | None, text: str) -> str | None:

@@ -1,20 +1,29 @@
 """What all processes of a run read, each for itself: seen to be the same."""
 
+from collections.abc import Callable
+
 from nullspace_cli.engine.data.datasets import ImageSet, Split, open_data
+from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.runtime.distributed import Ranks
 
 
-def common_images(data: str, split: Split, ranks: Ranks) -> ImageSet:
+def common_images(
+    data: str,
+    split: Split,
+    ranks: Ranks,
+    reading: Reading = "timm",
+    notice: Callable[[str], None] = lambda text: None,
+) -> ImageSet:
     """The images of a folder, or the demo's.
 
     Raises:
         DataError: there are none.
         VitnullError: another process has others.
     """
-    images = open_data(data, split)
+    images = open_data(data, split, reading, notice)
     if ranks.world > 1:
         ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
     return images

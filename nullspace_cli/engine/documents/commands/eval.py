@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Percent, Positive
+from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Percent, Positive, may_lack
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.shared import Answer, Control, Level, Result
+from nullspace_cli.engine.files.readings import Reading
 
 
 class Eval(Run):
@@ -15,6 +16,9 @@ class Eval(Run):
     schema_: Literal["vitnull/eval/1"] = Field(alias="schema")
     data: str
     split: str
+    reading: Reading = may_lack(
+        "how the model was given the files; of documents that were written since it is a choice"
+    )
     transform: str
     images: Natural
     outputs: Literal["logits", "features"]

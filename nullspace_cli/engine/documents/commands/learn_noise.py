@@ -7,6 +7,7 @@ from pydantic import Field
 from nullspace_cli.engine.documents.base import Natural, NonNegative
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Plan
+from nullspace_cli.engine.files.readings import Reading
 
 
 class LearnedNoiseRecord(NoiseRecord):
@@ -19,6 +20,7 @@ class LearnNoise(Run):
 
     schema_: Literal["vitnull/learn-noise/1"] = Field(alias="schema")
     level: Level
+    reading: Reading
     noises: list[LearnedNoiseRecord]
     images: Natural
     skipped: list[str]
