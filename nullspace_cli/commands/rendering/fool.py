@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import figure
+from nullspace_cli.commands.rendering.values import figure, input_of, input_of_both
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
@@ -66,8 +66,8 @@ def _likeness(like: Mapping[str, Any], other: str) -> str:
 
 
 def _kept(document: Mapping[str, Any]) -> str:
-    if document["input_pixels_changed"] == 0:
-        return "the same input, bit for bit"
+    if input_of(document) == "bit-identical":
+        return f"the same input, {input_of_both(document)}"
     parts = []
     if document["embedding_error"] is not None:
         parts.append(f"embedding changed by {document['embedding_error']:.2e}")
