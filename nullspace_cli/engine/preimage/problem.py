@@ -1,5 +1,6 @@
 """What is looked for, and what is found: pictures with a given view, the model's 8-bit input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ class PreimageProblem:
     Attributes:
         source: a picture whose view is `wanted`, blended to where the target cannot be had; None if there is none.
         lower, upper: both numbers, or both of the picture's shape.
+        strayed: given a picture, which values of its view another reader gets wrong by too much; under these, too, the
+            target is blended to the source.
     """
 
     target: Levels
@@ -25,6 +28,7 @@ class PreimageProblem:
     source: Levels | None
     lower: Levels | int = 0
     upper: Levels | int = 255
+    strayed: Callable[[Levels], Bool[NDArray[np.bool_], "h c w"]] | None = None
 
     @property
     def fixed(self) -> Bool[NDArray[np.bool_], "H c W"]:

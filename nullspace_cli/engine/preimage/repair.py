@@ -60,13 +60,15 @@ class Repair:
                 found = found._replace(pixels=pixels.copy(), wrong=wrong)
         return found
 
-    def blended(self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"]) -> Levels:
-        """The target half as far from the source under the wrong values, in all channels."""
+    def blended(
+        self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], *, wholly: bool = False
+    ) -> Levels:
+        """The target half as far from the source under the wrong values, in all channels; or `wholly` the source."""
         rows, columns = self._passes.row_windows, self._passes.col_windows
         target = target.copy()
         for i, j in np.argwhere(wrong.any(1)):
             part = (rows[i], slice(None), columns[j])
-            target[part] = halved(source[part], target[part])
+            target[part] = source[part] if wholly else halved(source[part], target[part])
         return target
 
     def _repair_each(

@@ -42,6 +42,9 @@ BLOCK_ROWS = 512
 SIZES_KEPT = 4
 """Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
 
+STRAYED_ROUNDS = 4
+"""Tries of a whole picture besides, where another reader is looked at, too."""
+
 MARGIN = 2
 """Levels that the exact projection stays off black and white, so that rounding can go either way."""
 
@@ -80,7 +83,8 @@ class PreimageSolver:
             target = self._masked(problem.source, target, J_real)
         lower, upper = self._with_margin(problem)
         best: Preimage | None = None
-        for _ in range(rounds):
+        fewest = (0, 0)
+        for k in range(rounds if problem.strayed is None else rounds + STRAYED_ROUNDS):
             projection = self.projection(replace(problem, target=target, lower=lower, upper=upper))
             beyond = self._second_real(J_real - J_real.clip(0, 255))  # what PIL cuts off between its passes
             solution = project_onto_view(
@@ -89,12 +93,15 @@ class PreimageSolver:
             J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
             found = self.repair(Preimage(pixels, wrong, target, projection, solution), problem)
-            if best is None or found.wrong.sum() < best.wrong.sum():
-                best = found
-            if problem.source is None or not best.wrong.any():
+            strayed = np.zeros_like(found.wrong) if problem.strayed is None else problem.strayed(found.pixels)
+            count = int(found.wrong.sum()), int(strayed.sum())
+            if best is None or count < fewest:
+                best, fewest = found, count
+            if problem.source is None or not any(fewest):
                 break
-            target = self.repair.blended(target, problem.source, found.wrong)
-            y = solution.y * self._tensor(~_near(found.wrong))
+            amiss = found.wrong | strayed
+            target = self.repair.blended(target, problem.source, amiss, wholly=k >= rounds)
+            y = solution.y * self._tensor(~_near(amiss))
         assert best is not None
         return best if problem.source is None else self.repair.restored(best, problem)
 

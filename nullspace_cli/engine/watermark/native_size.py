@@ -7,16 +7,18 @@ it. The patch embedding's, composed with the resize, is needed where the image i
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError, ModelError, NoNullspaceError
-from nullspace_cli.engine.files.pictures import Picture
+from nullspace_cli.engine.files.pictures import Picture, with_levels
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.preimage.pillow_passes import Levels, View
 from nullspace_cli.engine.preimage.problem import PreimageProblem
@@ -176,6 +178,8 @@ class _Task:
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("resize", problem)
+        if self.picture.difference is not None and self._view_of_other is not None:
+            problem = replace(problem, strayed=self._strayed)
         found = self.preimages(problem)
         pixels = found.pixels
         if self.maker.rounding == "nearest":
@@ -185,6 +189,33 @@ class _Task:
             "gave_way": float((found.target != target).any(1).mean()),
         }
         return self._result("resize", target, pixels, found.projection, found.solution, solver)
+
+    @cached_property
+    def _view_of_other(self) -> UInt8[NDArray[np.uint8], "ch cw 3"] | None:
+        """What the model is given of the source by the other reading, the crop turned as it is by this one.
+
+        None where that cannot be: how the source is to be shown is unknown, or the crop is no square and lies across.
+        """
+        picture = self.picture
+        turned = picture.orientation.transposed and len(set(self.view.geometry.crop)) > 1
+        try:
+            return None if turned else _by_other_reading(self.maker.transform, picture)
+        except ImageError:
+            return None
+
+    def _strayed(self, pixels: Levels) -> Bool[NDArray[np.bool_], "h c w"]:
+        """Where the other reading's input moves by more than a level: with it, the rounding of each pass is another."""
+        made = with_levels(self.picture, _colours(pixels, self.preimages.passes.transposed))
+        before, after = self._view_of_other, _by_other_reading(self.maker.transform, made)
+        assert before is not None
+        off = (np.abs(after.astype(np.int16) - before) > 1).any(2)
+        near = binary_dilation(off, np.ones((3, 3), bool))  # an odd margin is cut at another end
+        geometry = self.view.geometry
+        _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
+        _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
+        kept = near[rows, columns]
+        view = kept.T if self.preimages.passes.transposed else kept
+        return np.repeat(view[:, None], self.source.shape[1], axis=1)
 
     def by_patches(self, space: PatchSpace) -> Watermarked:
         """Keep the patch embeddings of the model's input, which itself may change within their nullspace."""
@@ -301,6 +332,13 @@ class _Task:
 def _figures(projection: ResizeProblem, point: DualPoint) -> dict[str, Any]:
     """The certificate of the exact projection, in [0, 1] pixel units."""
     return projection.certificate(point, tolerance=CELL).figures(2)
+
+
+def _by_other_reading(transform: EvalTransform, picture: Picture) -> UInt8[NDArray[np.uint8], "h w 3"]:
+    """The model's input by the reading that the picture does not have, the crop turned as the picture's own lies."""
+    timm = picture.reading == "timm"
+    seen = transform.input_pixels(picture.read_as("shown" if timm else "timm").pixels)
+    return picture.orientation.stored(seen) if timm else picture.orientation.upright(seen)
 
 
 def _by_rows(colours: UInt8[NDArray[np.uint8], "H W c"], transposed: bool) -> Levels:
