@@ -1,21 +1,32 @@
-"""Image files to 8-bit RGB pixels, and back to PNG. What cannot be converted faithfully is refused, never clipped."""
+"""Image files to 8-bit RGB pixels, and back. What cannot be converted faithfully is refused, never clipped."""
 
-import math
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
-from nullspace_cli.engine.errors import ImageError
-from nullspace_cli.engine.files import png
+from nullspace_cli.engine.errors import ArtifactError, ImageError
+from nullspace_cli.engine.files import containers, png, png_chunks
+from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.exif import upright
-from nullspace_cli.engine.files.image_opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
+from nullspace_cli.engine.files.image_opening import (
+    MAX_PIXELS,
+    damaged,
+    jpeg_damage,
+    jpeg_is_cut,
+    opened,
+    opened_again,
+    several_frames,
+)
+from nullspace_cli.engine.files.metadata import Metadata, read_metadata
+from nullspace_cli.engine.files.paths import reason_of
+from nullspace_cli.engine.files.writing import FilesTogether
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +36,9 @@ class Picture:
     Attributes:
         pixels: RGB composited on white: what a model is shown.
         samples: what `pixels` was made of, as a PNG can hold it: grey or RGB, alpha last, hidden colours and all.
-        icc_profile: one that such samples can carry, else None.
-        exif: it no longer asks for a rotation.
-        dpi: (x, y).
+        metadata: what such samples can carry; it no longer asks for a rotation.
         reduced: what `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None.
+        notices: what of the file was not read, or is doubtful, as "it holds several frames, ...".
 
     The arrays may share memory: write to none of them.
     """
@@ -38,10 +48,14 @@ class Picture:
     path: Path
     source_mode: str
     format: str
-    icc_profile: bytes | None
-    exif: bytes | None
-    dpi: tuple[float, float] | None
-    reduced: str | None
+    reduced: str | None = None
+    metadata: Metadata = field(default_factory=Metadata)
+    notices: tuple[str, ...] = ()
+
+    def tell(self, notice: Callable[[str], None]) -> None:
+        """Pass the notices on, with the file's name."""
+        for text in self.notices:
+            notice(f"{self.path}: {text}")
 
     @property
     def width(self) -> int:
@@ -92,10 +106,9 @@ def read_picture(path: Path) -> Picture:
             path=path,
             source_mode=decoded.source_mode,
             format=decoded.format,
-            icc_profile=_profile(decoded.info, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
-            exif=_bytes_or_none(decoded.info.get("exif")),
-            dpi=_dpi(decoded.info),
-            reduced=_reduced(decoded.source_mode, decoded.raw_mode, samples),
+            reduced=_reduced(decoded, samples),
+            metadata=_metadata(decoded, path, b"GRAY" if samples.shape[2] <= 2 else b"RGB "),
+            notices=decoded.notices,
         )
     except MemoryError as error:
         raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
@@ -114,7 +127,7 @@ def picture_of(samples: png.Samples, name: str = "the image") -> Picture:
     if not 0 < height * width <= MAX_PIXELS:
         raise ImageError(f"Cannot read {name}: it is {width} x {height}. Expected at most {MAX_PIXELS} pixels.")
     mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    return Picture(_seen(samples), samples, Path(name), mode, "PNG", None, None, None, None)
+    return Picture(_seen(samples), samples, Path(name), mode, "PNG")
 
 
 def check_picture(path: Path) -> None:
@@ -125,12 +138,27 @@ def check_picture(path: Path) -> None:
     """
     with opened(path) as image:
         kind = str(image.format)
-    is_cut = {"PNG": png_is_cut, "JPEG": jpeg_is_cut, "MPO": jpeg_is_cut}.get(kind)
+    is_cut = {"PNG": png_chunks.is_cut, "JPEG": jpeg_is_cut, "MPO": jpeg_is_cut}.get(kind)
     if is_cut is None:
         return
     with path.open("rb") as file:
         if is_cut(file, path.stat().st_size):
             raise damaged(path, "it ends too early")
+
+
+def why_no_result(path: Path) -> str | None:
+    """Why a file that was to be written earlier is no whole image that everybody can open; None if it is one.
+
+    It need not be as `read_picture` would take it: of a PNG others read no more than Pillow by itself does.
+    """
+    try:
+        check_picture(path)
+        with path.open("rb") as file:
+            if png_chunks.as_pillow_takes_it(file, path.stat().st_size) is not file:
+                raise damaged(path, "Pillow reads no texts and profiles of this size")
+    except ImageError as error:
+        return f"{error} It is left as it is: remove it, or use `overwrite=True`."
+    return None
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -144,14 +172,15 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return png.encode(pixels)
 
 
-def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
-    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], container: Container = "PNG") -> Encoded:
+    """A file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
 
     Where they are the picture's own, so are the samples, bit for bit. Elsewhere a sample of 16 bits follows by 257 for
     each level that its colour moves, as nearly as that level allows.
 
     Raises:
         ValueError: the array is not of that type and shape, leaves `picture.range()`, or has colours in a grey picture.
+        ImageError: the format cannot hold the picture's samples.
     """
     if pixels.dtype != np.uint8 or pixels.shape != picture.pixels.shape:
         expected = list(picture.pixels.shape)
@@ -168,12 +197,48 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
         levels = new if alpha is None else _off_white(new, alpha[rows])
         written = levels if samples.dtype == np.uint8 else _moved(colour, levels, rounded=_is_rounded(samples))
         np.copyto(colour, written, where=new != old)
-    return png.encode(samples, icc_profile=picture.icc_profile, exif=picture.exif, dpi=picture.dpi)
+    return containers.encode(samples, picture.metadata, container)
 
 
-def encode_made(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> bytes:
-    """A PNG file's bytes for a picture made of a source: like it at native size, and nothing but pixels at others."""
-    return encode_like(source, pixels) if native else encode_png(pixels)
+def encode_resized(source: Picture, pixels: UInt8[NDArray[np.uint8], "h w 3"], container: Container = "PNG") -> Encoded:
+    """A file's bytes with exactly the given pixels, and what of the source's metadata is true at any size."""
+    return containers.encode(pixels, source.metadata.of_another_size(), container)
+
+
+def container_of(path: Path) -> Container:
+    """The format that a picture is written in, by the file's ending.
+
+    Raises:
+        ArtifactError: it is that of no format that keeps every pixel.
+    """
+    container = containers.container_of(path)
+    if container is None:
+        endings = ", ".join(containers.ENDINGS)
+        raise ArtifactError(f"Cannot write {path}: a lossy format would change the pixels. Expected {endings}.")
+    return container
+
+
+def write_picture(files: FilesTogether, path: Path, data: bytes, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> Picture:
+    """Write a picture's file, and read it back before it gets its name.
+
+    Returns:
+        What was read back, every pixel of it as given.
+
+    Raises:
+        ArtifactError: the system would not write it; or what was written is not what should be there.
+    """
+
+    def write(temporary: Path) -> Picture:
+        temporary.write_bytes(data)
+        try:
+            back = read_picture(temporary)
+        except ImageError as error:
+            raise ArtifactError(f"{path} was not written: it could not be read back ({error}).") from error
+        if back.pixels.shape != pixels.shape or not (back.pixels == pixels).all():
+            raise ArtifactError(f"{path} was not written: read back, its pixels are others. Use .png.")
+        return replace(back, path=path)
+
+    return files.write(path, write)
 
 
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
@@ -200,7 +265,11 @@ class _Decoded:
         deep: whether it is grey with more than 8 bits.
         mixed_up: whether Pillow has mixed up the bytes of samples.
         white_is_zero: whether deep grey is inverted.
-        info: the metadata, as Pillow found it.
+        reduced: whether it has 16 bits, of which Pillow decodes 8.
+        info: the metadata, as Pillow found it, and has it after the turn.
+        stated: the same before it.
+        segments: of a JPEG.
+        notices: see `Picture`.
     """
 
     values: NDArray[Any]
@@ -211,11 +280,16 @@ class _Decoded:
     deep: bool
     mixed_up: bool
     white_is_zero: bool
+    reduced: bool
     info: Mapping[Any, Any]
+    stated: Mapping[Any, Any]
+    segments: Sequence[tuple[str, bytes]]
+    notices: tuple[str, ...]
 
 
 def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
-    source_mode, raw_mode = image.mode, _raw_mode(image)
+    source_mode, raw_mode, shallow = image.mode, _raw_mode(image), _is_shallow(image)
+    stated = dict(image.info)
     upright(image)
     tags = getattr(image, "tag_v2", {})
     planar = tags.get(_PLANAR) == 2
@@ -224,7 +298,7 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     low = None
     if deep:
         values = np.asarray(image)
-    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
+    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar and not shallow:
         values, low = np.asarray(image), _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
     elif raw_mode == "LA;16B":
         values = _decoded_as(path, "RGBA")  # four bytes a pixel, whatever they are called
@@ -244,8 +318,31 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
         deep=deep,
         mixed_up=planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8,
         white_is_zero=tags.get(_PHOTOMETRIC) == 0,
+        reduced=shallow,
         info=dict(image.info),
+        stated=stated,
+        segments=getattr(image, "applist", ()),
+        notices=_notices(image, path),
     )
+
+
+def _notices(image: ImageFile.ImageFile, path: Path) -> tuple[str, ...]:
+    notices = []
+    if several_frames(image):
+        notices.append("it holds several frames, of which the first is read")
+    if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(path)):
+        notices.append(f"it is damaged, and part of it may be another picture than it was ({damage})")
+    return tuple(notices)
+
+
+def _is_shallow(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow decodes 8 of 16 bits of a format of which it tells us no more."""
+    if image.format in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
+        return False
+    arguments = image.tile[0].args
+    # Of a PPM the second one is the value of white.
+    largest = arguments[1] if image.format == "PPM" and isinstance(arguments, tuple) and len(arguments) > 1 else 0
+    return _raw_mode(image).endswith(tuple(_OTHER_BYTE)) or (isinstance(largest, int) and largest > 255)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -275,7 +372,7 @@ def _samples(decoded: _Decoded, path: Path) -> png.Samples:
 
 def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
     """The file decoded once more, its bytes taken for those of another raw mode of the same width."""
-    with Image.open(path, formats=FORMATS) as image:
+    with opened_again(path) as image:
         image.tile = [
             tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
             for tile in image.tile
@@ -369,30 +466,21 @@ def _bands(height: int) -> Iterator[slice]:
     return (slice(top, top + 256) for top in range(0, height, 256))
 
 
-def _reduced(source_mode: str, raw_mode: str, samples: png.Samples) -> str | None:
+def _reduced(decoded: _Decoded, samples: png.Samples) -> str | None:
     """What a PNG of these samples is, and what it is not."""
-    lost = ""
-    if samples.dtype == np.uint8 and (source_mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE))):
-        lost = "floating-point" if source_mode == "F" else "16-bit"
-    if source_mode in ("CMYK", "LAB", "YCbCr"):
-        lost = f"{lost} {source_mode}".lstrip()
+    lost, mode, raw_mode = "", decoded.source_mode, decoded.raw_mode
+    if samples.dtype == np.uint8 and (mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE)) or decoded.reduced):
+        lost = "floating-point" if mode == "F" else "16-bit"
+    if mode in ("CMYK", "LAB", "YCbCr"):
+        lost = f"{lost} {mode}".lstrip()
     return f"8-bit {'grey' if samples.shape[2] <= 2 else 'RGB'}, not {lost}" if lost else None
 
 
-def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:
-    """The ICC profile, unless it describes another colour space (CMYK, Lab) than the samples are in."""
-    profile = _bytes_or_none(info.get("icc_profile"))
-    return profile if profile and profile[16:20] == space else None
-
-
-def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:
-    """The resolution, if the file says it in two numbers: metadata may be of any type and length."""
+def _metadata(decoded: _Decoded, path: Path, space: bytes) -> Metadata:
+    """What the file says besides its pixels. These have been turned, and nobody should turn them again."""
     try:
-        x, y = (float(value) for value in info.get("dpi", (0, 0)))
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None
-
-
-def _bytes_or_none(value: object) -> bytes | None:
-    return value if isinstance(value, bytes) else None
+        with path.open("rb") as file:
+            found = read_metadata(decoded.format, file, path.stat().st_size, decoded.stated, decoded.segments)
+    except OSError as error:
+        raise ImageError(f"Cannot read {path}: {reason_of(error)}. Check the disk, or give another file.") from error
+    return found.with_orientation(1).in_space(space)

@@ -98,7 +98,7 @@ class Explainer:
         size: of the overlays: "model" for what the network sees, "native" for the whole image.
         force: whether existing files may be overwritten.
         group: images that are explained together, as far as memory allows.
-        notice: is told where it does not.
+        notice: is told where it does not, and of what is doubtful in an image.
     """
 
     model: Model
@@ -122,6 +122,7 @@ class Explainer:
             try:
                 with within_memory(str(job.source)):
                     picture = read_picture(job.source)
+                    picture.tell(self.notice)
                     read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
             except VitnullError as error:
                 done[job.source] = Failed(job.source, error)

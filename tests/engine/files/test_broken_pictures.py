@@ -9,6 +9,7 @@ from PIL import Image, ImageFile
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import pictures as images
+from nullspace_cli.engine.files.metadata import Metadata
 from nullspace_cli.engine.files.pictures import check_picture, encode_like, read_picture
 from tests.engine.files.broken_pictures import broken, pngs, sound
 
@@ -40,7 +41,7 @@ def test_what_is_broken_is_read_or_refused_in_one_line(tmp_path: Path) -> None:
             if isinstance(picture, images.Picture):  # as good as any other
                 assert picture.pixels.dtype == np.uint8
                 assert min(picture.pixels.shape[:2]) >= 1
-                path.write_bytes(encode_like(picture, picture.pixels))
+                path.write_bytes(encode_like(picture, picture.pixels).data)
                 np.testing.assert_array_equal(read_picture(path).pixels, picture.pixels)
         path.unlink()
     assert min(count.values()) > 300  # both ends were met
@@ -78,7 +79,7 @@ def test_names_that_no_file_can_have(tmp_path: Path, read: Callable[[Path], obje
 
 
 @pytest.mark.parametrize("error", [TypeError, KeyError, ValueError, ZeroDivisionError, OSError, AttributeError])
-@pytest.mark.parametrize("step", ["_samples", "_seen", "_profile", "_dpi", "_reduced"])
+@pytest.mark.parametrize("step", ["_samples", "_seen", "_reduced"])
 def test_a_bug_of_ours_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception]
 ) -> None:
@@ -144,4 +145,4 @@ def test_metadata_of_another_type_is_left_out(
 
     monkeypatch.setattr(Image, "open", opened)
     picture = read_picture(path)
-    assert (picture.dpi, picture.exif, picture.icc_profile) == (None, None, None)
+    assert picture.metadata == Metadata(lost=picture.metadata.lost)

@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png as png_writer
+from nullspace_cli.engine.files.containers import encode
 from nullspace_cli.engine.files.image_opening import MAX_PIXELS
+from nullspace_cli.engine.files.metadata import Metadata
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.files.png_chunks import Chunk
 
 Array = NDArray[Any]
 Save = Callable[..., Path]
@@ -278,7 +281,7 @@ def test_jpeg_with_more_pictures_behind_it(save: Save) -> None:
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_and_forgotten(save: Save, name: str, orientation: int) -> None:
+def test_exif_orientation_is_applied_and_says_so(save: Save, name: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     exif[ExifTags.Base.Model] = "camera"
@@ -288,12 +291,10 @@ def test_exif_orientation_is_applied_and_forgotten(save: Save, name: str, orient
     picture = read_picture(path)
     np.testing.assert_array_equal(picture.pixels, expected)
     assert picture.width == (14 if orientation < 5 else 11)
-    if name != "a.tif":  # whose tags describe the file and belong in no other
-        assert picture.exif is not None
-        kept = Image.Exif()
-        kept.load(picture.exif)
-        assert kept[ExifTags.Base.Model] == "camera"
-        assert kept.get(ExifTags.Base.Orientation, 1) == 1
+    assert picture.metadata.exif is not None
+    kept = Image.Exif()
+    kept.load(picture.metadata.exif)
+    assert dict(kept) == {ExifTags.Base.Model: "camera", ExifTags.Base.Orientation: 1}
 
 
 @pytest.mark.parametrize(
@@ -319,15 +320,15 @@ def test_unreadable_exif_does_not_cost_the_image(save: Save, name: str, exif: by
 def test_metadata_for_a_writer(save: Save) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = read_picture(save(RGB, "a.png", icc_profile=srgb, dpi=(300, 150)))
-    assert picture.icc_profile == srgb
-    assert picture.dpi == pytest.approx((300, 150), rel=1e-3)
-    assert (picture.format, picture.exif) == ("PNG", None)
+    assert picture.metadata.icc_profile == srgb
+    assert picture.metadata.dpi == pytest.approx((300, 150), rel=1e-3)
+    assert (picture.format, picture.metadata.exif) == ("PNG", None)
     plain = read_picture(save(RGB, "b.png"))
-    assert (plain.icc_profile, plain.exif, plain.dpi) == (None, None, None)
+    assert (plain.metadata.icc_profile, plain.metadata.exif, plain.metadata.dpi) == (None, None, None)
 
 
 def test_a_profile_of_another_colour_space_is_not_kept(save: Save) -> None:
-    assert read_picture(save(RGB.convert("LAB"), "a.tif")).icc_profile is None
+    assert read_picture(save(RGB.convert("LAB"), "a.tif")).metadata.icc_profile is None
 
 
 # --- what is refused
@@ -362,11 +363,12 @@ def test_the_largest_image_passes_the_check(save: Save) -> None:
     check_picture(save(header_of((9459, 9459))))
 
 
-@pytest.mark.parametrize("name", ["a.ico", "a.ppm", "a.pdf", "a.eps", "a.tga"])
+@pytest.mark.parametrize("name", ["a.pdf", "a.eps", "a.gbr", "a.h5"])
 @pytest.mark.parametrize("read", [read_picture, check_picture])
 def test_other_formats_are_refused(save: Save, name: str, read: Callable[[Path], object]) -> None:
-    with pytest.raises(ImageError, match=r"it is not a PNG, JPEG, WebP, BMP, TIFF or GIF image\. Convert"):
-        read(save(RGB.resize((32, 32)), name))
+    """Of EPS Pillow would run another program on the file."""
+    with pytest.raises(ImageError, match=r"it is not a PNG, JPEG, WebP, TIFF or other image that Pillow knows\. Conv"):
+        read(save(b"\x89HDF\r\n\x1a\n" + bytes(99) if name in ("a.gbr", "a.h5") else RGB.resize((32, 32)), name))
 
 
 @pytest.mark.parametrize("lenient", [False, True])
@@ -483,13 +485,6 @@ def test_check_minds_no_missing_end_mark(save: Save, missing: int) -> None:
     check_picture(path)
 
 
-def test_a_text_bomb_in_a_png(save: Save) -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Comment", "0" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    with pytest.raises(ImageError, match="damaged or truncated"):
-        read_picture(save(RGB, pnginfo=info))
-
-
 # --- out again
 
 
@@ -543,7 +538,7 @@ def test_every_kind_of_png_stays_of_its_kind(save: Save, bits: int, channels: in
     assert picture.grey == (channels <= 2)
 
     pixels = changed(picture)
-    path = save(encode_like(picture, pixels), "b.png")
+    path = save(encode_like(picture, pixels).data, "b.png")
     header = path.read_bytes()[24:26]
     assert header == bytes([bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels]])
     again = read_picture(path)
@@ -553,7 +548,7 @@ def test_every_kind_of_png_stays_of_its_kind(save: Save, bits: int, channels: in
     assert 0.3 < same.mean() < 0.8
     np.testing.assert_array_equal(again.samples[..., :colours][same], samples[..., :colours][same])
     np.testing.assert_array_equal(again.samples[..., colours:], samples[..., colours:])
-    own = read_picture(save(encode_like(picture, picture.pixels), "c.png"))
+    own = read_picture(save(encode_like(picture, picture.pixels).data, "c.png"))
     np.testing.assert_array_equal(own.samples, samples)
 
 
@@ -566,7 +561,7 @@ def test_every_level_of_every_alpha_can_be_written(save: Save) -> None:
     np.testing.assert_array_equal(lower, 255 - alpha)
     assert (upper == 255).all()
     pixels = np.repeat(np.maximum(level, lower)[..., None], 3, axis=2).astype(np.uint8)
-    np.testing.assert_array_equal(read_picture(save(encode_like(picture, pixels))).pixels, pixels)
+    np.testing.assert_array_equal(read_picture(save(encode_like(picture, pixels).data)).pixels, pixels)
     black = rgba.copy()
     black[..., :3] = 0  # nothing is darker, so the range leaves nothing out
     np.testing.assert_array_equal(read_picture(save(Image.fromarray(black))).pixels[..., 0], lower)
@@ -581,7 +576,7 @@ def test_16_bits_move_by_257_a_level_as_nearly_as_the_level_allows(
         samples = np.repeat(every.astype(np.uint16).reshape(256, 256, 1), channels, axis=2)
         picture = read_picture(save(png_writer.encode(samples)))
         pixels = np.clip(picture.pixels.astype(int) + steps, 0, 255).astype(np.uint8)
-        again = read_picture(save(encode_like(picture, pixels))).samples[..., -1].ravel().astype(int)
+        again = read_picture(save(encode_like(picture, pixels).data)).samples[..., -1].ravel().astype(int)
         level = pixels[..., -1].ravel()
         wanted = every + 257 * (level - reading(every).astype(int))
         inside = np.clip(wanted, 0, 65535)
@@ -621,7 +616,7 @@ def test_other_kinds_become_the_nearest(save: Save, mode: str, name: str, kept: 
     picture = read_picture(save(image, name))
     assert picture.reduced == reduced
     pixels = changed(picture)
-    path = save(encode_like(picture, pixels), "b.png")
+    path = save(encode_like(picture, pixels).data, "b.png")
     np.testing.assert_array_equal(read_picture(path).pixels, pixels)
     with Image.open(path) as written:
         assert written.mode == kept
@@ -670,7 +665,7 @@ def test_16_bit_colour_of_a_tiff_is_kept(
     picture = read_picture(save(tiff16(order, samples, alpha=alpha, deflated=deflated), "a.tif"))
     np.testing.assert_array_equal(picture.samples, samples if alpha else samples[..., :3])
     pixels = changed(picture)
-    again = read_picture(save(encode_like(picture, pixels)))
+    again = read_picture(save(encode_like(picture, pixels).data))
     np.testing.assert_array_equal(again.pixels, pixels)
     assert again.samples.dtype == np.uint16
     assert picture.reduced is None
@@ -694,7 +689,7 @@ def test_deep_grey_with_a_transparent_value_is_written_with_8_bits(save: Save) -
     )
     assert picture.reduced == "8-bit grey, not 16-bit"
     assert picture.samples[0].tolist() == [[1, 255], [1, 0], [253, 255]]
-    assert read_picture(save(encode_like(picture, picture.pixels))).pixels[0, :, 0].tolist() == [1, 255, 253]
+    assert read_picture(save(encode_like(picture, picture.pixels).data)).pixels[0, :, 0].tolist() == [1, 255, 253]
 
 
 def test_12_bits_survive_as_16() -> None:
@@ -709,7 +704,7 @@ def test_orientation_is_applied_to_both_bytes(save: Save) -> None:
     exif[ExifTags.Base.Orientation] = 6
     samples = samples_of(16, 3)
     for channels in (2, 3):
-        path = save(png_writer.encode(samples[..., :channels], exif=exif.tobytes()))
+        path = save(png_writer.encode(samples[..., :channels], [Chunk(b"eXIf", exif.tobytes())]))
         np.testing.assert_array_equal(read_picture(path).samples, np.rot90(samples[..., :channels], -1))
 
 
@@ -722,19 +717,19 @@ def test_metadata_is_written_again(save: Save, mode: str, space: bytes) -> None:
     exif[ExifTags.Base.Model] = "camera"
     source = save(RGB.convert(mode), "a.jpg", exif=exif, icc_profile=bytes(profile), dpi=(300, 150))
     picture = read_picture(source)
-    path = save(encode_like(picture, 255 - picture.pixels))
+    path = save(encode_like(picture, 255 - picture.pixels).data)
     assert b"eXIfMM" in path.read_bytes()  # not the name that a JPEG puts before it
     with Image.open(path) as written:
         assert written.size == (11, 14)
         assert written.info["icc_profile"] == profile
         assert written.info["dpi"] == pytest.approx((300, 150), abs=0.02)
-        assert dict(written.getexif()) == {ExifTags.Base.Model: "camera"}
+        assert dict(written.getexif()) == {ExifTags.Base.Model: "camera", ExifTags.Base.Orientation: 1}
         written.verify()  # the checksums
 
 
 def test_a_resolution_beyond_a_pngs_is_left_out(save: Save) -> None:
     for dpi in ((1e-3, 300), (1e9, 300)):
-        with Image.open(save(png_writer.encode(COLOURS, dpi=dpi))) as image:
+        with Image.open(save(encode(COLOURS, Metadata(dpi=dpi), "PNG").data)) as image:
             assert "dpi" not in image.info
 
 
