@@ -153,7 +153,7 @@ def evaluate(
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
             drawn = read_documents(earlier) if ranks.first else []
-        images = open_data(data, split)
+        images = open_data(data, split, console.note if ranks.first else lambda text: None)
         if ranks.world > 1:
             ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
         refuse_clashes(written, images.files())

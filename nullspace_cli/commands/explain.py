@@ -9,12 +9,13 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.flags_in_errors import in_flags
-from nullspace_cli.commands.image_files import ending_in, named_images
+from nullspace_cli.commands.image_files import ending_in, named_images, stems_of
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     FilesFromOption,
     JsonlOption,
     ModelOptions,
+    NulOption,
     OutputOptions,
     file_name,
     number,
@@ -57,6 +58,7 @@ def explain(
         ),
     ] = None,
     files_from: FilesFromOption = None,
+    nul: NulOption = False,
     size: Annotated[
         Literal["model", "native"],
         typer.Option(help="Overlays on what the model sees of the image, or on all of it at its own size."),
@@ -120,7 +122,7 @@ def explain(
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
     images = named_images(
-        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note
+        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note, nul=nul
     )
     jobs = _jobs(images, out_dir, [one.name for one in wanted], pictures=pictures, float_=float_)
     known = wanted if names else []  # what suits the model shows when it is loaded
@@ -220,8 +222,8 @@ def _jobs(
     from nullspace_cli.engine.workflows.explain import ExplainFiles
 
     jobs = []
-    for source, place in images:
-        stem = (out_dir or Path()) / place.with_suffix("")
+    for (source, _), name in zip(images, stems_of([place for _, place in images]), strict=True):
+        stem = (out_dir or Path()) / name
         overlays = {name: stem.with_name(f"{stem.name}.{name}.png") for name in methods} if pictures else {}
         sheet = stem.with_name(stem.name + SHEET) if pictures and len(methods) > 1 else None
         jobs.append(ExplainFiles(source, overlays, sheet, stem.with_name(stem.name + MAPS) if float_ else None))

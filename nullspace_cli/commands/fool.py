@@ -136,7 +136,9 @@ def fool(
     maker.prepare()
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
-    wanted = read_picture(target).pixels
+    looks = read_picture(target)
+    looks.tell(console.warn)
+    wanted = looks.pixels
     choice, skipped = None, []
     if source:
         picture = read_picture(source)
@@ -150,11 +152,13 @@ def fool(
             choice = choose_source(maker, candidates, wanted, source_class, advance, left_out)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
+    picture.tell(console.warn)
     if size == "native" and picture.reduced:
         console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
     done = report(
-        maker, maker(picture, wanted), picture, target, artifacts, methods, tolerance=tolerance, force=output.force
-    )
+        maker, maker(picture, wanted), picture, target, artifacts, methods,
+        tolerance=tolerance, force=output.force, notice=console.warn,
+    )  # fmt: skip
 
     from nullspace_cli.engine.plots.fooling import draw_fooling
 
@@ -200,7 +204,7 @@ def _images(folder: Path, target: Path, notice: Callable[[str], None]) -> list[P
         words = next((name.removesuffix(ending).split(".") for ending in ENDINGS if name.endswith(ending)), [])
         return [".".join(words[:count]) for count in range(1, len(words))]
 
-    found, results = images_in(folder, sources_of, Path(real(folder)).name)
+    found, results = images_in(folder, sources_of, notice, Path(real(folder)).name)
     others = [path for path in found if identity(path) != identity(target)]
     if not others:
         raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")

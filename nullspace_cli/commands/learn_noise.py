@@ -118,7 +118,7 @@ def learn_noise(
 
     with joined_ranks() as ranks:
         ranks.lead(check)  # it alone reads and writes these files
-        images = open_data(data, split)
+        images = open_data(data, split, console.note if ranks.first else lambda text: None)
         refuse_clashes([*written, state], images.files())
         fingerprint = images.fingerprint()
         ranks.agree("data", f"{len(images)} images with the fingerprint {fingerprint[:12]}")

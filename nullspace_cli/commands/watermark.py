@@ -23,6 +23,7 @@ from nullspace_cli.commands.options import (
     FilesFromOption,
     JsonlOption,
     ModelOptions,
+    NulOption,
     OutputOptions,
     RoundingOption,
     file_name,
@@ -56,6 +57,7 @@ def watermark(
         str | None, typer.Option(metavar="TEXT", help="Letter this instead of a MARK; all FILES are images then.")
     ] = None,
     files_from: FilesFromOption = None,
+    nul: NulOption = False,
     size: Annotated[
         Literal["native", "model"],
         typer.Option(help="native: the image's own size. model: as the model's eval transform resizes it (the paper)."),
@@ -106,7 +108,13 @@ def watermark(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="The PNG to write, for one image."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=file_name,
+            help="The .png, .webp (lossless) or .tif to write, for one image.",
+        ),
     ] = None,
     out_dir: Annotated[
         Path | None,
@@ -139,7 +147,7 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from, ending_in(ENDING), console.note)
+    images = named_images(given, files_from, ending_in(ENDING), console.note, nul=nul)
     if jsonl and output.json:
         raise typer.BadParameter("use --json or --jsonl, not both", param_hint="--jsonl")
     if size == "model" and nullspace == "resize":
@@ -167,12 +175,15 @@ def watermark(
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
-        mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
+        told = console.warn if ranks.first else lambda text: None
+        mark = text_mark(text) if text is not None else read_mark(mark_path, told)  # type: ignore[arg-type]
         ranks.agree("marks", mark.sha256[:12])
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
-        failures = refused([source for source, _ in mine], alone=len(planned.files) == 1 and ranks.world == 1)
+        failures = refused([source for source, _ in mine], alone=planned.alone and ranks.world == 1)
+        if ranks.first:
+            failures |= planned.broken
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
@@ -216,7 +227,7 @@ def _run(
         for done in pipeline.each(jobs, workers or pipeline.default_workers):
             advance()
             if isinstance(done, Failed):
-                if len(planned.files) == 1 and ranks.world == 1:
+                if planned.alone and ranks.world == 1:
                     raise done.error
                 failures[done.source] = str(done.error)
                 console.error(str(done.error))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.errors import DataError, ImageError
-from nullspace_cli.engine.files.image_search import SUFFIXES, contents, images_below
+from nullspace_cli.engine.files.image_search import PassedOver, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
@@ -24,12 +24,13 @@ DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
 class Sample:
     """One image of a data set: RGB pixels [H, W, 3], and the index of its class where the set is labelled.
 
-    Pixels are uint8, or float32 in [0, 1].
+    Pixels are uint8, or float32 in [0, 1]. `notices` are those of `read_picture`.
     """
 
     name: str
     pixels: NDArray[Any]
     label: int | None
+    notices: tuple[str, ...] = ()
 
 
 class ImageSet(Sequence[Sample]):
@@ -58,9 +59,9 @@ class ImageSet(Sequence[Sample]):
             return ImageSet(self.name, self._entries[index], self.classes)
         source, label = self._entries[index]
         if isinstance(source, str):
-            pixels = read_picture(Path(self.name, source)).pixels
-        else:
-            pixels, _ = draw(self.name.removeprefix("demo/"), source)
+            picture = read_picture(Path(self.name, source))
+            return Sample(self.name_of(index), picture.pixels, label, picture.notices)
+        pixels, _ = draw(self.name.removeprefix("demo/"), source)
         return Sample(self.name_of(index), pixels, label)
 
     def read(self, index: int, transform: EvalTransform) -> Sample:
@@ -113,10 +114,11 @@ class ImageSet(Sequence[Sample]):
             raise DataError(f"Cannot read {path}: {reason_of(error)}. Put it back, or remove it.") from error
 
 
-def open_data(data: str, split: Split = "val") -> ImageSet:
+def open_data(data: str, split: Split = "val", notice: Callable[[str], None] = lambda text: None) -> ImageSet:
     """Find the images of a data set, sorted by name, those of inner folders last; none is decoded yet.
 
-    Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out.
+    Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out, as are
+    temporary files and what systems and archivers leave.
 
     train/ and val/ are its splits where no other folder holds images, but for test/ and the like. Among other folders
     of images, one of that name is a class, as VOC's trains are.
@@ -125,6 +127,7 @@ def open_data(data: str, split: Split = "val") -> ImageSet:
         data: a folder of class folders, which may hold further folders, with or without train/ and val/ above them;
             a flat folder of images; or "demo".
         split: which of train/ and val/, where the data has them.
+        notice: is told what was passed over, and how much of it.
 
     Raises:
         DataError: there is no such folder, it cannot be read, it lacks the split, it holds no image, it holds both
@@ -136,11 +139,15 @@ def open_data(data: str, split: Split = "val") -> ImageSet:
     if not is_folder(root):
         found = f"{root} is no folder" if exists(root) else f"There is no folder {root}"
         raise DataError(f"{found}. DATA is a folder of images or of class folders, or 'demo'.")
-    if not _has_splits(root):
-        return _image_folder(root)
-    if not is_folder(root / split):
-        raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
-    return _image_folder(root / split)
+    if _has_splits(root):
+        if not is_folder(root / split):
+            raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
+        root = root / split
+    passed_over = PassedOver()
+    images = _image_folder(root, passed_over)
+    if str(passed_over):
+        notice(f"passed over in {root}: {passed_over}")
+    return images
 
 
 SPLIT_WORDS = frozenset({*DEMO_COUNTS, "training", "valid", "validation", "test", "testing", "dev"})
@@ -188,8 +195,8 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(f"{name}/" for name in names)
 
 
-def _image_folder(root: Path) -> ImageSet:
-    images, folders = contents(root)
+def _image_folder(root: Path, passed_over: PassedOver) -> ImageSet:
+    images, folders = contents(root, passed_over)
     if images:
         if mixed := next((folder for folder in folders if _holds_images(root / folder)), None):
             raise DataError(
@@ -198,9 +205,11 @@ def _image_folder(root: Path) -> ImageSet:
             )
         return ImageSet(str(root), [(name, None) for name in images], None)
     entries = [
-        (f"{folder}/{name}", label) for label, folder in enumerate(folders) for name in images_below(root / folder)
+        (f"{folder}/{name}", label)
+        for label, folder in enumerate(folders)
+        for name in images_below(root / folder, passed_over)
     ]
     if not entries:
-        kinds = " ".join(sorted(SUFFIXES))
-        raise DataError(f"{root} holds no images ({kinds}), nor do its folders.")
+        found = f" Found were {passed_over}." if str(passed_over) else ""
+        raise DataError(f"{root} holds no images (.png, .jpg, .tif, ...), nor do its folders.{found}")
     return ImageSet(str(root), entries, tuple(folders))
