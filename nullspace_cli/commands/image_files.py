@@ -126,12 +126,11 @@ def _read_list(listed: Path, *, nul: bool) -> list[Path]:
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise typer.BadParameter(f"cannot read the list {listed}: {reason}", param_hint="--files-from") from error
-    names = data.split(b"\0") if nul else [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    if not nul and any(b"\0" in name for name in names):
+    if not nul and b"\0" in data and b"\n" not in data:
         raise typer.BadParameter(
-            f"the list {listed} holds NULs; if they end its names, add -0, else no file can have such a name",
-            param_hint="--files-from",
+            f"the names in {listed} end with NULs, as of find -print0; add -0", param_hint="--files-from"
         )
+    names = data.split(b"\0") if nul else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     return [Path(os.fsdecode(name)) for name in names if name.strip()]
 
 
