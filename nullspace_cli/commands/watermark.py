@@ -121,7 +121,7 @@ def watermark(
         typer.Option(metavar="DIR", parser=path_name, help="Where <stem>.watermarked.png go; by default here."),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already.")
+        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already, and can be opened.")
     ] = False,
     diff: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write a picture of the noise, for one image.")

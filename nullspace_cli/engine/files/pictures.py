@@ -339,6 +339,8 @@ def _is_shallow(image: ImageFile.ImageFile) -> bool:
     """Whether Pillow decodes 8 of 16 bits of a format of which it tells us no more."""
     if image.format in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
         return False
+    if image.tile[0].codec_name == "SGI16":
+        return True
     arguments = image.tile[0].args
     # Of a PPM the second one is the value of white.
     largest = arguments[1] if image.format == "PPM" and isinstance(arguments, tuple) and len(arguments) > 1 else 0
