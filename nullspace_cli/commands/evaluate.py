@@ -144,7 +144,7 @@ def evaluate(
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
             drawn = read_documents(earlier if ranks.first else [])
-        images = common_images(data, split, ranks, reading, console.warn)
+        images = common_images(data, split, ranks, reading, console.note)
         refuse_clashes(written, images.files())
         if count is not None:
             images = images.select(spread(count, len(images), options.seed))

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import check_outputs, ending_in, named_images
+from nullspace_cli.commands.image_files import check_outputs, ending_in, named_images, stems_of
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     FilesFromOption,
     JsonlOption,
     ModelOptions,
+    NulOption,
     OutputOptions,
     ReadingOption,
     file_name,
@@ -47,6 +48,7 @@ def explain(
         ),
     ] = None,
     files_from: FilesFromOption = None,
+    nul: NulOption = False,
     reading: ReadingOption = "timm",
     size: Annotated[
         Literal["model", "native"],
@@ -107,12 +109,12 @@ def explain(
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
     images = named_images(
-        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note
+        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note, nul=nul
     )
     titles, folder = [one.name for one in wanted], out_dir or Path()
     jobs = [
-        ExplainFiles.of(source, folder / place.with_suffix(""), titles, pictures=pictures, tensors=float_)
-        for source, place in images
+        ExplainFiles.of(source, folder / stem, titles, pictures=pictures, tensors=float_)
+        for (source, _), stem in zip(images, stems_of([place for _, place in images]), strict=True)
     ]
     known = wanted if names else []  # what suits the model shows when it is loaded
     read = [files_from, *options.files(model)]

@@ -136,7 +136,9 @@ def fool(
     maker.prepare()
     names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
     methods = [] if explain == "none" else choose(network.model, names)
-    wanted = read_picture(target, "shown").pixels
+    looks = read_picture(target, "shown")
+    looks.tell(console.warn)
+    wanted = looks.pixels
     if source:
         choice, picture = None, read_picture(source, reading)
     else:
@@ -144,12 +146,14 @@ def fool(
             choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
+    picture.tell(console.warn)
     DifferenceNotice(console.warn, reading)(str(picture.path), picture)
     if size == "native" and picture.reduced:
         console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
     done = report(
-        maker, maker(picture, wanted), picture, target, artifacts, methods, tolerance=tolerance, force=output.force
-    )
+        maker, maker(picture, wanted), picture, target, artifacts, methods,
+        tolerance=tolerance, force=output.force, notice=console.warn,
+    )  # fmt: skip
 
     from nullspace_cli.engine.plots.fooling import draw_fooling
 

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,20 @@ SourcesOf = Callable[[str], Sequence[str]]
 
 @dataclass(frozen=True)
 class Planned:
-    """Pairs of source and output, and the sources that are left out because their output is there."""
+    """Pairs of source and output, and the sources that are left out because their output is there.
+
+    `broken` are sources whose output is there and no sound image, with the reason: they are not done, nor is anything
+    overwritten.
+    """
 
     files: list[tuple[Path, Path]]
     skipped: list[Path]
+    broken: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one image, whose failure is the command's."""
+        return len(self.files) == 1 and not self.broken
 
 
 def ending_in(*endings: str) -> SourcesOf:
@@ -36,16 +47,24 @@ def ending_in(*endings: str) -> SourcesOf:
 
 
 def named_images(
-    given: Sequence[Path], listed: Path | None, sources_of: SourcesOf, notice: Callable[[str], None]
+    given: Sequence[Path],
+    listed: Path | None,
+    sources_of: SourcesOf,
+    notice: Callable[[str], None],
+    *,
+    nul: bool = False,
 ) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder: folders are searched, and keep their inner order.
 
     Args:
         listed: a file with one name a line, "-" for stdin, or None.
+        nul: whether its names end with a NUL instead, as `find -print0` writes them.
         sources_of: by it results of earlier runs are known, which are left out of folders, not where they are named.
         notice: is told of these.
     """
-    names = [*given, *(_read_list(listed) if listed else [])]
+    names = [*given, *(_read_list(listed, nul=nul) if listed else [])]
+    if nul and not listed:
+        raise typer.BadParameter("is about the list of --files-from; give that too", param_hint="-0")
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
 
@@ -64,7 +83,7 @@ def named_images(
         if not is_folder(name):
             add(name, Path(name.name))
             continue
-        inside, results = images_in(name, sources_of)
+        inside, results = images_in(name, sources_of, notice)
         left_out |= dict.fromkeys(results)
         for path in inside:
             add(path, path.relative_to(name))
@@ -72,17 +91,26 @@ def named_images(
     return list(found.items())
 
 
-def images_in(folder: Path, sources_of: SourcesOf, *known: str) -> tuple[list[Path], list[Path]]:
+def images_in(
+    folder: Path, sources_of: SourcesOf, notice: Callable[[str], None], *known: str
+) -> tuple[list[Path], list[Path]]:
     """The images of a folder and of its folders, and those among them that are results of others, or of `known` stems.
+
+    Args:
+        notice: is told what else is in it, and how much.
 
     Raises:
         DataError: a folder cannot be listed.
     """
-    from nullspace_cli.engine.files.image_search import SUFFIXES, images_below, without_results
+    from nullspace_cli.engine.files.image_search import PassedOver, images_below, without_results
 
-    images, results = without_results(list(images_below(folder)), sources_of, known)
+    passed_over = PassedOver()
+    images, results = without_results(list(images_below(folder, passed_over)), sources_of, known)
     if not images:
-        raise typer.BadParameter(f"the folder {folder} holds no images ({', '.join(SUFFIXES)})")
+        found = f"; found were {passed_over}" if str(passed_over) else ""
+        raise typer.BadParameter(f"the folder {folder} holds no images (.png, .jpg, .tif, ...){found}")
+    if str(passed_over):
+        notice(f"passed over in {folder}: {passed_over}")
     return [folder / name for name in images], [folder / name for name in results]
 
 
@@ -105,7 +133,7 @@ def images_but_target(folder: Path, target: Path, notice: Callable[[str], None])
         words = next((name.removesuffix(ending).split(".") for ending in FOOLED_ENDINGS if name.endswith(ending)), [])
         return [".".join(words[:count]) for count in range(1, len(words))]
 
-    found, results = images_in(folder, sources_of, Path(real(folder)).name)
+    found, results = images_in(folder, sources_of, notice, Path(real(folder)).name)
     others = [path for path in found if identity(path) != identity(target)]
     if not others:
         raise typer.BadParameter(f"the folder {folder} holds no other images than TARGET", param_hint="--sources")
@@ -113,16 +141,36 @@ def images_but_target(folder: Path, target: Path, notice: Callable[[str], None])
     return others
 
 
-def _read_list(listed: Path) -> list[Path]:
+def _read_list(listed: Path, *, nul: bool) -> list[Path]:
+    """The names of a list, which may have any bytes, as names of files do."""
     stdin = str(listed) == "-"
     if stdin and os.environ.get("WORLD_SIZE", "1") != "1":
         raise typer.BadParameter("only one of torchrun's processes has a stdin; give a file", param_hint="--files-from")
     try:
-        text = sys.stdin.read() if stdin else listed.read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if stdin else listed.read_bytes()
     except (OSError, ValueError) as error:
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise typer.BadParameter(f"cannot read the list {listed}: {reason}", param_hint="--files-from") from error
-    return [Path(line) for line in text.splitlines() if line.strip()]
+    if not nul and b"\0" in data and b"\n" not in data:
+        raise typer.BadParameter(
+            f"the names in {listed} end with NULs, as of find -print0; add -0", param_hint="--files-from"
+        )
+    names = data.split(b"\0") if nul else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    return [Path(os.fsdecode(name)) for name in names if name.strip()]
+
+
+def stems_of(places: Sequence[Path]) -> list[Path]:
+    """What the results of images are called by: the place without its ending, where that is nobody else's, too.
+
+    Of i.jpg and i.png in one folder it is the whole names, so that each has results of its own.
+    """
+    stems = [place.with_suffix("") for place in places]
+    while True:
+        shared = {stem for stem, count in Counter(stems).items() if count > 1}
+        longer = [place if stem in shared else stem for place, stem in zip(places, stems, strict=True)]
+        if longer == stems:
+            return stems
+        stems = longer
 
 
 def plan_outputs(
@@ -141,30 +189,44 @@ def plan_outputs(
         single: options that name one more file to write, and what was given for them; they need a single image.
         read: further files that are read.
     """
+    from nullspace_cli.engine.files.containers import ENDINGS, container_of
+
     given = [name for name, value in {"--out": out, **single}.items() if value is not None]
     if len(images) > 1 and given:
         raise typer.BadParameter("takes one image; use --out-dir for several", param_hint=given[0])
     if out and out_dir:
         raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
     base = out_dir or Path()
-    pairs = [(source, out or base / place.with_name(f"{place.stem}{WATERMARKED_ENDING}")) for source, place in images]
+    stems = stems_of([place for _, place in images])
+    pairs = [
+        (source, out or base / stem.with_name(f"{stem.name}{WATERMARKED_ENDING}"))
+        for (source, _), stem in zip(images, stems, strict=True)
+    ]
     extra = [path for path in single.values() if path]
-    for name, target in [("--out", target) for _, target in pairs] + [("--diff", single.get("--diff"))]:
-        if target and target.suffix.lower() != ".png":
-            raise typer.BadParameter(f"{target}: a lossy format would destroy the guarantee; use .png", param_hint=name)
+    if out and container_of(out) is None:
+        endings = ", ".join(ENDINGS)
+        raise typer.BadParameter(
+            f"{out}: a lossy format would destroy the guarantee; use one of {endings}", param_hint="--out"
+        )
+    if (picture := single.get("--diff")) and picture.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{picture}: the picture of the noise is a .png", param_hint="--diff")
     if out:
         refuse_stream(out, "a watermark is read back and measured; name a file")
     refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
 
     from nullspace_cli.engine.files.paths import exists
+    from nullspace_cli.engine.files.pictures import why_no_result
     from nullspace_cli.engine.files.writing import check_output
 
-    skipped = [source for source, target in pairs if skip_existing and exists(target)]
-    todo = [(source, target) for source, target in pairs if source not in set(skipped)]
+    there = [(source, target) for source, target in pairs if skip_existing and exists(target)]
+    faults = {source: why_no_result(target) for source, target in there}
+    skipped = [source for source, fault in faults.items() if fault is None]
+    broken = {} if force else {source: fault for source, fault in faults.items() if fault}
+    todo = [(source, target) for source, target in pairs if source not in {*skipped, *broken}]
     if _prepare(todo, out_dir, force=force):
         for file in extra:
             check_output(file, force=force)
-    return Planned(todo, skipped)
+    return Planned(todo, skipped, broken)
 
 
 def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[Path]:

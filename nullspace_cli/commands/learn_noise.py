@@ -112,7 +112,7 @@ def learn_noise(
 
     with joined_ranks() as ranks:
         ranks.lead(check)  # it alone reads and writes these files
-        images = common_images(data, split, ranks, reading, console.warn)
+        images = common_images(data, split, ranks, reading, console.note)
         refuse_clashes([*written, state], images.files())
         recipe = Recipe(level, limits, protocol, rounds, lr, fraction, norm, stop_eps, step_images)
         selected = images.select(recipe.chosen_images(len(images), options.seed))

@@ -117,6 +117,9 @@ FilesFromOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", parser=path_name, help="Read more image names from FILE, one a line; - is stdin."),
 ]
+NulOption = Annotated[
+    bool, typer.Option("-0", help="The names of --files-from end with NULs, as find -print0 writes them.")
+]
 JsonlOption = Annotated[
     bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
 ]

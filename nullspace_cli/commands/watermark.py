@@ -24,6 +24,7 @@ from nullspace_cli.commands.options import (
     FilesFromOption,
     JsonlOption,
     ModelOptions,
+    NulOption,
     OutputOptions,
     ReadingOption,
     RoundingOption,
@@ -55,6 +56,7 @@ def watermark(
         str | None, typer.Option(metavar="TEXT", help="Letter this instead of a MARK; all FILES are images then.")
     ] = None,
     files_from: FilesFromOption = None,
+    nul: NulOption = False,
     size: Annotated[
         Literal["native", "model"],
         typer.Option(help="native: the image's own size. model: as the model's eval transform resizes it (the paper)."),
@@ -106,14 +108,20 @@ def watermark(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="The PNG to write, for one image."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            parser=file_name,
+            help="The .png, .webp (lossless) or .tif to write, for one image.",
+        ),
     ] = None,
     out_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", parser=path_name, help="Where <stem>.watermarked.png go; by default here."),
     ] = None,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already.")
+        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already, and can be opened.")
     ] = False,
     diff: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write a picture of the noise, for one image.")
@@ -139,7 +147,7 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note)
+    images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note, nul=nul)
     output.require_one_form(jsonl=jsonl)
     if size == "model" and nullspace == "resize":
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
@@ -162,13 +170,16 @@ def watermark(
     with joined_ranks() as ranks:
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
-        mark = text_mark(text) if text is not None else read_mark(mark_path)  # type: ignore[arg-type]
+        told = console.warn if ranks.first else lambda text: None
+        mark = text_mark(text) if text is not None else read_mark(mark_path, told)  # type: ignore[arg-type]
         ranks.agree("marks", mark.sha256[:12])
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
-        alone = len(planned.files) == 1 and ranks.world == 1
+        alone = planned.alone and ranks.world == 1
         run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
+        if ranks.first:
+            run.failures |= planned.broken
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
         design = Design(mark, placement, None if treatment == "auto" else treatment, strength)

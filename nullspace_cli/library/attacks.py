@@ -10,13 +10,14 @@ from torch import Tensor
 
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution, Channels
 from nullspace_cli.engine.adversarial.report import measured
-from nullspace_cli.engine.files.pictures import Picture, encode_made, read_again
+from nullspace_cli.engine.files.containers import Container, Encoded
+from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_turned, read_again
 from nullspace_cli.engine.files.readings import READINGS, Reading
-from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.library.arguments import require_choice, require_model, require_number
 from nullspace_cli.library.inputs import AnyImage, read_image
+from nullspace_cli.library.outputs import save_picture
 
 
 class AttackResult:
@@ -36,13 +37,18 @@ class AttackResult:
         self.verified: bool | None = record["verified"]
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
-        """Write `pixels` as a PNG.
+        """Write `pixels` as a .png, .webp or .tif, lossless.
 
         Raises:
-            ArtifactError: the file cannot be written, or is there already.
+            ArtifactError: the file cannot be written, is there already, or has another ending.
+            ImageError: the format cannot hold the source's depth.
         """
-        data = encode_made(self._source, self.pixels, native=self._native)
-        return write_bytes(Path(path), data, force=overwrite)
+        return save_picture(path, self._encoded, self.pixels, self._source.reading, overwrite=overwrite)
+
+    def _encoded(self, container: Container) -> Encoded:
+        if self._native:
+            return encode_like(self._source, self.pixels, container)
+        return encode_turned(self.pixels, self._source.turn, container)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON of `vitnull fool`, but for those of its files."""

@@ -1,5 +1,6 @@
 """What callers have, as the engine takes it: images of any kind, batches of tensors, generators."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.library.arguments import require_model
 
+logger = logging.getLogger(__name__)
+
 AnyImage = Path | str | Image.Image | NDArray[np.uint8]
 """A file, a PIL image, or uint8 [H, W, c]: grey, grey and alpha, RGB or RGBA as c is 1 to 4; [H, W] is grey."""
 
@@ -31,7 +34,9 @@ def read_image(image: AnyImage, name: str, reading: Reading) -> Picture:
         ImageError: it cannot be read, or is of another type or shape.
     """
     if isinstance(image, Path | str):
-        return read_picture(Path(image), reading)
+        picture = read_picture(Path(image), reading)
+        picture.tell(logger.warning)
+        return picture
     orientation = UPRIGHT
     if isinstance(image, Image.Image):
         image, orientation = _decoded(image, name)

@@ -1,5 +1,6 @@
 """Visible marks that a network cannot see, on images at hand."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -7,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.errors import UsageError
-from nullspace_cli.engine.files.pictures import Picture, encode_made, read_again
+from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_resized, read_again
 from nullspace_cli.engine.files.readings import READINGS, Reading
-from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
@@ -21,6 +21,7 @@ from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermark
 from nullspace_cli.engine.watermark.verification import Verification, figures, verify
 from nullspace_cli.library.arguments import require_choice, require_model, require_number, wrong
 from nullspace_cli.library.inputs import AnyImage, read_image
+from nullspace_cli.library.outputs import save_picture
 
 
 class WatermarkResult:
@@ -46,13 +47,16 @@ class WatermarkResult:
         return self._made.unrounded()
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
-        """Write a PNG: at native size with the source's depth, transparency, profile and EXIF.
+        """Write a .png, .webp or .tif, lossless: at native size with the source's depth and transparency, and metadata.
 
         Raises:
-            ArtifactError: the file cannot be written, or is there already.
+            ArtifactError: the file cannot be written, is there already, or has another ending.
+            ImageError: the format cannot hold the source's depth.
         """
-        data = encode_made(self._source, self.pixels, native=self._native)
-        return write_bytes(Path(path), data, force=overwrite)
+        encode = encode_like if self._native else encode_resized
+        return save_picture(
+            path, partial(encode, self._source, self.pixels), self.pixels, self._source.reading, overwrite=overwrite
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON of `vitnull watermark` for one image, but for those of its files."""

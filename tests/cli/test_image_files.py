@@ -1,10 +1,15 @@
 """Which images `vitnull watermark` reads, and what it names the results: folders, lists, what is there already."""
 
+import os
 import shutil
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.cli.contract import WATERMARK, check_keys
 from tests.conftest import Outcome, Vitnull
@@ -57,13 +62,15 @@ def test_an_image_named_twice_is_one(stamp: Vitnull, put: Any) -> None:
     assert sources(stamp("in/a.png", "in/../in/a.png", "in", "--out-dir", "out")) == ["in/a.png"]
 
 
-def test_what_is_no_source_is_passed_over(stamp: Vitnull, put: Any) -> None:
+def test_what_is_no_source_is_passed_over_and_counted(stamp: Vitnull, put: Any) -> None:
     put("in/a.png", "in/.hidden.png", "in/.git/b.png", "in/.ipynb_checkpoints/a.png", "in/__MACOSX/c.png", "in/._a.png")
+    put("in/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "in/a.png.part", "in/~$a.png", "in/Thumbs.db")
     Path("in/notes.txt").write_text("no picture")
     outcome = stamp("in", "--out-dir", "in")
     assert sources(outcome) == ["in/a.png"]
     assert "a.watermarked.png" in files("in")
-    assert outcome.stderr == ""
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith("passed over in in: 1 no image by its name (in/notes.txt); 9 hidden, temporary or other")
 
 
 def test_results_are_no_sources_and_it_is_said(stamp: Vitnull, put: Any) -> None:
@@ -126,11 +133,21 @@ def test_a_folder_without_images(stamp: Vitnull, no_weights: None, put: Any, ins
     assert "the folder in holds no images" in stamp("in", expect=2).message
 
 
+def test_two_images_of_one_stem_have_results_by_their_whole_names(stamp: Vitnull, put: Any) -> None:
+    put("in/a.png", "in/a.bmp", "in/a.bmp.png", "in/b/a.png", "in/c.png")
+    names = ["a.bmp.png.watermarked.png", "a.bmp.watermarked.png", "a.png.watermarked.png"]
+    for _ in range(2):  # and they are known for results
+        outcome = stamp("in", "--out-dir", "in", "--force")
+        assert sources(outcome) == ["in/a.bmp", "in/a.bmp.png", "in/a.png", "in/c.png", "in/b/a.png"]
+        results = [name for name in files("in") if "watermarked" in name]
+        assert results == sorted([*names, "b/a.watermarked.png", "c.watermarked.png"])
+
+
 def test_two_results_of_one_name(stamp: Vitnull, no_weights: None, put: Any) -> None:
-    put("in/a.png", "in/a.bmp", "in/b/c.png", "c.png")
+    put("in/a.png", "other/a.png")
     before = files()
-    outcome = stamp("in", "--out-dir", "out", expect=2)
-    assert "several results would be written to out/a.watermarked.png" in outcome.message
+    outcome = stamp("in", "other", "--out-dir", "out", expect=2)
+    assert "several results would be written to out/a.png.watermarked.png" in outcome.message
     assert files() == before
 
 
@@ -173,22 +190,72 @@ def test_a_list_of_nothing(stamp: Vitnull, no_weights: None, content: str) -> No
     assert "no image was named" in stamp("--files-from", "list.txt", expect=2).message
 
 
-def test_lists_that_cannot_be_read(stamp: Vitnull, no_weights: None, photo: Path) -> None:
-    Path("latin.txt").write_bytes(b"caf\xe9.png")
-    for name in ("missing.txt", ".", "latin.txt", str(photo)):
+def test_lists_that_cannot_be_read(stamp: Vitnull, no_weights: None) -> None:
+    for name in ("missing.txt", "."):
         assert f"cannot read the list {name}" in stamp("--files-from", name, expect=2).message
+
+
+ODD = (b"a\nb.png", b"caf\xe9.png", " \u2028 \x0b.png".encode(), b"--model.png")
+"""Names that a line, a text or an option could not be told from."""
+
+
+@pytest.mark.parametrize("nul", [True, False])
+def test_names_of_any_bytes(stamp: Vitnull, photo: Path, nul: bool) -> None:
+    names = [name for name in ODD if nul or b"\n" not in name]
+    for name in names:
+        shutil.copy(photo, os.fsdecode(name))
+    Path("list").write_bytes(b"".join(name + (b"\0" if nul else b"\r\n") for name in names))
+    outcome = stamp("--files-from", "list", *(["-0"] if nul else []), "--out-dir", "out")
+    assert sources(outcome) == [os.fsdecode(name) for name in names]
+    assert files("out") == sorted(os.fsdecode(name.replace(b".png", b".watermarked.png")) for name in names)
+
+
+def test_a_list_that_ends_its_names_otherwise_than_said(stamp: Vitnull, no_weights: None) -> None:
+    Path("list").write_bytes(b"a.png\0b.png\0")
+    assert (
+        "the names in list end with NULs, as of find -print0; add -0" in stamp("--files-from", "list", expect=2).message
+    )
+    assert "is about the list of --files-from" in stamp("a.png", "-0", expect=2).message
 
 
 # What is there already
 
 
 def test_what_is_there_already_is_left_out(stamp: Vitnull, put: Any) -> None:
-    put("a.png", "b.png")
-    Path("a.watermarked.png").write_text("precious")
+    put("a.png", "b.png", "a.watermarked.png")
+    before = Path("a.watermarked.png").read_bytes()
     outcome = stamp("a.png", "b.png", "--skip-existing")
     assert sources(outcome) == ["b.png"]
     assert outcome.document["summary"]["skipped"] == 1
-    assert Path("a.watermarked.png").read_text() == "precious"
+    assert Path("a.watermarked.png").read_bytes() == before
+
+
+def large_profile(data: bytes) -> bytes:
+    """What an earlier version wrote: Pillow refuses a profile that unpacks to more than 1 MiB."""
+    packed = b"x\0\0" + zlib.compress(bytes(2**21))
+    chunk = struct.pack(">I", len(packed)) + b"iCCP" + packed + struct.pack(">I", zlib.crc32(b"iCCP" + packed))
+    return data[:33] + chunk + data[33:]
+
+
+@pytest.mark.parametrize("broken", [lambda data: b"precious", lambda data: data[:5000], large_profile])
+def test_what_is_there_and_cannot_be_opened_is_not_done(
+    stamp: Vitnull, put: Any, photo: Path, broken: Callable[[bytes], bytes]
+) -> None:
+    """Nor is it overwritten, unless that is asked for."""
+    put("a.png", "b.png")
+    there = broken(photo.read_bytes())
+    Path("a.watermarked.png").write_bytes(there)
+    outcome = stamp("a.png", "b.png", "--skip-existing", expect=4)
+    assert sources(outcome) == ["b.png"]
+    ((failure),) = outcome.document["failures"]
+    assert failure["source"] == "a.png"
+    assert failure["error"].startswith("Cannot read a.watermarked.png: ")
+    assert failure["error"].endswith("It is left as it is: remove it, or use --force.")
+    assert Path("a.watermarked.png").read_bytes() == there
+    assert stamp("a.png", "--skip-existing", expect=4).document["images"] == []
+    outcome = stamp("a.png", "b.png", "--skip-existing", "--force")
+    assert sources(outcome) == ["a.png"]
+    Image.open("a.watermarked.png").load()
 
 
 def test_a_second_run_does_nothing(stamp: Vitnull, put: Any, request: pytest.FixtureRequest) -> None:

@@ -335,7 +335,7 @@ def test_a_model_without_a_head(stamp: Vitnull, photo: Path) -> None:
         ("a.png b.png --diff c.png", "--diff"),
         ("a.png b.png --float c.safetensors", "--float"),
         ("a.png --out c.png --out-dir d", "--out-dir"),
-        ("a.png folder/a.png", "a.watermarked.png"),
+        ("a.png folder/a.png", "a.png.watermarked.png"),
         ("a.png --out c.png --diff c.png", "c.png"),
         ("a.png --out folder/../a.png --force", "a.png"),
         ("a.png a.watermarked.png --force", "a.watermarked.png"),

@@ -362,3 +362,60 @@ def test_the_human_result(
     assert rows["model"].endswith("(no weights read)")
     assert (rows["nullspace"], rows["model input"]) == ("resize", "bit-identical")
     assert rows["mark"].startswith("correlation 0.")
+
+
+# Formats
+
+
+@pytest.mark.parametrize("ending", [".png", ".webp", ".tif", ".tiff", ".WEBP"])
+@pytest.mark.parametrize("size", ["native", "model"])
+def test_the_endings_that_keep_every_pixel(
+    vitnull: Vitnull, large: Path, logo: Path, tiny_vit: tuple[str, ...], ending: str, size: str
+) -> None:
+    """The model reads the same of each: what other programs decode is what the PNG holds."""
+    seen = []
+    for name in (f"out{ending}", "reference.png"):
+        arguments = ("--model", *tiny_vit, "--size", size, "--strength", "1", "-o", name, "--no-verify", "--json")
+        vitnull("watermark", large, logo, *arguments)
+        with Image.open(name) as image:
+            seen.append(np.asarray(image.convert("RGB")))
+            assert image.format == {".png": "PNG", ".webp": "WEBP"}.get(Path(name).suffix.lower(), "TIFF")
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_depth_that_a_format_lacks(vitnull: Vitnull, logo: Path, no_weights: None) -> None:
+    deep = np.add.outer(np.arange(640), np.arange(640)).astype(np.uint16) * 50
+    Image.fromarray(deep).save("deep.png")
+    outcome = vitnull("watermark", "deep.png", logo, "-o", "out.webp", expect=1)
+    assert (
+        "Cannot write out.webp: WebP has 8 bits a sample, and the source has 16. Use .png or .tif." in outcome.message
+    )
+    assert contents() == ["deep.png"]
+    vitnull("watermark", "deep.png", logo, "-o", "out.tif", "--nullspace", "resize")
+    with Image.open("out.tif") as image:
+        assert image.mode == "I;16"
+
+
+def test_a_photo_says_whose_it_is_in_its_watermark(vitnull: Vitnull, large: Path, logo: Path, no_weights: None) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = "(c) mine"
+    with Image.open(large) as image:
+        image.convert("RGB").save("photo.jpg", exif=exif, quality=95, comment="by me")
+    outcome = vitnull("watermark", "photo.jpg", logo, "-o", "out.png")
+    assert outcome.stderr == ""
+    with Image.open("out.png") as image:
+        assert (image.getexif()[ExifTags.Base.Copyright], image.info["Comment"]) == ("(c) mine", "by me")
+
+
+def test_a_profile_that_a_png_cannot_hold_is_left_out_by_name(
+    vitnull: Vitnull, large: Path, logo: Path, no_weights: None
+) -> None:
+    profile = bytes(16) + b"RGB " + bytes(2**21)
+    with Image.open(large) as image:
+        image.convert("RGB").save("photo.tif", icc_profile=profile)
+    outcome = vitnull("watermark", "photo.tif", logo, "-o", "out.png")
+    assert "out.png goes without what photo.tif has: its colour profile of 2097172 bytes" in outcome.message
+    Image.open("out.png").load()
+    assert vitnull("watermark", "photo.tif", logo, "-o", "out.webp").stderr == ""
+    with Image.open("out.webp") as image:
+        assert image.info["icc_profile"] == profile

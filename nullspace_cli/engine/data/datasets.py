@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nullspace_cli.demo.drawing import CLASSES, draw
 from nullspace_cli.engine.errors import DataError, ImageError
-from nullspace_cli.engine.files.image_search import SUFFIXES, contents, images_below
+from nullspace_cli.engine.files.image_search import PassedOver, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.files.readings import DifferenceNotice, Read, Reading
@@ -25,12 +25,13 @@ DEMO_COUNTS: dict[Split, int] = {"train": 2000, "val": 500}
 class Sample:
     """One image of a data set: RGB pixels [H, W, 3], and the index of its class where the set is labelled.
 
-    Pixels are uint8, or float32 in [0, 1].
+    Pixels are uint8, or float32 in [0, 1]. `notices` are those of `read_picture`.
     """
 
     name: str
     pixels: NDArray[Any]
     label: int | None
+    notices: tuple[str, ...] = ()
 
 
 class ImageSet(Sequence[Sample]):
@@ -71,9 +72,8 @@ class ImageSet(Sequence[Sample]):
         if isinstance(source, str):
             picture = read_picture(Path(self.name, source), self.reading)
             self._tell(self.name_of(index), picture)
-            pixels = picture.pixels
-        else:
-            pixels, _ = draw(self.name.removeprefix("demo/"), source)
+            return Sample(self.name_of(index), picture.pixels, label, picture.notices)
+        pixels, _ = draw(self.name.removeprefix("demo/"), source)
         return Sample(self.name_of(index), pixels, label)
 
     def read(self, index: int, transform: EvalTransform) -> Sample:
@@ -138,7 +138,8 @@ def open_data(
 ) -> ImageSet:
     """Find the images of a data set, sorted by name, those of inner folders last; none is decoded yet.
 
-    Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out.
+    Links are followed. Other than in torchvision's ImageFolder, names that start with a dot are left out, as are
+    temporary files and what systems and archivers leave.
 
     train/ and val/ are its splits where no other folder holds images, but for test/ and the like. Among other folders
     of images, one of that name is a class, as VOC's trains are.
@@ -148,7 +149,7 @@ def open_data(
             a flat folder of images; or "demo".
         split: which of train/ and val/, where the data has them.
         reading: how a network is given the files.
-        notice: is told, once, that the two readings of a file differ.
+        notice: is told what was passed over, and how much of it; and, once, that the two readings of a file differ.
 
     Raises:
         DataError: there is no such folder, it cannot be read, it lacks the split, it holds no image, it holds both
@@ -160,11 +161,15 @@ def open_data(
     if not is_folder(root):
         found = f"{root} is no folder" if exists(root) else f"There is no folder {root}"
         raise DataError(f"{found}. DATA is a folder of images or of class folders, or 'demo'.")
-    if not _has_splits(root):
-        return _image_folder(root, reading, notice)
-    if not is_folder(root / split):
-        raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
-    return _image_folder(root / split, reading, notice)
+    if _has_splits(root):
+        if not is_folder(root / split):
+            raise DataError(f"{root} has no folder {split}/. Add it, or name the folder with the images itself.")
+        root = root / split
+    passed_over = PassedOver()
+    images = _image_folder(root, passed_over, reading, DifferenceNotice(notice, reading))
+    if str(passed_over):
+        notice(f"passed over in {root}: {passed_over}")
+    return images
 
 
 SPLIT_WORDS = frozenset({*DEMO_COUNTS, "training", "valid", "validation", "test", "testing", "dev"})
@@ -212,9 +217,8 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(f"{name}/" for name in names)
 
 
-def _image_folder(root: Path, reading: Reading, notice: Callable[[str], None]) -> ImageSet:
-    tell = DifferenceNotice(notice, reading)
-    images, folders = contents(root)
+def _image_folder(root: Path, passed_over: PassedOver, reading: Reading, tell: Callable[[str, Read], None]) -> ImageSet:
+    images, folders = contents(root, passed_over)
     if images:
         if mixed := next((folder for folder in folders if _holds_images(root / folder)), None):
             raise DataError(
@@ -223,9 +227,11 @@ def _image_folder(root: Path, reading: Reading, notice: Callable[[str], None]) -
             )
         return ImageSet(str(root), [(name, None) for name in images], None, reading, tell)
     entries = [
-        (f"{folder}/{name}", label) for label, folder in enumerate(folders) for name in images_below(root / folder)
+        (f"{folder}/{name}", label)
+        for label, folder in enumerate(folders)
+        for name in images_below(root / folder, passed_over)
     ]
     if not entries:
-        kinds = " ".join(sorted(SUFFIXES))
-        raise DataError(f"{root} holds no images ({kinds}), nor do its folders.")
+        found = f" Found were {passed_over}." if str(passed_over) else ""
+        raise DataError(f"{root} holds no images (.png, .jpg, .tif, ...), nor do its folders.{found}")
     return ImageSet(str(root), entries, tuple(folders), reading, tell)

@@ -53,6 +53,7 @@ def batches(
     positions: Sequence[int] | None = None,
     workers: int | None = None,
     skip: Callable[[str, VitnullError], None] | None = None,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Batch]:
     """Decode the images at `positions` (all by default) in that order, `size` at a time.
 
@@ -63,6 +64,7 @@ def batches(
         workers: threads; by default one for each core, up to 16. The network's own threads may take turns with them.
         skip: is told the name of an image that cannot be read, and why; its batch goes without it, and one that would
             be empty is left out.
+        notice: is told of what is doubtful in an image that was read, with its name.
 
     Raises:
         ImageError: an image cannot be read or is too elongated, and there is no `skip`.
@@ -86,8 +88,11 @@ def batches(
                 future = running.popleft()
                 running.extend(pool.submit(decode, later) for later in islice(waiting, 1))
                 try:
-                    samples.append(future.result())
+                    sample = future.result()
+                    samples.append(sample)
                     read.append(position)
+                    for text in sample.notices:
+                        notice(f"{sample.name}: {text}")
                 except VitnullError as error:
                     if skip is None:
                         raise

@@ -238,8 +238,8 @@ def evaluate(
     Args:
         cases: as of `cases_of`.
         skip_bad: leave out images that cannot be read or do not fit into memory, which else are an error.
-        notice: is told of noise that was learned on images read in another way, of images that are left out, of memory
-            that ran short, and of outputs that are not finite.
+        notice: is told of noise that was learned on images read in another way, of images that are left out or
+            doubtful, of memory that ran short, and of outputs that are not finite.
         advance: is called for each image.
 
     Raises:
@@ -318,7 +318,8 @@ def _measure(
         )
 
     told = skip if skip_bad else None
-    for batch in batches(images, model.transform, size, positions=positions, workers=workers, skip=told):
+    reading = batches(images, model.transform, size, positions=positions, workers=workers, skip=told, notice=notice)
+    for batch in reading:
         size = in_chunks(partial(measure, batch), len(batch), size, notice, left_out(batch, told))
         for _ in range(len(batch)):
             advance()

@@ -5,17 +5,59 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nullspace_cli.engine.errors import DataError
+from nullspace_cli.engine.files.image_opening import image_suffixes
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FOREIGN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
+"""Folders of archivers and of systems: what is in them looks like the images and is not."""
+_OF_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
+_TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".crdownload", ".download", ".swp", "~")
 
-FOREIGN = ("__MACOSX",)
-"""Folders that archivers leave: what is in them looks like the images and is not."""
+
+class PassedOver:
+    """What a search of folders did not read, so that nothing is passed over in silence.
+
+    Attributes:
+        others: files that are no images by their names: how many, and the first ones.
+        aside: hidden and temporary files, and files and folders of systems and archivers; the same.
+    """
+
+    def __init__(self) -> None:
+        self.others: tuple[int, list[str]] = (0, [])
+        self.aside: tuple[int, list[str]] = (0, [])
+
+    def add(self, path: str, *, aside: bool) -> None:
+        count, first = self.aside if aside else self.others
+        found = (count + 1, [*first, path] if len(first) < 3 else first)
+        if aside:
+            self.aside = found
+        else:
+            self.others = found
+
+    def __str__(self) -> str:
+        """In words; empty if there is nothing."""
+        kinds = (
+            (self.others, "no image by its name", "no images by their names"),
+            (self.aside, "hidden, temporary or another program's", "hidden, temporary or other programs'"),
+        )
+        return "; ".join(
+            f"{count} {one if count == 1 else many} ({', '.join(first)}{', ...' if count > len(first) else ''})"
+            for (count, first), one, many in kinds
+            if count
+        )
 
 
-def images_below(folder: Path) -> Iterator[str]:
+def is_image(name: str) -> bool:
+    """Whether a file is one by its name."""
+    return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122 - a path is slow to make
+
+
+def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterator[str]:
     """The names of all images below a folder, relative to it: its own, sorted, then those of its folders in order.
 
-    Links are followed; one back to a folder above ends there. Names that start with a dot are left out.
+    Links are followed; one back to a folder above ends there.
+
+    Args:
+        passed_over: is told of what is left out: names that start with a dot, and what is no image.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -24,7 +66,7 @@ def images_below(folder: Path) -> Iterator[str]:
     rest: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while rest:
         name, above = rest.pop()
-        images, folders = contents(folder / name)
+        images, folders = contents(folder / name, passed_over)
         yield from (f"{name}{image}" for image in images)
         for each in reversed(folders):
             path = folder / name / each
@@ -34,8 +76,11 @@ def images_below(folder: Path) -> Iterator[str]:
                 rest.append((f"{name}{each}/", (*above, place)))
 
 
-def contents(folder: Path) -> tuple[list[str], list[str]]:
+def contents(folder: Path, passed_over: PassedOver | None = None) -> tuple[list[str], list[str]]:
     """The sorted names of a folder's images and of its folders. A million paths are slow to make: these are strings.
+
+    Args:
+        passed_over: as of `images_below`.
 
     Raises:
         DataError: it cannot be listed.
@@ -44,16 +89,23 @@ def contents(folder: Path) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(folder) as found:
             for entry in found:
-                if entry.name.startswith(".") or entry.name in FOREIGN:
-                    continue
-                if _is_folder(entry):
+                aside = _is_aside(entry.name)
+                if not aside and _is_folder(entry):
                     folders.append(entry.name)
-                elif entry.name.lower().endswith(SUFFIXES):
+                elif not aside and is_image(entry.name):
                     images.append(entry.name)  # a dangling link too: reading it fails, which is better than to lack it
+                elif passed_over is not None:
+                    passed_over.add(str(folder / entry.name), aside=aside)
     except (OSError, ValueError) as error:
         name, why = (error.filename, error.strerror) if isinstance(error, OSError) else (folder, error)
         raise DataError(f"Cannot list {name}: {why}. Make it readable, or move it away.") from error
     return sorted(images), sorted(folders)
+
+
+def _is_aside(name: str) -> bool:
+    folded = name.casefold()
+    hidden = name.startswith((".", "~$")) or folded in _OF_SYSTEMS
+    return hidden or name in FOREIGN or folded.endswith(_TEMPORARY)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -61,7 +113,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        if entry.name.lower().endswith(SUFFIXES):
+        if is_image(entry.name):
             return False
         raise
 
@@ -77,7 +129,8 @@ def without_results(
         known: stems of sources that need not be there.
     """
     places = [os.path.split(name) for name in names]
-    stems = {(folder, os.path.splitext(file)[0]) for folder, file in places}  # noqa: PTH122
+    # Where two have one stem, their results are called by the whole names.
+    stems = {(folder, stem) for folder, file in places for stem in (file, os.path.splitext(file)[0])}  # noqa: PTH122
     results = {
         name
         for name, (folder, file) in zip(names, places, strict=True)

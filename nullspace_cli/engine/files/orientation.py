@@ -57,13 +57,12 @@ def _reversed(array: Array, axes: list[int]) -> Array:
 
 
 def orientation_of(image: Image.Image) -> Orientation:
-    """How a decoded image is to be turned, as Pillow finds it; metadata that cannot be parsed is dropped."""
+    """How a decoded image is to be turned, as Pillow finds it; what cannot be parsed says nothing."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - Pillow's, of metadata that may hold anything
-        image.info.pop("exif", None)
         return UPRIGHT
     return Orientation(value) if value in range(1, 9) else UPRIGHT
 

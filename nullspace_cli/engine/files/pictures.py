@@ -1,9 +1,8 @@
 """Image files to 8-bit RGB pixels, as loaders or as people see them, and back to PNG."""
 
-import math
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
-from nullspace_cli.engine.errors import ImageError
-from nullspace_cli.engine.files import png
-from nullspace_cli.engine.files.image_opening import FORMATS, MAX_PIXELS, damaged, jpeg_is_cut, opened, png_is_cut
+from nullspace_cli.engine.errors import ArtifactError, ImageError
+from nullspace_cli.engine.files import containers, exif, png, png_chunks
+from nullspace_cli.engine.files.containers import Container, Encoded
+from nullspace_cli.engine.files.image_opening import (
+    MAX_PIXELS,
+    damaged,
+    jpeg_damage,
+    jpeg_is_cut,
+    opened,
+    opened_again,
+    several_frames,
+)
+from nullspace_cli.engine.files.metadata import Metadata, read_metadata
 from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, exif_of, orientation_of
+from nullspace_cli.engine.files.paths import reason_of
 from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.writing import FilesTogether
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +41,9 @@ class Picture:
         orientation: how what is stored is to be turned to be seen.
         reading: which of both readings `pixels` and all that is said of them follow.
         source_mode, raw_mode: Pillow's names for the pixels, and for the samples as they lie in the file.
-        info: the metadata, as Pillow found it.
+        metadata_found: what the file says besides its pixels.
+        shallow: whether the file has 16 bits, of which Pillow decodes 8.
+        notices: what of the file was not read, or is doubtful, as "it holds several frames, ...".
     """
 
     stored: "png.Samples | _Decoded"
@@ -41,7 +54,14 @@ class Picture:
     source_mode: str
     raw_mode: str
     format: str
-    info: Mapping[Any, Any]
+    metadata_found: Metadata = field(default_factory=Metadata)
+    shallow: bool = False
+    notices: tuple[str, ...] = ()
+
+    def tell(self, notice: Callable[[str], None]) -> None:
+        """Pass the notices on, with the file's name."""
+        for text in self.notices:
+            notice(f"{self.path}: {text}")
 
     @cached_property
     def samples(self) -> png.Samples:
@@ -53,24 +73,14 @@ class Picture:
         return _samples(self.stored, self.path) if isinstance(self.stored, _Decoded) else self.stored
 
     @property
-    def icc_profile(self) -> bytes | None:
-        """One that such samples can carry."""
-        return _profile(self.info, b"GRAY" if self.grey else b"RGB ")
-
-    @property
-    def exif(self) -> bytes | None:
-        """As it was found."""
-        return _bytes_or_none(self.info.get("exif"))
-
-    @property
-    def dpi(self) -> tuple[float, float] | None:
-        """(x, y)."""
-        return _dpi(self.info)
+    def metadata(self) -> Metadata:
+        """What such samples can carry."""
+        return self.metadata_found.in_space(b"GRAY" if self.grey else b"RGB ")
 
     @property
     def reduced(self) -> str | None:
         """What `encode_like` makes of a source that a PNG cannot hold, as "8-bit RGB, not CMYK"; else None."""
-        return _reduced(self.source_mode, self.raw_mode, self.samples)
+        return _reduced(self.source_mode, self.raw_mode, self.samples, shallow=self.shallow)
 
     @cached_property
     def pixels(self) -> UInt8[NDArray[np.uint8], "H W 3"]:
@@ -172,6 +182,7 @@ def read_picture(path: Path, reading: Reading = "timm") -> Picture:
     try:
         with opened(path) as image:
             decoded = _decode(image, path)
+        metadata = _metadata(decoded, path)
     except MemoryError as error:
         raise ImageError(f"Cannot read {path}: it does not fit into the memory that is left. Scale it down.") from error
     return Picture(
@@ -183,7 +194,9 @@ def read_picture(path: Path, reading: Reading = "timm") -> Picture:
         source_mode=decoded.source_mode,
         raw_mode=decoded.raw_mode,
         format=decoded.format,
-        info=decoded.info,
+        metadata_found=metadata,
+        shallow=decoded.shallow,
+        notices=decoded.notices,
     )
 
 
@@ -202,8 +215,8 @@ def picture_of(
     height, width, _ = samples.shape
     if not 0 < height * width <= MAX_PIXELS:
         raise ImageError(f"Cannot read {name}: it is {width} x {height}. Expected at most {MAX_PIXELS} pixels.")
-    mode, info = _mode_of(samples), {"exif": exif_of(orientation)}
-    return Picture(samples, _opaque(samples), orientation, reading, Path(name), mode, mode, "PNG", info)
+    mode, metadata = _mode_of(samples), _saying(orientation)
+    return Picture(samples, _opaque(samples), orientation, reading, Path(name), mode, mode, "PNG", metadata)
 
 
 def check_picture(path: Path) -> None:
@@ -214,12 +227,27 @@ def check_picture(path: Path) -> None:
     """
     with opened(path) as image:
         kind = str(image.format)
-    is_cut = {"PNG": png_is_cut, "JPEG": jpeg_is_cut, "MPO": jpeg_is_cut}.get(kind)
+    is_cut = {"PNG": png_chunks.is_cut, "JPEG": jpeg_is_cut, "MPO": jpeg_is_cut}.get(kind)
     if is_cut is None:
         return
     with path.open("rb") as file:
         if is_cut(file, path.stat().st_size):
             raise damaged(path, "it ends too early")
+
+
+def why_no_result(path: Path) -> str | None:
+    """Why a file that was to be written earlier is no whole image that everybody can open; None if it is one.
+
+    It need not be as `read_picture` would take it: of a PNG others read no more than Pillow by itself does.
+    """
+    try:
+        check_picture(path)
+        with path.open("rb") as file:
+            if png_chunks.as_pillow_takes_it(file, path.stat().st_size) is not file:
+                raise damaged(path, "Pillow reads no texts and profiles of this size")
+    except ImageError as error:
+        return f"{error} It is left as it is: remove it, or use `overwrite=True`."
+    return None
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -264,26 +292,77 @@ def with_levels(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> 
             written = _moved(colour, written, least if _is_rounded(samples) else None)
         np.copyto(colour, written, where=changed)
     loaded, mode = _opaque(samples, clipped=True), _mode_of(samples)
-    return replace(picture, stored=samples, loaded=loaded, source_mode=mode, raw_mode=mode)
+    return replace(picture, stored=samples, loaded=loaded, source_mode=mode, raw_mode=mode, shallow=False)
 
 
-def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"]) -> bytes:
-    """A PNG file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
+def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], container: Container = "PNG") -> Encoded:
+    """A file's bytes, like the picture in size, kind and metadata, of which `read_picture` gives exactly `pixels`.
 
     Raises:
         ValueError: as of `with_levels`.
+        ImageError: the format cannot hold the picture's samples.
     """
-    made = with_levels(picture, pixels)
-    return png.encode(made.samples, icc_profile=made.icc_profile, exif=made.exif, dpi=made.dpi)
+    return containers.encode(with_levels(picture, pixels).samples, picture.metadata, container)
 
 
-def encode_made(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> bytes:
-    """A PNG file's bytes for a picture made of a source: like it at native size; at others, pixels and what is up."""
-    return encode_like(source, pixels) if native else png.encode(pixels, exif=exif_of(source.turn))
+def encode_resized(source: Picture, pixels: UInt8[NDArray[np.uint8], "h w 3"], container: Container = "PNG") -> Encoded:
+    """A file's bytes with exactly the given pixels, and what of the source's metadata is true at any size."""
+    metadata = source.metadata.with_orientation(source.turn.value)
+    return containers.encode(pixels, metadata.of_another_size(), container)
+
+
+def encode_turned(
+    pixels: UInt8[NDArray[np.uint8], "h w 3"], turn: Orientation, container: Container = "PNG"
+) -> Encoded:
+    """A file's bytes with exactly the given pixels, and how they are to be turned to be seen; nothing else."""
+    return containers.encode(pixels, _saying(turn), container)
+
+
+def _saying(turn: Orientation) -> Metadata:
+    return Metadata(exif=exif.bare(exif_of(turn) or b"") or None)
+
+
+def container_of(path: Path) -> Container:
+    """The format that a picture is written in, by the file's ending.
+
+    Raises:
+        ArtifactError: it is that of no format that keeps every pixel.
+    """
+    container = containers.container_of(path)
+    if container is None:
+        endings = ", ".join(containers.ENDINGS)
+        raise ArtifactError(f"Cannot write {path}: a lossy format would change the pixels. Expected {endings}.")
+    return container
+
+
+def write_picture(
+    files: FilesTogether, path: Path, data: bytes, pixels: UInt8[NDArray[np.uint8], "H W 3"], reading: Reading
+) -> Picture:
+    """Write a picture's file, and read it back before it gets its name.
+
+    Returns:
+        What was read back, every level of it as given.
+
+    Raises:
+        ArtifactError: the system would not write it; or what was written is not what should be there.
+    """
+
+    def write(temporary: Path) -> Picture:
+        temporary.write_bytes(data)
+        try:
+            back = read_picture(temporary, reading)
+            same = np.array_equal(back.levels, pixels)
+        except ImageError as error:
+            raise ArtifactError(f"{path} was not written: it could not be read back ({error}).") from error
+        if not same:
+            raise ArtifactError(f"{path} was not written: read back, its pixels are others. Use .png.")
+        return replace(back, path=path)
+
+    return files.write(path, write)
 
 
 def read_again(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, native: bool) -> Picture:
-    """What `read_picture` gives of the file that `encode_made` makes, by the source's reading, without a file."""
+    """What `read_picture` gives, by the source's reading, of the file that would be written; without a file."""
     return with_levels(source, pixels) if native else picture_of(pixels, str(source.path), source.reading, source.turn)
 
 
@@ -315,7 +394,10 @@ class _Decoded:
         deep: whether it is grey with more than 8 bits.
         mixed_up: whether Pillow has mixed up the bytes of samples.
         white_is_zero: whether deep grey is inverted.
+        shallow: whether it has 16 bits, of which Pillow decodes 8.
         info: the metadata, as Pillow found it.
+        segments: of a JPEG.
+        notices: see `Picture`.
     """
 
     loaded: UInt8[NDArray[np.uint8], "h w 3"]
@@ -328,11 +410,14 @@ class _Decoded:
     deep: bool
     mixed_up: bool
     white_is_zero: bool
+    shallow: bool
     info: Mapping[Any, Any]
+    segments: Sequence[tuple[str, bytes]]
+    notices: tuple[str, ...]
 
 
 def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
-    source_mode, raw_mode = image.mode, _raw_mode(image)
+    source_mode, raw_mode, shallow = image.mode, _raw_mode(image), _is_shallow(image)
     image.load()
     orientation = orientation_of(image)
     loaded = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -343,7 +428,7 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     low = None
     if deep:
         values = np.asarray(image)
-    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar:
+    elif name in ("RGB", "RGBX", "RGBA") and depth in _OTHER_BYTE and not planar and not shallow:
         values = loaded if image.mode == "RGB" else np.asarray(image)
         low = _decoded_as(path, f"{name};{_OTHER_BYTE[depth]}")
     elif raw_mode == "LA;16B":
@@ -366,8 +451,32 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
         deep=deep,
         mixed_up=planar and raw_mode == "R" and np.max(tags.get(_BITS, 8)) > 8,
         white_is_zero=tags.get(_PHOTOMETRIC) == 0,
+        shallow=shallow,
         info=dict(image.info),
+        segments=getattr(image, "applist", ()),
+        notices=_notices(image, path),
     )
+
+
+def _notices(image: ImageFile.ImageFile, path: Path) -> tuple[str, ...]:
+    notices = []
+    if several_frames(image):
+        notices.append("it holds several frames, of which the first is read")
+    if image.format in ("JPEG", "MPO") and (damage := jpeg_damage(path)):
+        notices.append(f"it is damaged, and part of it may be another picture than it was ({damage})")
+    return tuple(notices)
+
+
+def _is_shallow(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow decodes 8 of 16 bits of a format of which it tells us no more."""
+    if image.format in ("PNG", "TIFF") or image.mode[0] in "IF" or not image.tile:
+        return False
+    if image.tile[0].codec_name == "SGI16":
+        return True
+    arguments = image.tile[0].args
+    # Of a PPM the second one is the value of white.
+    largest = arguments[1] if image.format == "PPM" and isinstance(arguments, tuple) and len(arguments) > 1 else 0
+    return _raw_mode(image).endswith(tuple(_OTHER_BYTE)) or (isinstance(largest, int) and largest > 255)
 
 
 def _raw_mode(image: ImageFile.ImageFile) -> str:
@@ -397,7 +506,7 @@ def _samples(decoded: _Decoded, path: Path) -> png.Samples:
 
 def _decoded_as(path: Path, raw_mode: str) -> UInt8[NDArray[np.uint8], "H W c"]:
     """The file decoded once more, its bytes taken for those of another raw mode of the same width."""
-    with Image.open(path, formats=FORMATS) as image:
+    with opened_again(path) as image:
         image.tile = [
             tile._replace(args=(raw_mode, *tile.args[1:]) if isinstance(tile.args, tuple) else raw_mode)
             for tile in image.tile
@@ -516,30 +625,21 @@ def _bands(height: int) -> Iterator[slice]:
     return (slice(top, top + 256) for top in range(0, height, 256))
 
 
-def _reduced(source_mode: str, raw_mode: str, samples: png.Samples) -> str | None:
+def _reduced(source_mode: str, raw_mode: str, samples: png.Samples, *, shallow: bool) -> str | None:
     """What a PNG of these samples is, and what it is not."""
     lost = ""
-    if samples.dtype == np.uint8 and (source_mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE))):
+    if samples.dtype == np.uint8 and (source_mode[0] in "IF" or raw_mode.endswith(tuple(_OTHER_BYTE)) or shallow):
         lost = "floating-point" if source_mode == "F" else "16-bit"
     if source_mode in ("CMYK", "LAB", "YCbCr"):
         lost = f"{lost} {source_mode}".lstrip()
     return f"8-bit {'grey' if samples.shape[2] <= 2 else 'RGB'}, not {lost}" if lost else None
 
 
-def _profile(info: Mapping[Any, Any], space: bytes) -> bytes | None:
-    """The ICC profile, unless it describes another colour space (CMYK, Lab) than the samples are in."""
-    profile = _bytes_or_none(info.get("icc_profile"))
-    return profile if profile and profile[16:20] == space else None
-
-
-def _dpi(info: Mapping[Any, Any]) -> tuple[float, float] | None:
-    """The resolution, if the file says it in two numbers: metadata may be of any type and length."""
+def _metadata(decoded: _Decoded, path: Path) -> Metadata:
+    """What the file says besides its pixels; EXIF and XMP agree on how these are to be turned."""
     try:
-        x, y = (float(value) for value in info.get("dpi", (0, 0)))
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return (x, y) if 0 < x < math.inf and 0 < y < math.inf else None
-
-
-def _bytes_or_none(value: object) -> bytes | None:
-    return value if isinstance(value, bytes) else None
+        with path.open("rb") as file:
+            found = read_metadata(decoded.format, file, path.stat().st_size, decoded.info, decoded.segments)
+    except OSError as error:
+        raise ImageError(f"Cannot read {path}: {reason_of(error)}. Check the disk, or give another file.") from error
+    return found.with_orientation(decoded.orientation.value)

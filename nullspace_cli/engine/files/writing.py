@@ -7,12 +7,14 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.files.paths import is_folder, is_stream, kind_of, reason_of, status
+
+T = TypeVar("T")
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -126,35 +128,68 @@ def _move_without_overwriting(temporary: Path, path: Path) -> None:
         temporary.replace(path)
 
 
-def write_file(path: Path, write: Callable[[Path], object], *, force: bool = False) -> Path:
-    """Call `write` on a temporary name and move the result to `path`.
+class FilesTogether:
+    """Files of one piece of work: all get their names when the block ends well, and none is left when it does not.
 
     At the end of a link it is the link's target that is replaced; an existing file's permissions stay. Into a device
     or a pipe the result is written, `force` or not: there is nothing to replace.
-
-    Raises:
-        ArtifactError: the file exists (and `force` is not given), or the system would not write it.
     """
-    check_output(path, force=force)
+
+    def __init__(self, *, force: bool = False) -> None:
+        self.force, self._stack = force, ExitStack()
+
+    def __enter__(self) -> "FilesTogether":
+        self._stack.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, path: Path, write: Callable[[Path], T]) -> T:
+        """Call `write` on a temporary name, for a file that will be called `path`; what it returned.
+
+        Raises:
+            ArtifactError: the file exists (and `force` is not given), or the system would not write it, now or at the
+                end of the block.
+        """
+        check_output(path, force=self.force)
+        temporary = self._stack.enter_context(_pending(path, self.force))
+        try:
+            return write(temporary)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+
+@contextmanager
+def _pending(path: Path, force: bool) -> Iterator[Path]:
+    """A temporary name for what is to be at `path` when the block ends well."""
     try:
         destination = _destination(path, force)
-        if destination is None:
-            _stream(path, write)
-            return path
-        with _replacing(destination, force) as temporary:
-            write(temporary)
+        with _streaming(path) if destination is None else _replacing(destination, force) as temporary:
+            yield temporary
     except FileExistsError as error:
         raise ArtifactError(f"{path} was written by another process meanwhile; it was left as it is.") from error
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, force: bool = False) -> Path:
+    """Call `write` on a temporary name and move the result to `path`: `FilesTogether` of one file.
+
+    Raises:
+        ArtifactError: the file exists (and `force` is not given), or the system would not write it.
+    """
+    with FilesTogether(force=force) as files:
+        files.write(path, write)
     return path
 
 
-def _stream(path: Path, write: Callable[[Path], object]) -> None:
+@contextmanager
+def _streaming(path: Path) -> Iterator[Path]:
     """Write a whole result into a device or a pipe, once there is one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result")
-        write(file)
+        yield file
         # A pipe that nobody reads from would else keep us waiting for ever.
         descriptor = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
         os.set_blocking(descriptor, True)

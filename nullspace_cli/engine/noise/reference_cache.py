@@ -27,7 +27,7 @@ class ReferenceCache:
     Args:
         positions: the images of `images` to read.
         skip: is told name and error of an image that cannot be read; without it such an image is an error.
-        notice: is told of memory that ran short.
+        notice: is told of memory that ran short, and of what is doubtful in an image.
 
     Attributes:
         missing: those of `positions` that could not be read.
@@ -60,7 +60,8 @@ class ReferenceCache:
             self._keep(part, values, clean)
 
         with torch.no_grad():
-            for batch in batches(images, transform, size, positions=positions, workers=workers, skip=skip):
+            reading = batches(images, transform, size, positions=positions, workers=workers, skip=skip, notice=notice)
+            for batch in reading:
                 size = in_chunks(partial(look, batch), len(batch), size, notice, left_out(batch, skip))
                 for _ in batch.positions:
                     advance()

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,16 +99,21 @@ class Placed:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-def read_mark(path: Path) -> Mark:
+def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> Mark:
     """Read a logo. Its alpha says where it covers; an opaque one covers wherever it is not its own background.
 
     The background of an opaque logo is the colour of its four corners, where they agree: a logo on white paper or on
     black stamps its drawing, not a rectangle. Where they differ, the whole picture is the mark.
 
+    Args:
+        notice: is told what of the file is doubtful.
+
     Raises:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
-    return mark_of(read_picture(path, "shown"), path)
+    picture = read_picture(path, "shown")
+    picture.tell(notice)
+    return mark_of(picture, path)
 
 
 def mark_of(picture: Picture, origin: Path | str) -> Mark:

@@ -102,10 +102,9 @@ def save_float(
     model: str,
     weights_sha256: str | None,
     seed: int,
-    force: bool,
 ) -> Path:
     """Write `image`, the exact solution before rounding, `source` and `target`: [3, h, w] in pixel space [0, 1]."""
     parents = {**sha256_of_each({"source": source, "basis": basis}), "mark": design.mark.sha256}
     parameters = {"norm": result.solver["norm"], "nullspace": result.nullspace, **design.describe()}
     provenance = Provenance(WATERMARK, "pixel", model, weights_sha256, seed, parameters, parents)
-    return write_tensors(path, result.unrounded()._asdict(), provenance, force=force)
+    return write_tensors(path, result.unrounded()._asdict(), provenance, force=True)

@@ -23,7 +23,7 @@ def common_images(
         DataError: there are none.
         VitnullError: another process has others.
     """
-    images = open_data(data, split, reading, notice)
+    images = open_data(data, split, reading, notice if ranks.first else lambda text: None)
     if ranks.world > 1:
         ranks.agree("data", f"{len(images)} images with the fingerprint {images.fingerprint()[:12]}")
     return images

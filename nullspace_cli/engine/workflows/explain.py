@@ -176,7 +176,7 @@ class Explainer:
         size: of the overlays: "model" for what the network sees, "native" for the whole image.
         force: whether existing files may be overwritten.
         group: images that are explained together, as far as memory allows.
-        notice: is told where it does not, and what else the user should know.
+        notice: is told where it does not, of what is doubtful in an image, and what else the user should know.
         reading: how the model is given the files.
     """
 
@@ -211,6 +211,7 @@ class Explainer:
             try:
                 with within_memory(str(job.source)):
                     picture = read_picture(job.source, self.reading)
+                    picture.tell(self.notice)
                     self._tell(str(job.source), picture)
                     read.append((job, picture, self.model.transform.input_pixels(picture.pixels)))
             except VitnullError as error:

@@ -1,6 +1,6 @@
 """One pair from files to files: what `vitnull fool` runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from nullspace_cli.engine.adversarial.report import Report, measured
 from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import FOOLED
 from nullspace_cli.engine.files.hashes import sha256_of_each
-from nullspace_cli.engine.files.pictures import Picture, encode_made, encode_png, read_picture
-from nullspace_cli.engine.files.writing import write_bytes
+from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png, encode_turned, write_picture
+from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method
 from nullspace_cli.engine.watermark.result import shown_noise
@@ -44,20 +44,27 @@ def report(
     *,
     tolerance: float = 0.01,
     force: bool = False,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Report:
     """Write the image, the exact solution and the noise, and measure what was written.
 
     Args:
         tolerance: largest embedding_error that passes verification: of the re-read file, or unbounded of the float
             image.
+        notice: is told what of the source's metadata the image goes without.
     """
-    write_bytes(files.image, encode_made(source, result.pixels, native=attack.size == "native"), force=force)
+    native = attack.size == "native"
+    data, lost = encode_like(source, result.pixels) if native else encode_turned(result.pixels, source.turn)
+    if lost:
+        notice(f"{files.image} goes without what {source.path} has: {', '.join(lost)}")
     noise = (result.image - result.source).permute(1, 2, 0).numpy()
-    write_bytes(files.noise, encode_png(source.turn.upright(shown_noise(noise))), force=force)
-    if files.exact:
-        _save(files.exact, attack, result, source.path, target, force=force)
-    saved = read_picture(files.image, source.reading)
-    done = measured(attack, result, source, saved, methods, tolerance)
+    with FilesTogether(force=force) as written:
+        saved = write_picture(written, files.image, data, result.pixels, source.reading)
+        drawn = encode_png(source.turn.upright(shown_noise(noise)))
+        written.write(files.noise, lambda path: path.write_bytes(drawn))
+        if files.exact:
+            written.write(files.exact, lambda path: _save(path, attack, result, source.path, target))
+        done = measured(attack, result, source, saved, methods, tolerance)
     record = {
         "source": str(source.path),
         "target": str(target),
@@ -67,7 +74,7 @@ def report(
     return replace(done, record=record)
 
 
-def _save(path: Path, attack: Attack, result: AttackSolution, source: Path, target: Path, *, force: bool) -> None:
+def _save(path: Path, attack: Attack, result: AttackSolution, source: Path, target: Path) -> None:
     """Write `image`, the solution before rounding, `noise`, `source` and `target`, [3, H, W] in pixel space."""
     model = attack.network.model
     parameters = {
@@ -88,4 +95,4 @@ def _save(path: Path, attack: Attack, result: AttackSolution, source: Path, targ
         "source": result.source,
         "target": result.target,
     }
-    write_tensors(path, tensors, provenance, force=force)
+    write_tensors(path, tensors, provenance, force=True)

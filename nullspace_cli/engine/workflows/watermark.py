@@ -13,10 +13,19 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
-from nullspace_cli.engine.errors import MemoryShortError, ModelError, VitnullError
-from nullspace_cli.engine.files.pictures import Picture, encode_made, encode_png, read_picture
+from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
+from nullspace_cli.engine.files.containers import why_not
+from nullspace_cli.engine.files.pictures import (
+    Picture,
+    container_of,
+    encode_like,
+    encode_png,
+    encode_resized,
+    read_picture,
+    write_picture,
+)
 from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
-from nullspace_cli.engine.files.writing import write_bytes
+from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
@@ -156,8 +165,11 @@ class WatermarkPipeline:
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
-                    pictures[job] = picture = read_picture(job.source, self.reading)
-                    self._tell(str(job.source), picture)
+                    picture = read_picture(job.source, self.reading)
+                self._require_room(job, picture)
+                picture.tell(self.notice)
+                self._tell(str(job.source), picture)
+                pictures[job] = picture
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
         for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
@@ -172,6 +184,16 @@ class WatermarkPipeline:
             if isinstance(item, WatermarkedFile):
                 item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)
         return [done[job] for job in jobs]
+
+    def _require_room(self, job: WatermarkFiles, picture: Picture) -> None:
+        """See before the slow work that the output's format can hold what the picture is made of.
+
+        Raises:
+            ImageError: it cannot.
+        """
+        reason = why_not(picture.samples, container_of(job.output)) if self.size == "native" else None
+        if reason:
+            raise ImageError(f"Cannot write {job.output}: {reason}")
 
     @cached_property
     def _make(self) -> ModelSize | NativeSize:
@@ -210,26 +232,22 @@ class WatermarkPipeline:
 
     def _finish(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> WatermarkedFile:
         """Write the files, and measure what was written."""
-        native = self.size == "native"
+        native, container = self.size == "native", container_of(job.output)
         if native and picture.reduced:
-            self.notice(f"{job.output} is {picture.reduced}: a PNG cannot hold what {job.source} does")
-        write_bytes(job.output, encode_made(picture, result.pixels, native=native), force=self.force)
-        if job.diff:
-            write_bytes(job.diff, encode_png(picture.turn.upright(noise_picture(result))), force=self.force)
-        about = self.network.describe()
-        if job.unrounded:
-            save_float(
-                job.unrounded,
-                result,
-                self.design,
-                job.source,
-                self.network.basis if result.nullspace == "patch" else None,
-                model=about["model"],
-                weights_sha256=about["weights_sha256"],
-                seed=self.network.request.seed,
-                force=self.force,
-            )
-        verdict = self._judge(picture, read_picture(job.output, self.reading))
+            self.notice(f"{job.output} is {picture.reduced}: a {container} cannot hold what {job.source} does")
+        encode = encode_like if native else encode_resized
+        data, lost = encode(picture, result.pixels, container)
+        if lost:
+            self.notice(f"{job.output} goes without what {job.source} has: {', '.join(lost)}")
+        with FilesTogether(force=self.force) as files:
+            written = write_picture(files, job.output, data, result.pixels, self.reading)
+            if job.diff:
+                files.write(
+                    job.diff, lambda path: path.write_bytes(encode_png(picture.turn.upright(noise_picture(result))))
+                )
+            if job.unrounded:
+                files.write(job.unrounded, lambda path: self._save_float(path, job.source, result))
+            verdict = self._judge(picture, written)
         record = {
             "source": str(job.source),
             "output": str(job.output),
@@ -239,6 +257,19 @@ class WatermarkPipeline:
             "seconds": None,
         }
         return WatermarkedFile(result, verdict, record)
+
+    def _save_float(self, path: Path, source: Path, result: Watermarked) -> Path:
+        about = self.network.describe()
+        return save_float(
+            path,
+            result,
+            self.design,
+            source,
+            self.network.basis if result.nullspace == "patch" else None,
+            model=about["model"],
+            weights_sha256=about["weights_sha256"],
+            seed=self.network.request.seed,
+        )
 
     def _judge(self, source: Picture, result: Picture) -> Verification:
         compared = compare_inputs(self.network.transform, source, result)

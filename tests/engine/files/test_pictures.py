@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files import png as png_writer
+from nullspace_cli.engine.files.containers import encode
 from nullspace_cli.engine.files.image_opening import MAX_PIXELS
+from nullspace_cli.engine.files.metadata import Metadata
 from nullspace_cli.engine.files.pictures import Picture, check_picture, encode_like, encode_png, read_picture
+from nullspace_cli.engine.files.png_chunks import Chunk
 
 Array = NDArray[Any]
 read_shown = partial(read_picture, reading="shown")
@@ -298,12 +301,11 @@ def test_what_is_shown_is_upright_and_what_is_stored_is_kept(save: Save, name: s
     np.testing.assert_array_equal(loaded.turn.upright(loaded.pixels), expected)
     np.testing.assert_array_equal(loaded.turn.stored(expected), stored)
     assert (loaded.difference is None) == (orientation == 1 or name == "a.tif")  # which Pillow itself turns
-    if name != "a.tif":  # whose tags describe the file and belong in no other
-        assert picture.exif is not None
-        kept = Image.Exif()
-        kept.load(picture.exif)
-        assert kept[ExifTags.Base.Model] == "camera"
-        assert kept[ExifTags.Base.Orientation] == orientation
+    assert picture.metadata.exif is not None
+    kept = Image.Exif()
+    kept.load(picture.metadata.exif)
+    says = 1 if name == "a.tif" else orientation
+    assert dict(kept) == {ExifTags.Base.Model: "camera", ExifTags.Base.Orientation: says}
 
 
 @pytest.mark.parametrize(
@@ -329,15 +331,15 @@ def test_unreadable_exif_does_not_cost_the_image(save: Save, name: str, exif: by
 def test_metadata_for_a_writer(save: Save) -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = read_shown(save(RGB, "a.png", icc_profile=srgb, dpi=(300, 150)))
-    assert picture.icc_profile == srgb
-    assert picture.dpi == pytest.approx((300, 150), rel=1e-3)
-    assert (picture.format, picture.exif) == ("PNG", None)
+    assert picture.metadata.icc_profile == srgb
+    assert picture.metadata.dpi == pytest.approx((300, 150), rel=1e-3)
+    assert (picture.format, picture.metadata.exif) == ("PNG", None)
     plain = read_shown(save(RGB, "b.png"))
-    assert (plain.icc_profile, plain.exif, plain.dpi) == (None, None, None)
+    assert (plain.metadata.icc_profile, plain.metadata.exif, plain.metadata.dpi) == (None, None, None)
 
 
 def test_a_profile_of_another_colour_space_is_not_kept(save: Save) -> None:
-    assert read_shown(save(RGB.convert("LAB"), "a.tif")).icc_profile is None
+    assert read_shown(save(RGB.convert("LAB"), "a.tif")).metadata.icc_profile is None
 
 
 # --- what is refused
@@ -372,11 +374,12 @@ def test_the_largest_image_passes_the_check(save: Save) -> None:
     check_picture(save(header_of((9459, 9459))))
 
 
-@pytest.mark.parametrize("name", ["a.ico", "a.ppm", "a.pdf", "a.eps", "a.tga"])
+@pytest.mark.parametrize("name", ["a.pdf", "a.eps", "a.gbr", "a.h5"])
 @pytest.mark.parametrize("read", [read_picture, check_picture])
 def test_other_formats_are_refused(save: Save, name: str, read: Callable[[Path], object]) -> None:
-    with pytest.raises(ImageError, match=r"it is not a PNG, JPEG, WebP, BMP, TIFF or GIF image\. Convert"):
-        read(save(RGB.resize((32, 32)), name))
+    """Of EPS Pillow would run another program on the file."""
+    with pytest.raises(ImageError, match=r"it is not a PNG, JPEG, WebP, TIFF or other image that Pillow knows\. Conv"):
+        read(save(b"\x89HDF\r\n\x1a\n" + bytes(99) if name in ("a.gbr", "a.h5") else RGB.resize((32, 32)), name))
 
 
 @pytest.mark.parametrize("lenient", [False, True])
@@ -493,13 +496,6 @@ def test_check_minds_no_missing_end_mark(save: Save, missing: int) -> None:
     check_picture(path)
 
 
-def test_a_text_bomb_in_a_png(save: Save) -> None:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Comment", "0" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    with pytest.raises(ImageError, match="damaged or truncated"):
-        read_shown(save(RGB, pnginfo=info))
-
-
 # --- out again
 
 
@@ -554,7 +550,7 @@ def test_every_kind_of_png_stays_of_its_kind(save: Save, bits: int, channels: in
     assert picture.grey == (channels <= 2)
 
     pixels = changed(picture)
-    path = save(encode_like(picture, pixels), "b.png")
+    path = save(encode_like(picture, pixels).data, "b.png")
     header = path.read_bytes()[24:26]
     assert header == bytes([bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels]])
     again = read_shown(path)
@@ -564,7 +560,7 @@ def test_every_kind_of_png_stays_of_its_kind(save: Save, bits: int, channels: in
     assert 0.3 < same.mean() < 0.8
     np.testing.assert_array_equal(again.samples[..., :colours][same], samples[..., :colours][same])
     np.testing.assert_array_equal(again.samples[..., colours:], samples[..., colours:])
-    own = read_shown(save(encode_like(picture, picture.pixels), "c.png"))
+    own = read_shown(save(encode_like(picture, picture.pixels).data, "c.png"))
     np.testing.assert_array_equal(own.samples, samples)
 
 
@@ -579,7 +575,7 @@ def test_every_level_of_every_alpha_can_be_written(save: Save) -> None:
     np.testing.assert_array_equal(lower, 255 - alpha)
     assert (upper == 255).all()
     pixels = np.repeat(np.maximum(level, lower)[..., None], 3, axis=2).astype(np.uint8)
-    np.testing.assert_array_equal(read_shown(save(encode_like(picture, pixels))).pixels, pixels)
+    np.testing.assert_array_equal(read_shown(save(encode_like(picture, pixels).data)).pixels, pixels)
     black = rgba.copy()
     black[..., :3] = 0  # nothing is darker, so the range leaves nothing out
     np.testing.assert_array_equal(read_shown(save(Image.fromarray(black))).pixels[..., 0], lower)
@@ -594,7 +590,7 @@ def test_16_bits_move_by_257_a_level_as_nearly_as_the_level_allows(
         samples = np.repeat(every.astype(np.uint16).reshape(256, 256, 1), channels, axis=2)
         picture = read_shown(save(png_writer.encode(samples)))
         pixels = np.clip(picture.pixels.astype(int) + steps, 0, 255).astype(np.uint8)
-        again = read_shown(save(encode_like(picture, pixels))).samples[..., -1].ravel().astype(int)
+        again = read_shown(save(encode_like(picture, pixels).data)).samples[..., -1].ravel().astype(int)
         level = pixels[..., -1].ravel()
         wanted = every + 257 * (level - reading(every).astype(int))
         inside = np.clip(wanted, 0, 65535)
@@ -634,7 +630,7 @@ def test_other_kinds_become_the_nearest(save: Save, mode: str, name: str, kept: 
     picture = read_shown(save(image, name))
     assert picture.reduced == reduced
     pixels = changed(picture)
-    path = save(encode_like(picture, pixels), "b.png")
+    path = save(encode_like(picture, pixels).data, "b.png")
     np.testing.assert_array_equal(read_shown(path).pixels, pixels)
     with Image.open(path) as written:
         assert written.mode == kept
@@ -683,7 +679,7 @@ def test_16_bit_colour_of_a_tiff_is_kept(
     picture = read_shown(save(tiff16(order, samples, alpha=alpha, deflated=deflated), "a.tif"))
     np.testing.assert_array_equal(picture.samples, samples if alpha else samples[..., :3])
     pixels = changed(picture)
-    again = read_shown(save(encode_like(picture, pixels)))
+    again = read_shown(save(encode_like(picture, pixels).data))
     np.testing.assert_array_equal(again.pixels, pixels)
     assert again.samples.dtype == np.uint16
     assert picture.reduced is None
@@ -705,7 +701,7 @@ def test_deep_grey_with_a_transparent_value_is_written_with_8_bits(save: Save) -
     picture = read_shown(save(png(16, 0, b"\0" + struct.pack(">3H", 256, 300, 65000), (3, 1), struct.pack(">H", 300))))
     assert picture.reduced == "8-bit grey, not 16-bit"
     assert picture.samples[0].tolist() == [[1, 255], [1, 0], [253, 255]]
-    assert read_shown(save(encode_like(picture, picture.pixels))).pixels[0, :, 0].tolist() == [1, 255, 253]
+    assert read_shown(save(encode_like(picture, picture.pixels).data)).pixels[0, :, 0].tolist() == [1, 255, 253]
 
 
 def test_12_bits_survive_as_16() -> None:
@@ -720,14 +716,14 @@ def test_orientation_is_applied_to_both_bytes(save: Save) -> None:
     exif[ExifTags.Base.Orientation] = 6
     samples = samples_of(16, 3)
     for channels in (2, 3):
-        path = save(png_writer.encode(samples[..., :channels], exif=exif.tobytes()))
+        path = save(png_writer.encode(samples[..., :channels], [Chunk(b"eXIf", exif.tobytes())]))
         picture = read_shown(path)
         np.testing.assert_array_equal(picture.samples, samples[..., :channels])
         high = np.rot90(samples[..., : 1 if channels == 2 else 3] >> 8, -1)
         if channels == 3:
             np.testing.assert_array_equal(picture.pixels, high)
         pixels = changed(picture)
-        np.testing.assert_array_equal(read_shown(save(encode_like(picture, pixels), "b.png")).pixels, pixels)
+        np.testing.assert_array_equal(read_shown(save(encode_like(picture, pixels).data, "b.png")).pixels, pixels)
 
 
 @pytest.mark.parametrize(("mode", "space"), [("RGB", b"RGB "), ("L", b"GRAY")])
@@ -739,7 +735,7 @@ def test_metadata_is_written_again(save: Save, mode: str, space: bytes) -> None:
     exif[ExifTags.Base.Model] = "camera"
     source = save(RGB.convert(mode), "a.jpg", exif=exif, icc_profile=bytes(profile), dpi=(300, 150))
     picture = read_shown(source)
-    path = save(encode_like(picture, 255 - picture.pixels))
+    path = save(encode_like(picture, 255 - picture.pixels).data)
     assert b"eXIfMM" in path.read_bytes()  # not the name that a JPEG puts before it
     with Image.open(path) as written:
         assert written.size == (14, 11)
@@ -753,7 +749,7 @@ def test_metadata_is_written_again(save: Save, mode: str, space: bytes) -> None:
 
 def test_a_resolution_beyond_a_pngs_is_left_out(save: Save) -> None:
     for dpi in ((1e-3, 300), (1e9, 300)):
-        with Image.open(save(png_writer.encode(COLOURS, dpi=dpi))) as image:
+        with Image.open(save(encode(COLOURS, Metadata(dpi=dpi), "PNG").data)) as image:
             assert "dpi" not in image.info
 
 

@@ -135,7 +135,7 @@ def test_a_copy_is_to_a_loader_what_the_source_is(folder: Path, tmp_path: Path, 
     if name in ("i.tif", "f.tif"):  # whose white is unknown
         return
     copy = tmp_path / "copy.png"
-    copy.write_bytes(encode_like(picture, picture.levels))
+    copy.write_bytes(encode_like(picture, picture.levels).data)
     with Image.open(path) as source, Image.open(copy) as written:
         np.testing.assert_array_equal(np.asarray(written.convert("RGB")), np.asarray(source.convert("RGB")))
     np.testing.assert_array_equal(read_picture(copy, "shown").pixels, picture.read_as("shown").pixels)

@@ -86,7 +86,7 @@ def pictured(folder: Path, pixels: NDArray[np.uint8]) -> Picture:
 
 def saved(folder: Path, picture: Picture, result: Watermarked) -> Path:
     path = folder / "out.png"
-    path.write_bytes(encode_like(picture, result.pixels))
+    path.write_bytes(encode_like(picture, result.pixels).data)
     return path
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortError, ModelError, NoNullspaceError
-from nullspace_cli.engine.files.pictures import Picture, read_picture
+from nullspace_cli.engine.files import containers
+from nullspace_cli.engine.files.containers import Encoded
+from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
 from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
@@ -218,18 +221,36 @@ def test_tolerance(tmp_path: Path) -> None:
     assert done.record["verified"] is False
 
 
-def test_the_file_is_judged_not_the_pixels_that_were_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", ["native", "model"])
+def test_a_file_that_holds_other_pixels_or_none_is_not_left(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (job,) = jobs(tmp_path)
-    other = Image.fromarray(draw("test", 5, size=32)[0])
-    monkeypatch.setattr(stamping, "encode_made", lambda *arguments, **options: _png(tmp_path, other))
-    done = pipeline(size="model")(job)
-    assert done.record["verified"] is False
-    assert (done.verdict.embedding_error or 0) > 0.1
+    job = replace(job, diff=tmp_path / "diff.png", unrounded=tmp_path / "float.safetensors")
+    before = sorted(tmp_path.iterdir())
+    other = encode_png(draw("test", 5, size=32)[0])
+    for data, reason in ((other, "its pixels are others"), (other[:200], "could not be read back")):
+        monkeypatch.setattr(containers, "encode", lambda *arguments, data=data: Encoded(data, ()))
+        with pytest.raises(ArtifactError, match=f"{job.output.name} was not written: .*{reason}"):
+            pipeline(size=size)(job)
+        assert sorted(tmp_path.iterdir()) == before
 
 
-def _png(folder: Path, image: Image.Image) -> bytes:
-    image.save(folder / "other.png")
-    return (folder / "other.png").read_bytes()
+@pytest.mark.parametrize("place", ["_judge", "_save_float", "noise_picture"])
+def test_a_failure_after_the_file_was_written_leaves_none(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = jobs(tmp_path)
+    job = replace(job, diff=tmp_path / "diff.png", unrounded=tmp_path / "float.safetensors")
+    before = sorted(tmp_path.iterdir())
+
+    def failing(*arguments: Any) -> None:
+        raise ModelError("no")
+
+    monkeypatch.setattr(stamping if place == "noise_picture" else WatermarkPipeline, place, failing)
+    with pytest.raises(ModelError):
+        pipeline(size="model")(job)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # --- many images
@@ -322,7 +343,7 @@ def test_an_image_that_does_not_fit_fails_alone(
     assert not todo[3].output.exists()
 
 
-@pytest.mark.parametrize("place", ["read_picture", "write_bytes", "verify"])
+@pytest.mark.parametrize("place", ["read_picture", "write_picture", "verify"])
 def test_memory_that_is_short_anywhere_is_the_images_failure(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +360,7 @@ def test_memory_that_is_short_anywhere_is_the_images_failure(
     assert sum(failures(done)) == 1
     (failed,) = (item for item in done if isinstance(item, Failed))
     assert "does not fit into memory (MemoryError). Try `workers=1`" in str(failed.error)
+    assert [job.output.exists() for job in todo] == [job.source != failed.source for job in todo]
 
 
 def test_one_that_cannot_be_solved_is_singled_out_in_silence(tmp_path: Path) -> None:
