@@ -3,7 +3,15 @@
 import io
 import struct
 
-from nullspace_cli.engine.files.tiff import Directory, Header, Order, read_directory, read_header
+from nullspace_cli.engine.files.tiff import (
+    Directory,
+    Header,
+    Order,
+    encode_structure,
+    read_directory,
+    read_header,
+    shorts,
+)
 
 PREFIX = b"Exif\0\0"
 """What JPEG puts before EXIF; some programs do so elsewhere, or twice."""
@@ -43,6 +51,17 @@ def with_orientation(exif: bytes, value: int) -> bytes:
         if struct.unpack_from(f"{header.order}H", exif, at)[0] == ORIENTATION:
             struct.pack_into(f"{header.order}HHIHH", changed, at, ORIENTATION, 3, 1, value, 0)
     return bytes(changed)
+
+
+def saying_orientation(exif: bytes | None, value: int) -> bytes:
+    """The same with that orientation, 1 to 8, also where it had none; nothing else of one that cannot be parsed."""
+    try:
+        order, directory = parsed(exif) if exif else ("<", {})
+    except ValueError:
+        order, directory = "<", {}
+    if exif and ORIENTATION in directory:
+        return with_orientation(exif, value)
+    return encode_structure({**directory, ORIENTATION: shorts(order, value)}, order)
 
 
 def without_thumbnail(exif: bytes) -> bytes:

@@ -53,15 +53,16 @@ class Metadata:
     lost: tuple[str, ...] = ()
 
     def with_orientation(self, value: int) -> "Metadata":
-        """The same of a picture that has to be turned otherwise, 1 to 8: both EXIF and XMP say so, if they do at all.
+        """The same of a picture that has to be turned so, 1 to 8: EXIF says it, and XMP if it does at all.
 
         This is the only place that changes what a file says of it.
         """
-        return replace(
-            self,
-            exif=self.exif and exif_block.with_orientation(self.exif, value),
-            xmp=self.xmp and xmp.with_orientation(self.xmp, value),
-        )
+        exif = self.exif
+        if value != 1:
+            exif = exif_block.saying_orientation(exif, value)
+        elif exif:
+            exif = exif_block.with_orientation(exif, value)
+        return replace(self, exif=exif, xmp=self.xmp and xmp.with_orientation(self.xmp, value))
 
     def in_space(self, space: bytes) -> "Metadata":
         """The same without a profile of another colour space than the samples are in, as b"RGB " or b"GRAY"."""

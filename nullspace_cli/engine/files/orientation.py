@@ -65,12 +65,3 @@ def orientation_of(image: Image.Image) -> Orientation:
     except Exception:  # noqa: BLE001 - Pillow's, of metadata that may hold anything
         return UPRIGHT
     return Orientation(value) if value in range(1, 9) else UPRIGHT
-
-
-def exif_of(orientation: Orientation) -> bytes | None:
-    """EXIF that says nothing else; None where there is nothing to say."""
-    if orientation == UPRIGHT:
-        return None
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation.value
-    return exif.tobytes()

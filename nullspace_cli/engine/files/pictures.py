@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 
 from nullspace_cli.engine.errors import ArtifactError, ImageError
-from nullspace_cli.engine.files import containers, exif, png, png_chunks
+from nullspace_cli.engine.files import containers, png, png_chunks
 from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.image_opening import (
     MAX_PIXELS,
@@ -25,7 +25,7 @@ from nullspace_cli.engine.files.image_opening import (
     several_frames,
 )
 from nullspace_cli.engine.files.metadata import Metadata, read_metadata
-from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, exif_of, orientation_of
+from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, orientation_of
 from nullspace_cli.engine.files.paths import reason_of
 from nullspace_cli.engine.files.readings import Reading
 from nullspace_cli.engine.files.writing import FilesTogether
@@ -302,7 +302,19 @@ def encode_like(picture: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], con
         ValueError: as of `with_levels`.
         ImageError: the format cannot hold the picture's samples.
     """
+    if reason := why_not(picture, container, native=True):
+        raise ImageError(f"Cannot write a {container}: {reason}")
     return containers.encode(with_levels(picture, pixels).samples, picture.metadata, container)
+
+
+def why_not(source: Picture, container: Container, *, native: bool) -> str | None:
+    """Why a format cannot hold what is made of a picture, to follow "Cannot write x: "; None if it can."""
+    if container == "TIFF" and source.turn != UPRIGHT:
+        return (
+            f"{source.path} is stored another way up, and loaders turn a TIFF that says so: theirs would be another "
+            f"picture. Use .png or .webp."
+        )
+    return containers.why_not(source.samples, container) if native else None
 
 
 def encode_resized(source: Picture, pixels: UInt8[NDArray[np.uint8], "h w 3"], container: Container = "PNG") -> Encoded:
@@ -319,7 +331,7 @@ def encode_turned(
 
 
 def _saying(turn: Orientation) -> Metadata:
-    return Metadata(exif=exif.bare(exif_of(turn) or b"") or None)
+    return Metadata().with_orientation(turn.value)
 
 
 def container_of(path: Path) -> Container:

@@ -26,8 +26,8 @@ class Aim(Protocol):
         """The target image for the source `image` in [0, 1]; it may leave [0, 1].
 
         Args:
-            default, period, tint: how to draw what is drawn, where nothing else was asked for.
-            turn: of the image, to be seen upright.
+            default, period, tint: how to draw what is drawn on the upright image, where nothing else was asked for.
+            turn: of the image, to be upright.
         """
         ...
 
@@ -62,8 +62,6 @@ class Design:
         style = self.style or default
         strength = DEFAULT_STRENGTH[style] if self.strength is None else self.strength
         placement = replace(self.placement, strength=strength)
-        if turn.transposed:
-            period = period[::-1]
         upright = turn.upright(image, (1, 2))
         return turn.stored(target_image(upright, self.mark, placement, style, period, tint), (1, 2))
 

@@ -168,9 +168,10 @@ class _Task:
 
     @property
     def ratios(self) -> tuple[float, float]:
-        """Source pixels per resized pixel, down and across."""
+        """Source pixels per resized pixel, down and across the picture turned upright, as the mark is drawn."""
         geometry = self.view.geometry
-        return self.picture.height / geometry.resized[1], self.picture.width / geometry.resized[0]
+        ratios = self.picture.height / geometry.resized[1], self.picture.width / geometry.resized[0]
+        return ratios[::-1] if self.picture.turn.transposed else ratios
 
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""

@@ -14,7 +14,6 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
-from nullspace_cli.engine.files.containers import why_not
 from nullspace_cli.engine.files.pictures import (
     Picture,
     container_of,
@@ -22,6 +21,7 @@ from nullspace_cli.engine.files.pictures import (
     encode_png,
     encode_resized,
     read_picture,
+    why_not,
     write_picture,
 )
 from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
@@ -191,7 +191,7 @@ class WatermarkPipeline:
         Raises:
             ImageError: it cannot.
         """
-        reason = why_not(picture.samples, container_of(job.output)) if self.size == "native" else None
+        reason = why_not(picture, container_of(job.output), native=self.size == "native")
         if reason:
             raise ImageError(f"Cannot write {job.output}: {reason}")
 

@@ -86,7 +86,7 @@ def test_names_that_no_file_can_have(tmp_path: Path, read: Callable[[Path], obje
 def test_a_bug_of_ours_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception]
 ) -> None:
-    def broken_step(*arguments: object) -> None:
+    def broken_step(*arguments: object, **options: object) -> None:
         raise error("a bug")
 
     path = tmp_path / "a.png"

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
+from nullspace_cli.engine.errors import ImageError
+from nullspace_cli.engine.files import exif
 from nullspace_cli.engine.files.containers import ENDINGS, Container
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_resized, read_picture
 
@@ -67,7 +69,7 @@ def with_chunks(data: bytes, *added: tuple[bytes, bytes], behind: bool = False) 
     return data[:at] + extra + data[at:]
 
 
-def exif_with_thumbnail(order: str = ">", behind: bytes = b"") -> bytes:
+def exif_with_thumbnail(order: str = ">", behind: bytes = b"", way: int = 6) -> bytes:
     """EXIF as cameras write it: orientation, copyright in UTF-8, a maker's note, and a thumbnail behind it all."""
     copyright_ = COPYRIGHT.encode() + b"\0"
     note = b"MAKER" * 5
@@ -84,7 +86,7 @@ def exif_with_thumbnail(order: str = ">", behind: bytes = b"") -> bytes:
         return struct.pack(f"{order}I", value)
 
     data = (b"MM\0*" if order == ">" else b"II*\0") + long(first) + struct.pack(f"{order}H", 3)
-    data += entry(274, 3, 1, struct.pack(f"{order}H", 6))
+    data += entry(274, 3, 1, struct.pack(f"{order}H", way))
     data += entry(33432, 2, len(copyright_), long(values)) + entry(34665, 4, 1, long(inner)) + long(second)
     data += copyright_ + bytes(len(copyright_) % 2)
     data += struct.pack(f"{order}H", 1) + entry(37500, 7, len(note), long(inner + 18)) + long(0)
@@ -130,19 +132,20 @@ def written(picture: Picture, container: Container, save: Save, name: str = "out
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_all_that_a_photo_says_survives(save: Save, container: Container) -> None:
-    picture = read_picture(save(jpeg(), "a.jpg"))
-    path, lost = written(picture, container, save)
+    way = 1 if container == "TIFF" else 6  # which loaders would turn
+    source = save(jpeg(exif=b"Exif\0\0" + exif_with_thumbnail(way=way)), "a.jpg")
+    path, lost = written(read_picture(source), container, save)
     with Image.open(path) as image:
         assert image.info["icc_profile"] == SRGB
         exif = image.getexif()
         # Pillow reads ASCII as Latin-1.
         assert exif[ExifTags.Base.Copyright].encode("latin-1").decode() == COPYRIGHT
-        assert exif[ExifTags.Base.Orientation] == 1
+        assert exif[ExifTags.Base.Orientation] == way
         assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] == b"MAKER" * 5
         assert exif.get_ifd(ExifTags.IFD.IFD1) == {}
         xmp = image.info["xmp"]
         assert b'dc:rights="mine"' in xmp
-        assert xmp.count(b'tiff:Orientation="1"') + xmp.count(b"<tiff:Orientation>1<") == 2
+        assert xmp.count(b'tiff:Orientation="%d"' % way) + xmp.count(b"<tiff:Orientation>%d<" % way) == 2
         if container != "WebP":
             assert image.info["dpi"] == pytest.approx((300, 150), abs=0.02)
         if container == "TIFF":
@@ -162,7 +165,8 @@ def test_all_that_a_photo_says_survives(save: Save, container: Container) -> Non
 
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_what_was_written_says_the_same_once_more(save: Save, container: Container) -> None:
-    first = read_picture(save(jpeg(), "a.jpg"))
+    way = 1 if container == "TIFF" else 6
+    first = read_picture(save(jpeg(exif=b"Exif\0\0" + exif_with_thumbnail(way=way)), "a.jpg"))
     path, _ = written(first, container, save)
     again, expected = read_picture(path).metadata, first.metadata
     assert again.icc_profile == expected.icc_profile
@@ -203,7 +207,7 @@ def test_exif_whose_thumbnail_points_anywhere(save: Save) -> None:
 def test_exif_that_cannot_be_parsed_is_left_out_and_it_is_said(save: Save) -> None:
     picture = read_picture(save(jpeg(exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"), "a.jpg"))
     _, lost = written(picture, "PNG", save)
-    assert picture.metadata.exif is None
+    assert exif.parsed(picture.metadata.exif or b"")[1].keys() == {exif.ORIENTATION}  # as XMP has it
     assert lost == ("EXIF that cannot be parsed",)
 
 
@@ -453,3 +457,21 @@ def test_at_another_size(save: Save, container: Container) -> None:
             assert b"sBIT" not in dict(chunks_of(data))
         else:
             assert image.getexif()[ExifTags.Base.Copyright] == "mine"
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("exif", [None, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0" + exif_with_thumbnail(way=1)])
+def test_which_way_is_up_is_always_said(save: Save, exif: bytes | None) -> None:
+    """Also where XMP alone said so, and where EXIF said nothing of use."""
+    about = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    source = save(jpeg(exif=exif or b"", xmp=about), "a.jpg")
+    picture = read_picture(source)
+    path, _ = written(picture, "PNG", save)
+    with Image.open(source) as before, Image.open(path) as after:
+        assert ImageOps.exif_transpose(before).size == ImageOps.exif_transpose(after).size
+
+
+def test_a_tiff_that_loaders_would_turn_is_refused(save: Save) -> None:
+    picture = read_picture(save(jpeg(), "a.jpg"))
+    with pytest.raises(ImageError, match=r"another way up.*\.png or \.webp"):
+        encode_like(picture, picture.levels, "TIFF")

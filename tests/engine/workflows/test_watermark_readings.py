@@ -111,7 +111,7 @@ def test_turned_photos(name: str, orientation: int, tmp_path: Path) -> None:
         np.asarray(shown(made)).astype(float) - np.asarray(shown(before))
         for made, before in ((result, source), (expected, plain / "a.png"))
     )
-    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.8
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.7
 
 
 def transparent(name: str) -> tuple[Image.Image, dict[str, Any]]:
