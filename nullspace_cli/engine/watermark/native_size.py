@@ -93,6 +93,11 @@ class NativeSize:
         task = _Task.of(self, picture)
         if self.nullspace == "patch":
             return task.by_patches(self.patches())
+        if self.nullspace == "auto" and not task.resize_has_room:
+            try:
+                return task.by_patches(self.patches())
+            except (NoNullspaceError, ModelError):
+                pass  # what is left through the resize is judged below
         result = task.by_resize()
         reached = attained(result)
         if self.nullspace == "auto" and reached < ENOUGH:
@@ -142,6 +147,17 @@ class _Task:
         """Source pixels per resized pixel, down and across."""
         geometry = self.view.geometry
         return self.picture.height / geometry.resized[1], self.picture.width / geometry.resized[0]
+
+    @property
+    def resize_has_room(self) -> bool:
+        """Whether ENOUGH of a mark could lie in the resize's nullspace: one that enlarges drops unread pixels alone."""
+        rows, columns = self.preimages.passes.rows, self.preimages.passes.cols
+        down, across = rows.any(0), columns.any(0)
+        if len(rows) < down.sum() or len(columns) < across.sum():
+            return True
+        change = (self._target("hatch", line_period(self.ratios)).astype(np.float64) - self.source) ** 2
+        read = np.logical_and.outer(down, across)[:, None]
+        return bool((change * ~read).sum() >= ENOUGH * change.sum())
 
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""
@@ -224,11 +240,10 @@ class _Task:
             sigma.to(self.maker.device, torch.float32),
             self._norm,
             self.maker.tolerance,
-            ENOUGH,
         )()
         if found.error > self.maker.tolerance or found.reached < self.maker.least:
             why = (
-                f"the embeddings would be off by {found.error:.1%}, more than {self.maker.tolerance:.1%}"
+                f"the embeddings would be off by {100 * found.error:.3g}%, more than {100 * self.maker.tolerance:.3g}%"
                 if found.error > self.maker.tolerance
                 else f"only {found.reached:.0%} of the mark would be left"
             )

@@ -1,8 +1,8 @@
 """The largest mark whose written file the model reads alike within a tolerance, where the resize has no inverse.
 
 What counts is the error of the patch embeddings that the *rounded* picture leads to, by Pillow's two rounded passes.
-The projection takes a small share of the tolerance, which leaves the rest to the roundings; where too little of the mark
-is left by that, it takes more. The source itself has no error, so that there is always an answer.
+The projection takes a small share of the tolerance, which leaves the rest to the roundings; where too little of the
+mark is left by that, it takes more. The source itself has no error, so that there is always an answer.
 """
 
 from collections.abc import Iterator
@@ -23,17 +23,23 @@ from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProb
 from nullspace_cli.engine.solvers.solution import Certificate
 from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
 
-AT_FIRST = 0.002
+AT_FIRST = 0.001
 """Error that the projection makes at first, or a fifth of the tolerance: less gains little beside the roundings."""
 
 AT_MOST = 0.95
 """Share of the tolerance that it takes together with the roundings, as far as they can be foreseen."""
+
+CONTENT = 0.15
+"""Share of the wanted change with which the first picture is good enough: the closer the embeddings, the better."""
 
 LEAST = 1e-4
 """The smallest error that is aimed at: the roundings alone make more."""
 
 ATTEMPTS = 4
 """Pictures that are made and measured."""
+
+STEPS = 8
+"""Newton steps for one penalty: a picture is judged by what its file leads to, not by how exact the projection is."""
 
 NEAR = (0.85, 1.05)
 """Errors, as multiples of the wanted one, that need no other penalty."""
@@ -66,7 +72,6 @@ class WithinTolerance:
         constraint: by the right singular vectors of the patch embedding, `sigma` their singular values in pixel space.
         norm: of the source's patch embeddings without bias, in levels.
         tolerance: largest error of the embeddings, relative to `norm`.
-        enough: share of the wanted change with which the first attempt is content.
     """
 
     preimages: PreimageSolver
@@ -75,7 +80,6 @@ class WithinTolerance:
     sigma: Float[Tensor, " rank"]
     norm: float
     tolerance: float
-    enough: float
 
     def __call__(self) -> Marked:
         """The picture with most of the mark among those within the tolerance; if there is none, the most exact."""
@@ -90,7 +94,7 @@ class WithinTolerance:
             made.append(self._measured(projection, point, certificate))
             rest = made[-1].error ** 2 - made[-1].projected ** 2  # of the roundings
             room = max(0.0, (AT_MOST * self.tolerance) ** 2 - max(0.0, rest)) ** 0.5
-            content = made[-1].error <= self.tolerance and made[-1].reached >= self.enough
+            content = made[-1].error <= self.tolerance and made[-1].reached >= CONTENT
             if content or not room or 0.9 < room / made[-1].projected < 1.1:
                 break
             aim = room
@@ -128,9 +132,7 @@ class WithinTolerance:
         """The projection whose error is about `aim`, as far as a heavier penalty lessens it."""
         before = np.inf
         for _ in range(ATTEMPTS):
-            point, certificate = project_near_view(
-                projection, view, penalty, y, tolerance=0.1 * aim * self.norm, max_iterations=8
-            )
+            point, certificate = project_near_view(projection, view, penalty, y, tolerance=0.1 * aim * self.norm)
             y, error = point.y, self._error(point.residual)
             if NEAR[0] <= error / aim <= NEAR[1] or error > 0.7 * before > aim:
                 break
