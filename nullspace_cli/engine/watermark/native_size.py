@@ -53,8 +53,8 @@ VISIBLE = 0.1
 CELL = 0.5
 """Levels: a residual within it is lost when the model's input is rounded."""
 
-WELL_CONDITIONED = 0.05
-"""Smallest eigenvalue of R R^T over its largest, from which on its inverse is of use: as from a ratio of 1.06 on."""
+WELL_CONDITIONED = 0.2
+"""Smallest eigenvalue of R R^T over its largest, from which on its inverse is of use: as from a ratio of 1.2 on."""
 
 BLENDS = 5
 """How often the target may be blended to the source in patches that hold no solution near it."""

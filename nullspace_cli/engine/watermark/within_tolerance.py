@@ -129,16 +129,25 @@ class WithinTolerance:
     def _reaching(
         self, aim: float, projection: ResizeProblem, view: Tensor, penalty: Penalty, y: Tensor | None
     ) -> tuple[DualPoint, Certificate, Penalty]:
-        """The projection whose error is about `aim`, as far as a heavier penalty lessens it."""
-        before = np.inf
+        """The projection whose error is about `aim`, as far as a heavier penalty lessens it.
+
+        A view's roundings may be out of the resize's reach: then the multipliers of a heavy penalty grow without end.
+        """
+        best: tuple[DualPoint, Certificate, Penalty] | None = None
+        least = np.inf
         for _ in range(ATTEMPTS):
-            point, certificate = project_near_view(projection, view, penalty, y, tolerance=0.1 * aim * self.norm)
-            y, error = point.y, self._error(point.residual)
-            if NEAR[0] <= error / aim <= NEAR[1] or error > 0.7 * before > aim:
+            point, certificate = project_near_view(
+                projection, view, penalty, y, tolerance=0.1 * aim * self.norm, max_iterations=STEPS
+            )
+            error = self._error(point.residual)
+            if best is not None and least > aim and error > 0.7 * least:
+                return best if error > least else (point, certificate, penalty)
+            best, least, y = (point, certificate, penalty), error, point.y
+            if NEAR[0] <= error / aim <= NEAR[1]:
                 break
-            before, factor = error, float(np.clip(error / aim, 0.03, 10))
-            penalty = penalty._replace(mu=penalty.mu * factor)
-        return point, certificate, penalty
+            penalty = penalty._replace(mu=penalty.mu * float(np.clip(error / aim, 0.03, 10)))
+        assert best is not None
+        return best
 
     def _measured(self, projection: ResizeProblem, point: DualPoint, certificate: Certificate) -> Marked:
         assert self.problem.source is not None
