@@ -135,7 +135,15 @@ def make_watermark(
     if size == "model":
         (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
     else:
-        made = NativeSize(model.transform, design, lambda: network.patches, nullspace, rounding, model.device)(source)
+        made = NativeSize(
+            model.transform,
+            design,
+            lambda: network.patches,
+            nullspace,
+            rounding,
+            model.device,
+            tolerance=tolerance,
+        )(source)
     read_back = read_again(source, made.pixels, native=size == "native")
     verification = verify(model, network.patch_map, source, read_back)
     return WatermarkResult(source, made, verification, native=size == "native", tolerance=tolerance)

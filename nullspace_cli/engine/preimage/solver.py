@@ -147,9 +147,14 @@ class PreimageSolver:
         """The rows' pass, before it is rounded: [H, c, w]."""
         return _array(torch.cat([self.resize.narrow(z) for _, z in strips]))
 
-    def _readers_of(self, marked: Bool[NDArray[np.bool_], "H c W"]) -> Bool[NDArray[np.bool_], "h c w"]:
+    def readers_of(self, marked: Bool[NDArray[np.bool_], "H c W"]) -> Bool[NDArray[np.bool_], "h c w"]:
         """Which values of the view read a marked pixel."""
         return _array(self._touching.gather(self._strips_of(marked)) > 0)
+
+    def read_by(self, marked: Bool[Tensor, "h c w"]) -> Bool[NDArray[np.bool_], "H c W"]:
+        """Which pixels a marked value of the view reads."""
+        hits = [_array(hits > 0) for _, hits in self._touching.shifts(marked.float())]
+        return np.concatenate(hits).reshape(self.resize.height, self.resize.channels, self.resize.width)
 
     def _second_real(self, J: Plane) -> Plane:
         """The columns' pass, before it is rounded: [H, c, w] to [h, c, w]."""
@@ -166,8 +171,8 @@ class PreimageSolver:
             return middle
         own = self._second_real(J_source.clip(0, 255))
         edge = (problem.source < 2) | (problem.source > 253)
-        near = np.where(self._readers_of(edge), own.clip(middle - 0.3, middle + 0.3), middle)
-        return np.where((own > 255) | (own < 0) | self._readers_of(problem.fixed), own, near)
+        near = np.where(self.readers_of(edge), own.clip(middle - 0.3, middle + 0.3), middle)
+        return np.where((own > 255) | (own < 0) | self.readers_of(problem.fixed), own, near)
 
     def _confined(self, problem: PreimageProblem) -> PreimageProblem:
         """The problem with pixels fixed at the source's further than a kernel from where the target differs."""

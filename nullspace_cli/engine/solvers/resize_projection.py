@@ -13,6 +13,7 @@ other float array of the image's size is ever held: strips of rows are made and 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -97,6 +98,15 @@ class SeparableResize:
         shift = 0.1 if matrix.shape[0] > matrix.shape[1] else 1e-6
         gram[np.diag_indices_from(gram)] += shift * gram.diagonal().mean()
         return torch.as_tensor(np.linalg.inv(gram), dtype=torch.float32, device=self.device)
+
+    @cached_property
+    def conditioning(self) -> float:
+        """Smallest eigenvalue of R R^T over its largest: 0 where the resize enlarges."""
+        product = 1.0
+        for axis in (self.rows, self.cols):
+            values = torch.linalg.eigvalsh((axis @ axis.mT).double())
+            product *= max(0.0, float(values[0] / values[-1]))
+        return product
 
     def cut(self, size: int) -> Iterator[Strip]:
         """The image's rows, `size` at a time."""

@@ -5,6 +5,7 @@ model with that transform, and a picture whose *rounded* view is the source's is
 it. The patch embedding's, composed with the resize, is needed where the image is hardly larger than the model's input.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, overlap
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (
@@ -38,7 +39,9 @@ from nullspace_cli.engine.watermark.mark_style import (
     line_period,
     visible_tint,
 )
+from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
 from nullspace_cli.engine.watermark.result import Pixels, Rounding, Unrounded, Watermarked, attained
+from nullspace_cli.engine.watermark.within_tolerance import WithinTolerance, by_singular_vectors
 
 NullspaceChoice = Literal["auto", "resize", "patch"]
 
@@ -51,45 +54,11 @@ VISIBLE = 0.1
 CELL = 0.5
 """Levels: a residual within it is lost when the model's input is rounded."""
 
+WELL_CONDITIONED = 0.2
+"""Smallest eigenvalue of R R^T over its largest, from which on its inverse is of use: as from a ratio of 1.2 on."""
+
 BLENDS = 5
 """How often the target may be blended to the source in patches that hold no solution near it."""
-
-
-class PatchConstraint:
-    """C: the patch embedding of the view, by an orthonormal basis of its row space.
-
-    Args:
-        geometry: where the view lies on the model's input; padding does not change.
-        transposed: as `Passes.transposed`.
-    """
-
-    def __init__(self, space: PatchSpace, geometry: Geometry, transposed: bool, device: torch.device) -> None:
-        self._cut, self._glue = space.patch_map.patchify, space.patch_map.unpatchify
-        self._rows = space.row_space.to(device, torch.float32)
-        (width, height), (crop_height, crop_width) = geometry.resized, geometry.crop
-        self._kept = overlap(geometry.top, crop_height, height)[1], overlap(geometry.left, crop_width, width)[1]
-        self._to_image, self._to_view = ((1, 2, 0), (2, 0, 1)) if transposed else ((1, 0, 2), (1, 0, 2))
-        self._blank = torch.zeros(space.patch_map.in_chans, *geometry.crop, device=device)
-
-    def reduce(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "m rank"]:
-        return self.patches(view) @ self._rows.mT
-
-    def spread(self, values: Float[Tensor, "m rank"]) -> Float[Tensor, "h c w"]:
-        return self.view(values @ self._rows)
-
-    def patches(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "m n"]:
-        """The view's values patch by patch, 0 for padding."""
-        image = self._blank.to(view, copy=True)
-        image[:, *self._kept] = view.permute(self._to_image)
-        return self._cut(image)
-
-    def view(self, patches: Float[Tensor, "m n"]) -> Float[Tensor, "h c w"]:
-        """The inverse of `patches`."""
-        return self._glue(patches, self._blank.to(patches))[:, *self._kept].permute(self._to_view).contiguous()
-
-    def within(self, marked: Bool[Tensor, " m"]) -> Bool[Tensor, "h c w"]:
-        """The values of the view that lie in marked patches."""
-        return self.view(marked[:, None].float().expand(-1, self._rows.shape[1])) > 0
 
 
 @dataclass(eq=False)
@@ -100,6 +69,7 @@ class NativeSize:
         patches: the model's patch embedding; called only where it is needed. May raise NoNullspaceError.
         nullspace: "auto" takes the resize's where it allows ENOUGH of the mark, else the patch embedding's.
         least: share of the wanted change below which the result is refused.
+        tolerance: largest relative error of the patch embeddings, where they do not stay exactly.
         solvers: to share with other makers of one transform.
     """
 
@@ -110,6 +80,7 @@ class NativeSize:
     rounding: Rounding = "aware"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     least: float = VISIBLE
+    tolerance: float = 0.01
     solvers: PreimageSolvers = field(default_factory=PreimageSolvers)
 
     @full_precision
@@ -123,6 +94,11 @@ class NativeSize:
         task = _Task.of(self, picture)
         if self.nullspace == "patch":
             return task.by_patches(self.patches())
+        if self.nullspace == "auto" and not task.resize_has_room:
+            try:
+                return task.by_patches(self.patches())
+            except (NoNullspaceError, ModelError):
+                pass  # what is left through the resize is judged below
         result = task.by_resize()
         reached = attained(result)
         if self.nullspace == "auto" and reached < ENOUGH:
@@ -172,6 +148,17 @@ class _Task:
         geometry = self.view.geometry
         ratios = self.picture.height / geometry.resized[1], self.picture.width / geometry.resized[0]
         return ratios[::-1] if self.picture.turn.transposed else ratios
+
+    @property
+    def resize_has_room(self) -> bool:
+        """Whether ENOUGH of a mark could lie in the resize's nullspace: one that enlarges drops unread pixels alone."""
+        rows, columns = self.preimages.passes.rows, self.preimages.passes.cols
+        down, across = rows.any(0), columns.any(0)
+        if len(rows) < down.sum() or len(columns) < across.sum():
+            return True
+        change = (self._target("hatch", line_period(self.ratios)).astype(np.float64) - self.source) ** 2
+        read = np.logical_and.outer(down, across)[:, None]
+        return bool((change * ~read).sum() >= ENOUGH * change.sum())
 
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""
@@ -225,17 +212,25 @@ class _Task:
             raise NoNullspaceError(
                 f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
             )
-        patch_map, ratios = space.patch_map, self.ratios
+        ratios = self.ratios
         period = (MODEL_PERIOD[0] * ratios[0], MODEL_PERIOD[1] * ratios[1])
-        tint = GREY if self.picture.grey else visible_tint(space.row_space, patch_map.patch_size, MODEL_PERIOD)
+        tint = GREY if self.picture.grey else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
         target = self._target("outline", period, tint)
-        own = self.preimages.passes(self.source)
-        constraint = PatchConstraint(space, self.view.geometry, self.preimages.passes.transposed, self.maker.device)
-        problem = self._problem(target, own)
+        problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("patch", problem)
+        if self.preimages.resize.conditioning >= WELL_CONDITIONED:
+            result, error = self._exactly(space, problem)
+            if error <= self.maker.tolerance:
+                return result
+        return self._nearly(space, problem)
+
+    def _exactly(self, space: PatchSpace, problem: PreimageProblem) -> tuple[Watermarked, float]:
+        """Keep the embeddings, where the resize has an inverse; and by how much the result's are off."""
+        target, wanted = problem.target, problem.wanted
+        constraint = self._constraint(space)
         projection = self.preimages.projection(problem, constraint)
-        solution = project_onto_view(projection, self._view(own), max_iterations=20, max_inner=15)
+        solution = project_onto_view(projection, self._view(wanted), max_iterations=20, max_inner=15)
         for _ in range(BLENDS):
             tight = (solution.residual.abs() > CELL).any(1)
             if not bool(tight.any()):
@@ -244,23 +239,61 @@ class _Task:
                 problem, target=self.preimages.blended(problem.target, self.source, constraint.within(tight))
             )
             projection, start = self.preimages.projection(problem, constraint), solution.y * ~tight[:, None]
-            solution = project_onto_view(projection, self._view(own), start, max_iterations=10, max_inner=15)
+            solution = project_onto_view(projection, self._view(wanted), start, max_iterations=10, max_inner=15)
         certificate = {
             **_figures(projection, solution),
             "gave_way": float((problem.target != target).any(1).mean()),
         }
-        if certificate["status"] != "solved":
+        roundings = [self.preimages.nearest(projection, solution.y)]
+        if self.maker.rounding == "aware" and min(self.ratios) >= 1:
+            # The model's input that is wanted now is the watermarked one, rounded where it counts: in the patches.
+            aware = self._rounded(space, constraint, projection, solution)
+            roundings += [self.preimages(PreimageProblem(roundings[0], aware, None, self.lower, self.upper)).pixels]
+        A = space.patch_map.matrix("pixel").to(self.maker.device)
+
+        def error(pixels: Levels) -> float:
+            change = self._view(self.preimages.passes(pixels)) - self._view(wanted)
+            return float((constraint.patches(change.double()) @ A.mT).norm()) / self._norm
+
+        errors = [error(pixels) for pixels in roundings]
+        best = errors.index(min(errors))
+        result = self._result("patch", target, roundings[best], projection, solution, certificate)
+        return result, errors[best] if certificate["status"] == "solved" else math.inf
+
+    def _nearly(self, space: PatchSpace, problem: PreimageProblem) -> Watermarked:
+        """Keep the embeddings within the tolerance, where the resize has no inverse worth the name."""
+        space, sigma = by_singular_vectors(space)
+        found = WithinTolerance(
+            self.preimages,
+            problem,
+            self._constraint(space),
+            sigma.to(self.maker.device, torch.float32),
+            self._norm,
+            self.maker.tolerance,
+        )()
+        if found.error > self.maker.tolerance or found.reached < self.maker.least:
+            why = (
+                f"the embeddings would be off by {100 * found.error:.3g}%, more than {100 * self.maker.tolerance:.3g}%"
+                if found.error > self.maker.tolerance
+                else f"only {found.reached:.0%} of the mark would be left"
+            )
             raise ImageError(
                 f"{self.picture.path} is too small for a watermark at its own size, {self.picture.width} x "
-                f"{self.picture.height}: no picture was found that the model reads alike.",
+                f"{self.picture.height}: {why}.",
                 hint='Use `size="model"`, or a larger image.',
             )
-        pixels = self.preimages.nearest(projection, solution.y)
-        if self.maker.rounding == "aware" and min(ratios) >= 1:
-            # The model's input that is wanted now is the watermarked one, rounded where it counts: in the patches.
-            wanted = self._rounded(space, constraint, projection, solution)
-            pixels = self.preimages(PreimageProblem(pixels, wanted, None, self.lower, self.upper)).pixels
-        return self._result("patch", target, pixels, projection, solution, certificate)
+        certificate = {**found.certificate.figures(2), "gave_way": 0.0}
+        return self._result("patch", problem.target, found.pixels, found.projection, found.point, certificate)
+
+    def _constraint(self, space: PatchSpace) -> PatchConstraint:
+        return PatchConstraint(space, self.view.geometry, self.preimages.passes.transposed, self.maker.device)
+
+    @cached_property
+    def _norm(self) -> float:
+        """Of the source's patch embeddings without bias, in levels."""
+        patch_map, transform = self.maker.patches().patch_map, self.maker.transform
+        patches = patch_map.patchify(transform(self.picture.pixels).double())
+        return 255 * float((patches @ patch_map.matrix("normalized").mT).norm())
 
     def _unchanged(self, nullspace: Literal["resize", "patch"], problem: PreimageProblem) -> Watermarked:
         """No mark is wanted: the source solves the problem whose view is its own, before rounding."""

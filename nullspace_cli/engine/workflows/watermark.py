@@ -203,7 +203,13 @@ class WatermarkPipeline:
                 network.model.transform, network.patches, self.design, self.norm, self.rounding, device=device
             )
         return NativeSize(
-            network.transform, self.design, lambda: network.patches, self.nullspace, self.rounding, device
+            network.transform,
+            self.design,
+            lambda: network.patches,
+            self.nullspace,
+            self.rounding,
+            device,
+            tolerance=self.tolerance,
         )
 
     def _solve(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:

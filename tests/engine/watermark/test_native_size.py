@@ -39,8 +39,9 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import native_size
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
-from nullspace_cli.engine.watermark.native_size import NativeSize, PatchConstraint
-from nullspace_cli.engine.watermark.result import Watermarked, attained
+from nullspace_cli.engine.watermark.native_size import NativeSize
+from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
+from nullspace_cli.engine.watermark.result import Watermarked, attained, fidelity
 from tests.engine.watermark.patches import smooth_space
 
 Maker = Callable[..., NativeSize]
@@ -309,6 +310,66 @@ def test_tokens_stay(
     changed = TRANSFORM.input_pixels(aware.pixels) != TRANSFORM.input_pixels(picture.pixels)
     assert changed.mean() > 0.1
     assert attained(aware) > 0.1
+
+
+@pytest.mark.parametrize("nullspace", ["auto", "patch"])
+@pytest.mark.parametrize(("width", "height"), [(48, 40), (60, 66), (72, 70), (40, 90)])
+def test_tokens_stay_within_the_tolerance_where_the_resize_enlarges(
+    width: int, height: int, nullspace: str, maker: Maker, space: PatchSpace, tmp_path: Path
+) -> None:
+    picture = pictured(tmp_path, drawing(width, height))
+    result = maker(nullspace=nullspace, patches=lambda: space)(picture)
+    assert result.nullspace == "patch"
+    see, kernel = by_timm(TRANSFORM), space.patch_map.weight
+    before, after = (
+        torch.nn.functional.conv2d(see(path)[None].double(), kernel, stride=kernel.shape[-1])
+        for path in (picture.path, saved(tmp_path, picture, result))
+    )
+    assert float((after - before).norm() / before.norm()) <= 0.01
+    assert attained(result) > 0.1
+    correlation = fidelity(result)["mark_correlation"]
+    assert correlation is not None
+    assert correlation > 0.3
+
+
+def test_pixels_that_no_marked_patch_reads_are_the_sources(maker: Maker, space: PatchSpace, tmp_path: Path) -> None:
+    picture = pictured(tmp_path, drawing(60, 60))
+    result = maker(Placement(position="top-left", scale=0.3), nullspace="patch", patches=lambda: space)(picture)
+    changed = (result.pixels != picture.pixels).any(2)
+    assert changed[:20, :20].any()
+    assert not changed[40:].any()
+    assert not changed[:, 40:].any()
+
+
+def test_a_tolerance_that_the_roundings_alone_exceed(maker: Maker, space: PatchSpace, tmp_path: Path) -> None:
+    picture = pictured(tmp_path, drawing(60, 60))
+    with pytest.raises(ImageError, match=r"60 x 60: the embeddings would be off by 0\.\d+%, more than 0\.001%"):
+        maker(nullspace="patch", patches=lambda: space, tolerance=1e-5)(picture)
+
+
+def test_an_embedding_that_reads_every_pixel(maker: Maker, tmp_path: Path) -> None:
+    """64 numbers of each 8 x 8 patch, whose 192 stand for 3 x 4 x 4 pixels: nothing is free."""
+    weight = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    patch_map = PatchMap(weight, TRANSFORM.std, 1e-12)
+    space = PatchSpace(patch_map, split_space(patch_map.matrix("pixel"), 1e-12)[0])
+    with pytest.raises(ImageError, match=r"35 x 35: only \d% of the mark would be left"):
+        maker(nullspace="patch", patches=lambda: space)(pictured(tmp_path, drawing(35, 35)))
+
+
+def test_mean_gram_is_the_dense_mean(space: PatchSpace) -> None:
+    """Of C_p (R_h R_h^T x R_w R_w^T) C_p^T over the patches, whose axes' blocks are independent of one another."""
+    constraint, passes = constraint_of(space, TRANSFORM, (90, 70))
+    resize = SeparableResize(passes.rows, passes.cols, 3)
+    rows = space.row_space.numpy()
+    blocks = []
+    for i in range(0, 64, 16):
+        for j in range(0, 64, 16):
+            down, across = (
+                matrix[start : start + 16] @ matrix[start : start + 16].T
+                for matrix, start in ((passes.rows, i), (passes.cols, j))
+            )
+            blocks.append(rows @ np.kron(np.eye(3), np.kron(down, across)) @ rows.T)
+    np.testing.assert_allclose(constraint.mean_gram(resize), np.mean(blocks, 0), atol=1e-4)
 
 
 def test_grey_through_the_patches(maker: Maker, space: PatchSpace, tmp_path: Path) -> None:
