@@ -126,7 +126,7 @@ def fool(
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source
-    from nullspace_cli.engine.files.readings import DifferenceNotice
+    from nullspace_cli.engine.files.two_readings import DifferenceNotice
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
     from nullspace_cli.engine.workflows.fool import report

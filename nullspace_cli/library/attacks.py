@@ -12,7 +12,7 @@ from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution, Chan
 from nullspace_cli.engine.adversarial.report import measured
 from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_turned, read_again
-from nullspace_cli.engine.files.readings import READINGS, Reading
+from nullspace_cli.engine.files.two_readings import READINGS, Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.library.arguments import require_choice, require_model, require_number

@@ -13,7 +13,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ImageError, UsageError
 from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, orientation_of
 from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.library.arguments import require_model
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.pictures import container_of, write_picture
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.files.writing import FilesTogether
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_resized, read_again
-from nullspace_cli.engine.files.readings import READINGS, Reading
+from nullspace_cli.engine.files.two_readings import READINGS, Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design

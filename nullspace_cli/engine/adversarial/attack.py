@@ -24,7 +24,7 @@ from nullspace_cli.engine.adversarial.target_image import (
 )
 from nullspace_cli.engine.errors import ImageError, NoNullspaceError, UsageError
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.decomposition import count_rank
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel

@@ -14,7 +14,7 @@ from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.files.image_search import PassedOver, contents, images_below
 from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.pictures import read_picture
-from nullspace_cli.engine.files.readings import DifferenceNotice, Read, Reading
+from nullspace_cli.engine.files.two_readings import DifferenceNotice, Read, Reading
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Split = Literal["train", "val"]

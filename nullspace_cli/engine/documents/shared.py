@@ -16,7 +16,7 @@ from nullspace_cli.engine.documents.base import (
     describe,
     may_lack,
 )
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 
 Level = Literal["encoder", "input"]
 Control = Literal["none", "shuffle", "uniform"]

@@ -27,7 +27,7 @@ from nullspace_cli.engine.files.image_opening import (
 from nullspace_cli.engine.files.metadata import Metadata, read_metadata
 from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation, orientation_of
 from nullspace_cli.engine.files.paths import reason_of
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.files.writing import FilesTogether
 
 

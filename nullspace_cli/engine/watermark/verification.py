@@ -10,7 +10,7 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision

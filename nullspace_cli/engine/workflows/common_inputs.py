@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from nullspace_cli.engine.data.datasets import ImageSet, Split, open_data
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest

@@ -19,7 +19,7 @@ from nullspace_cli.engine.documents.kinds import SALIENCY
 from nullspace_cli.engine.errors import MemoryShortError, VitnullError
 from nullspace_cli.engine.files.hashes import sha256_of
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
-from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
+from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of

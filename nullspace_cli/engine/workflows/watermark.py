@@ -24,7 +24,7 @@ from nullspace_cli.engine.files.pictures import (
     why_not,
     write_picture,
 )
-from nullspace_cli.engine.files.readings import DifferenceNotice, Reading
+from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 from timm.data import create_transform
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.model import ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks

@@ -7,7 +7,7 @@ from pydantic import Field
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Percent, Positive, may_lack
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.shared import Answer, Control, Level, Result
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 
 
 class Eval(Run):

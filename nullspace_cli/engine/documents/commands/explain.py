@@ -7,7 +7,7 @@ from pydantic import Field
 from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Positive, Share
 from nullspace_cli.engine.documents.commands.run import Failure, Pair, Range, Run
 from nullspace_cli.engine.documents.shared import Answer, Named
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 
 
 class Map(Document):

@@ -7,7 +7,7 @@ from pydantic import Field
 from nullspace_cli.engine.documents.base import Natural, NonNegative
 from nullspace_cli.engine.documents.commands.run import Run
 from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Plan
-from nullspace_cli.engine.files.readings import Reading
+from nullspace_cli.engine.files.two_readings import Reading
 
 
 class LearnedNoiseRecord(NoiseRecord):

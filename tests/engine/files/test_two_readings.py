@@ -17,7 +17,7 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import batches
 from nullspace_cli.engine.files.pictures import encode_like, read_picture
-from nullspace_cli.engine.files.readings import DifferenceNotice
+from nullspace_cli.engine.files.two_readings import DifferenceNotice
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 TRANSFORM = EvalTransform((3, 64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 0.9)
