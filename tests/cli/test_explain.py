@@ -324,7 +324,7 @@ def test_existing_files_are_kept(explain: Vitnull, no_model: None, photo: Path, 
 def test_results_replace_neither_each_other_nor_an_image(explain: Vitnull, no_model: None, photo: Path) -> None:
     shutil.copy(photo, "photo.png")
     outcome = explain("photo.png", photo, "--force", expect=2)
-    assert "several results would be written to photo.gradient.png" in outcome.message
+    assert "several results would be written to photo.png.gradient.png" in outcome.message
     shutil.copy(photo, "photo.gradient.png")
     outcome = explain("photo.png", "photo.gradient.png", "--force", expect=2)
     assert "would replace its own input photo.gradient.png" in outcome.message

@@ -589,9 +589,13 @@ def test_kinds_of_images(
         options = {"lossless": True, "exact": True}
     variant.save(f"variant.{suffix}", **options)
     expected.save("expected.png")
-    document = stamp(f"variant.{suffix}", "expected.png").document
+    document = stamp(f"variant.{suffix}", "expected.png", "--reading", "shown").document
     first, second = document["images"]
     assert np.array_equal(pixels_of("variant.watermarked.png"), pixels_of("expected.watermarked.png"))
     assert first["size"] == second["size"]
     assert first["before"] == second["before"]
     assert first["size"][0] > first["size"][1]  # upright, the photo is wider than high
+    with Image.open(f"variant.{suffix}") as image:
+        image.convert("RGB").save("loaded.png")
+    first, second = stamp(f"variant.{suffix}", "loaded.png", "--force").document["images"]
+    assert (first["reading"], first["before"], first["size"]) == ("timm", second["before"], second["size"])

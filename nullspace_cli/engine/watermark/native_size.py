@@ -282,8 +282,10 @@ class _Task:
                 f"{self.picture.height}: {why}.",
                 hint='Use `size="model"`, or a larger image.',
             )
-        certificate = {**found.certificate.figures(2), "gave_way": 0.0}
-        return self._result("patch", problem.target, found.pixels, found.projection, found.point, certificate)
+        made = self._result(
+            "patch", problem.target, found.pixels, found.projection, found.point, found.certificate.figures(2)
+        )
+        return replace(made, rounding="nearest")
 
     def _constraint(self, space: PatchSpace) -> PatchConstraint:
         return PatchConstraint(space, self.view.geometry, self.preimages.passes.transposed, self.maker.device)
