@@ -142,7 +142,8 @@ def test_a_picture_that_cannot_be_solved_takes_none_along(
 def test_a_failed_verification(stamp: Vitnull, images: tuple[str, ...], bad: bool, code: int) -> None:
     if bad:
         Path("a.png").write_text("no picture")
-    outcome = stamp("a.png", "b.png", "--nullspace", "patch", "--tolerance", "0", "--json", expect=code)
+    options = ("--size", "model", "--nullspace", "patch", "--tolerance", "0", "--json")
+    outcome = stamp("a.png", "b.png", *options, expect=code)
     assert [record["verified"] for record in outcome.document["images"]] == [False] * (1 if bad else 2)
     assert "b.watermarked.png does not hold" in outcome.stderr
 
@@ -200,7 +201,7 @@ def test_an_image_that_does_not_fit_into_memory_is_one_failure(
 def test_a_bug_in_a_worker_is_not_mistaken_for_a_failure(
     stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stamping, "read_picture", lambda path: 1 / 0)
+    monkeypatch.setattr(stamping, "read_picture", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stamp(*images, "--workers", "2")
     assert contents() == sorted(images)
@@ -213,10 +214,10 @@ import sys
 import threading
 from nullspace_cli.engine.workflows import watermark as stamping
 read_picture = stamping.read_picture
-def read_or_wait(path):
+def read_or_wait(path, *reading):
     if path.name in ("b.png", "c.png", "d.png"):
         sys.stdin.read()
-    return read_picture(path)
+    return read_picture(path, *reading)
 stamping.read_picture = read_or_wait
 from nullspace_cli.__main__ import main
 main()

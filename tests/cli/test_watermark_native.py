@@ -282,15 +282,27 @@ def test_size_mode_and_alpha_are_kept(
     with Image.open(photo) as image:
         source = make(image.convert("RGB"))
     source.save("kind.png")
-    (record,) = through_resize("kind.png").document["images"]
+    (record,) = through_resize("kind.png", "--reading", "shown").document["images"]
     with Image.open("kind.watermarked.png") as result:
         assert (result.format, result.mode, result.size) == ("PNG", source.mode, source.size)
         if "A" in source.mode:
             assert result.getchannel("A").tobytes() == source.getchannel("A").tobytes()
     assert record["size"] == list(source.size)
-    assert record["input_pixels_changed"] <= 0.001
-    assert_same_input(tiny, source, "kind.watermarked.png", record["input_pixels_changed"])
+    assert record["input_pixels_changed_shown"] <= 0.001
+    assert_same_input(tiny, source, "kind.watermarked.png", record["input_pixels_changed_shown"])
     assert record["mark_correlation"] > 0.5
+
+
+def test_glass_is_not_marked(through_resize: Vitnull, photo: Path) -> None:
+    """As loaders read it, no colour of it may change: which is said, and what to do."""
+    with Image.open(photo) as image:
+        glass = image.convert("RGBA")
+    glass.putalpha(200)
+    glass.save("kind.png")
+    message = through_resize("kind.png", expect=1).message
+    assert "kind.png has no opaque pixel" in message
+    assert "--reading shown" in message
+    assert not Path("kind.watermarked.png").exists()
 
 
 def test_a_grey_image_through_the_patches(stamp: Vitnull, photo: Path) -> None:
@@ -312,17 +324,18 @@ def test_a_palette_becomes_its_colours(through_resize: Vitnull, tiny: Reference,
     assert_same_input(tiny, source, "kind.watermarked.png", record["input_pixels_changed"])
 
 
-def test_a_turned_image_is_set_upright(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:
+def test_a_turned_image_stays_as_it_is_stored(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     with Image.open(photo) as upright:
-        upright.transpose(Image.Transpose.ROTATE_90).save("kind.png", exif=exif)
-        (record,) = through_resize("kind.png").document["images"]
-        assert record["size"] == [260, 230]
-        assert_same_input(tiny, upright, "kind.watermarked.png")
+        stored = upright.transpose(Image.Transpose.ROTATE_90)
+    stored.save("kind.png", exif=exif)
+    (record,) = through_resize("kind.png").document["images"]
+    assert record["size"] == [230, 260]
+    assert_same_input(tiny, stored, "kind.watermarked.png")
     with Image.open("kind.watermarked.png") as result:
-        assert result.size == (260, 230)
-        assert result.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        assert result.size == (230, 260)
+        assert result.getexif()[ExifTags.Base.Orientation] == 6
 
 
 def test_what_a_png_cannot_hold_is_said(through_resize: Vitnull, tiny: Reference, photo: Path) -> None:

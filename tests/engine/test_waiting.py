@@ -176,5 +176,5 @@ def test_a_watermark_at_native_size(traffic: Traffic, tmp_path: Path, nullspace:
     make(first)  # it prepares what the size needs
     before = traffic.counts()
     made = make(second)
-    assert at_most(traffic.counts() - before, to_card=20, to_host=15, waits=waits), traffic.report()
+    assert at_most(traffic.counts() - before, to_card=40, to_host=30, waits=waits), traffic.report()
     assert not np.array_equal(made.pixels, made.source)

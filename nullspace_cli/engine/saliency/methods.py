@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.errors import ModelError, UsageError
 from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, transformer
 
@@ -126,7 +127,7 @@ class SaliencyMaps:
 
     @cached_property
     def _watched(self) -> transformer.WatchedTransformer:
-        return transformer.WatchedTransformer(self.model)
+        return differentiating(transformer.WatchedTransformer)(self.model)
 
     @full_precision
     def __call__(

@@ -120,6 +120,7 @@ def _newton_step(
         relative=0.1,
         preconditioner=lambda residual: residual @ inverse,
         max_iterations=max_inner,
+        asked_every=3,
     )
     return step
 

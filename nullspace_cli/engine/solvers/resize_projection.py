@@ -260,6 +260,7 @@ def project_onto_view(
             relative=min(0.1, rms**0.5),  # which tightens as the residual falls
             preconditioner=lambda residual: problem.precondition(residual[0])[None],
             max_iterations=max_inner,
+            asked_every=3,
         )
         # The dual's slope along the step rises from negative; a secant finds where it is near 0.
         length = 1.0

@@ -138,6 +138,11 @@ class _Task:
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
         if (writable := picture.range()) is not None:
             low, high = (bound[..., :channels] for bound in writable)
+            if np.array_equal(low, high):
+                raise ImageError(
+                    f"{picture.path} has no opaque pixel: as loaders read it, nothing of it may change.",
+                    hint='Use `reading="shown"`.',
+                )
             bounds = (_by_rows(low, transposed), _by_rows(high, transposed))
         source = _by_rows(picture.levels[..., :channels], transposed)
         return cls(maker, picture, view, preimages, source, *bounds)
@@ -166,7 +171,8 @@ class _Task:
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("resize", problem)
-        if self.picture.difference is not None and self._view_of_other is not None:
+        differs = self.picture.reading == "timm" and self.picture.difference is not None
+        if differs and self._view_of_other is not None:
             problem = replace(problem, strayed=self._strayed)
         found = self.preimages(problem)
         pixels = found.pixels

@@ -1,6 +1,5 @@
 """What a network is given of a file is, to the bit, what timm's own loader gives."""
 
-import gc
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,10 +93,10 @@ def timm_takes_all() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, to timm
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.usefixtures("timm_takes_all")
-def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path) -> None:
+def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, labels and the very bits of the model's input, in timm's order."""
+    plain_open = Image.open
     dataset = create_dataset("", root=str(folder))
     loader = create_loader(
         dataset,
@@ -111,8 +110,17 @@ def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path) -> No
         num_workers=0,
         device=torch.device("cpu"),
     )
+    opened: list[Image.Image] = []
+
+    def open_and_note(*arguments: Any) -> Image.Image:
+        opened.append(plain_open(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(Image, "open", open_and_note)
     theirs = list(loader)
-    gc.collect()  # timm leaves the files open
+    monkeypatch.undo()
+    for image in opened:  # timm leaves them open
+        image.close()
     names = [Path(name).name for name in dataset.filenames(absolute=True)]
     ours = {
         Path(name).name: (label, TRANSFORM.normalize(pixels))

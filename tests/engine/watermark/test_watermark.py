@@ -266,7 +266,7 @@ def test_save_float(tmp_path: Path) -> None:
     photo = pictured(tmp_path, "photo.png", source).path
     basis = tmp_path / "a.basis.safetensors"
     basis.write_bytes(b"rows")
-    about: dict[str, Any] = {"model": "tiny", "weights_sha256": None, "seed": 3, "force": False}
+    about: dict[str, Any] = {"model": "tiny", "weights_sha256": None, "seed": 3}
     path = save_float(tmp_path / "exact.safetensors", result, design, photo, basis, **about)
     tensors, provenance = read_tensors(path, "watermark", ("image", "source", "target"))
     for name, part in (("image", pixels), ("source", source), ("target", wanted)):
@@ -281,5 +281,3 @@ def test_save_float(tmp_path: Path) -> None:
     assert provenance.parents == hashes
     chosen = {key: provenance.parameters[key] for key in ("norm", "nullspace", "treatment", "strength", "fit")}
     assert chosen == {"norm": 2, "nullspace": "resize", "treatment": "hatch", "strength": 0.5, "fit": "contain"}
-    with pytest.raises(ArtifactError, match="exists already"):
-        save_float(path, result, design, photo, None, **about)
