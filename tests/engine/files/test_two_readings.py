@@ -1,5 +1,6 @@
 """What a network is given of a file is, to the bit, what timm's own loader gives."""
 
+import gc
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,7 @@ def timm_takes_all() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # Pillow, to timm
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.usefixtures("timm_takes_all")
 def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, labels and the very bits of the model's input, in timm's order."""
@@ -121,6 +123,8 @@ def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path, monke
     monkeypatch.undo()
     for image in opened:  # timm leaves them open
         image.close()
+    opened.clear()
+    gc.collect()
     names = [Path(name).name for name in dataset.filenames(absolute=True)]
     ours = {
         Path(name).name: (label, TRANSFORM.normalize(pixels))
