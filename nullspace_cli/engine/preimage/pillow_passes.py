@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 
-from nullspace_cli.engine.transforms.eval_transform import Geometry, overlap
+from nullspace_cli.engine.transforms.eval_transform import Geometry
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 Levels = UInt8[NDArray[np.uint8], "H c W"]
@@ -30,14 +30,10 @@ class Passes:
         self.transform, geometry = view.transform, view.geometry
         matrices = (view.rows.to_dense().numpy(), view.cols.to_dense().numpy())
         resized = geometry.resized[::-1]
-        spans = [
-            overlap(start, crop, size)
-            for start, crop, size in zip((geometry.top, geometry.left), geometry.crop, resized, strict=True)
-        ]
         self.transposed = self._columns_first(geometry)
         order = (1, 0) if self.transposed else (0, 1)
         self._height, self._width = (resized[axis] for axis in order)
-        (self._rows_kept, rows_seen), (self._cols_kept, cols_seen) = (spans[axis] for axis in order)
+        (self._rows_kept, rows_seen), (self._cols_kept, cols_seen) = (geometry.overlaps[axis] for axis in order)
         self.rows: Float[NDArray[np.float64], "h H"] = matrices[order[0]][rows_seen]
         self.cols: Float[NDArray[np.float64], "w W"] = matrices[order[1]][cols_seen]
         self.row_windows, self.col_windows = _windows(self.rows), _windows(self.cols)

@@ -34,6 +34,12 @@ class Geometry:
     crop: tuple[int, int]
     fill: tuple[int, int, int]
 
+    @property
+    def overlaps(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """The rows, then the columns that the crop takes: each as a slice of the resized image, and of the crop."""
+        width, height = self.resized
+        return overlap(self.top, self.crop[0], height), overlap(self.left, self.crop[1], width)
+
 
 @dataclass(frozen=True)
 class EvalTransform:
@@ -118,11 +124,8 @@ class EvalTransform:
         """The rows and columns that reach the crop: of an image of this size (native), or of what it is resized to."""
         geometry = self.geometry(width, height)
         spans = []
-        for start, crop, resized, size in zip(
-            (geometry.top, geometry.left), geometry.crop, geometry.resized[::-1], (height, width), strict=True
-        ):
+        for (kept, _), resized, size in zip(geometry.overlaps, geometry.resized[::-1], (height, width), strict=True):
             ratio = size / resized if native else 1.0
-            kept, _ = overlap(start, crop, resized)
             spans.append(slice(int(kept.start * ratio), math.ceil(kept.stop * ratio)))
         return spans[0], spans[1]
 

@@ -36,8 +36,7 @@ class ResizeOperator:
         self.rows: Float[Tensor, "h H"] = rows
         self.cols: Float[Tensor, "w W"] = cols
         self.fill: Float[Tensor, "3 h w"] = per_channel(geometry.fill, rows).repeat(1, crop_height, crop_width) / 255
-        _, target_rows = overlap(geometry.top, crop_height, resized_height)
-        _, target_columns = overlap(geometry.left, crop_width, resized_width)
+        (_, target_rows), (_, target_columns) = geometry.overlaps
         self.fill[:, target_rows, target_columns] = 0
 
     def apply(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 h w"]:

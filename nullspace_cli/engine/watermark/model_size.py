@@ -24,7 +24,7 @@ from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, overlap, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, to_8_bits
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
@@ -145,7 +145,7 @@ class _Canvas:
         cut = self.space.patch_map.patchify
         x, t = cut(self._crop(self.source)), cut(self._crop(self.target))
         inside = torch.zeros(3, *self.geometry.crop, dtype=torch.bool)
-        (_, rows_seen), (_, cols_seen) = self._overlaps
+        (_, rows_seen), (_, cols_seen) = self.geometry.overlaps
         inside[:, rows_seen, cols_seen] = True
         free = cut(inside)
         return x, t, torch.where(free, 0.0, x), torch.where(free, 1.0, x)
@@ -154,22 +154,16 @@ class _Canvas:
         """A copy of the image whose crop is made of these patches."""
         crop = self.space.patch_map.unpatchify(patches, self._crop(image))
         whole = image.clone()
-        (rows, rows_seen), (cols, cols_seen) = self._overlaps
+        (rows, rows_seen), (cols, cols_seen) = self.geometry.overlaps
         whole[:, rows, cols] = crop[:, rows_seen, cols_seen]
         return whole
 
     def _crop(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 ch cw"]:
         fill = torch.tensor(self.geometry.fill, dtype=image.dtype)[:, None, None] / 255
         crop = fill.expand(3, *self.geometry.crop).clone()
-        (rows, rows_seen), (cols, cols_seen) = self._overlaps
+        (rows, rows_seen), (cols, cols_seen) = self.geometry.overlaps
         crop[:, rows_seen, cols_seen] = image[:, rows, cols]
         return crop
-
-    @property
-    def _overlaps(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Rows and columns that the crop takes: as slices of the image, and of the crop."""
-        g, (height, width) = self.geometry, self.source.shape[1:]
-        return overlap(g.top, g.crop[0], height), overlap(g.left, g.crop[1], width)
 
 
 def _of(solution: Solution, part: slice) -> Solution:

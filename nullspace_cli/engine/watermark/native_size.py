@@ -27,7 +27,7 @@ from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform, overlap
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (
@@ -204,9 +204,7 @@ class _Task:
         assert before is not None
         off = (np.abs(after.astype(np.int16) - before) > 1).any(2)
         near = binary_dilation(off, np.ones((3, 3), bool))  # an odd margin is cut at another end
-        geometry = self.view.geometry
-        _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
-        _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
+        (_, rows), (_, columns) = self.view.geometry.overlaps
         kept = near[rows, columns]
         view = kept.T if self.preimages.passes.transposed else kept
         return np.repeat(view[:, None], self.source.shape[1], axis=1)

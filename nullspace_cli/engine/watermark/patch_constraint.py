@@ -6,7 +6,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.solvers.resize_projection import SeparableResize
-from nullspace_cli.engine.transforms.eval_transform import Geometry, overlap
+from nullspace_cli.engine.transforms.eval_transform import Geometry
 
 
 class PatchConstraint:
@@ -20,8 +20,8 @@ class PatchConstraint:
     def __init__(self, space: PatchSpace, geometry: Geometry, transposed: bool, device: torch.device) -> None:
         self._cut, self._glue = space.patch_map.patchify, space.patch_map.unpatchify
         self._rows = space.row_space.to(device, torch.float32)
-        (width, height), (crop_height, crop_width) = geometry.resized, geometry.crop
-        self._kept = overlap(geometry.top, crop_height, height)[1], overlap(geometry.left, crop_width, width)[1]
+        (_, rows), (_, columns) = geometry.overlaps
+        self._kept = rows, columns
         self._transposed, self._shape = transposed, space.patch_map.kernel("pixel").shape[1:]
         self._to_image, self._to_view = ((1, 2, 0), (2, 0, 1)) if transposed else ((1, 0, 2), (1, 0, 2))
         self._blank = torch.zeros(space.patch_map.in_chans, *geometry.crop, device=device)

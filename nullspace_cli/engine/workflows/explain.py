@@ -30,7 +30,7 @@ from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
 from nullspace_cli.engine.saliency.noise import NoiseComparison
-from nullspace_cli.engine.transforms.eval_transform import from_8_bits, overlap
+from nullspace_cli.engine.transforms.eval_transform import from_8_bits
 from nullspace_cli.engine.workflows.failed_input import Failed
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
@@ -301,8 +301,7 @@ class Explainer:
         transform = self.model.transform
         geometry = transform.geometry(picture.width, picture.height)
         on_crop = upsampled(values.abs()[None], geometry.crop)[0]
-        _, rows = overlap(geometry.top, geometry.crop[0], geometry.resized[1])
-        _, columns = overlap(geometry.left, geometry.crop[1], geometry.resized[0])
+        (_, rows), (_, columns) = geometry.overlaps
         read = transform.seen_part(picture.width, picture.height, native=True)
         return overlay(from_8_bits(picture.pixels), on_crop[rows, columns], read)
 
