@@ -33,19 +33,6 @@ NAA = b"\x1c\x02\x74\0\x04mine"  # IPTC-IIM 2:116, the copyright notice
 CONTAINERS: tuple[Container, ...] = ("PNG", "WebP", "TIFF")
 
 
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    def write(content: Image.Image | bytes, name: str = "image.png", **options: Any) -> Path:
-        path = tmp_path / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            content.save(path, **options)
-        return path
-
-    return write
-
-
 def chunks_of(data: bytes) -> list[tuple[bytes, bytes]]:
     """The chunks of a PNG, each with a right checksum, in order."""
     found, at = [], 8

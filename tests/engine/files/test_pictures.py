@@ -36,21 +36,6 @@ RGB = Image.fromarray(COLOURS)
 DEEP = np.array([0, 1, 128, 129, 255, 256, 257, 385, 386, 32767, 32768, 65406, 65407, 65534, 65535], np.uint16)
 
 
-@pytest.fixture
-def save(tmp_path: Path) -> Save:
-    """Write an image, or bytes, under a name; returns the path."""
-
-    def write(content: Image.Image | bytes, name: str = "image.png", **options: Any) -> Path:
-        path = tmp_path / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            content.save(path, **options)
-        return path
-
-    return write
-
-
 def png(bits: int, colour_type: int, rows: bytes, size: tuple[int, int], trns: bytes = b"") -> bytes:
     """A PNG of a depth or with a transparent colour that Pillow does not write; `rows` with their filter bytes."""
 
