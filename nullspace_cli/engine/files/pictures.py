@@ -160,7 +160,7 @@ class Picture:
 
     @property
     def _size(self) -> tuple[int, int]:
-        height, width = self.samples.shape[:2]
+        height, width = self.loaded.shape[:2]
         turned = self.reading == "shown" and self.orientation.transposed
         return (width, height) if turned else (height, width)
 

@@ -29,7 +29,7 @@ class DifferenceNotice:
 
     def __call__(self, name: str, read: Read) -> None:
         """Look at what was read of the file of this name."""
-        if read.difference is None or not self._first():
+        if self._told or read.difference is None or not self._first():
             return
         if self._reading == "timm":
             what = "It is read here as timm's loader reads it, pixels as they are stored"

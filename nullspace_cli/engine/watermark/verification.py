@@ -10,12 +10,14 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.files.two_readings import Reading
+from nullspace_cli.engine.files.two_readings import READINGS, Reading
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.engine.watermark.result import Watermarked, fidelity
+from nullspace_cli.engine.watermark.result import Pixels, Watermarked, fidelity
+
+Inputs = tuple[Pixels, Pixels]
 
 
 @dataclass(frozen=True)
@@ -97,18 +99,30 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dic
 
 def compare_inputs(transform: EvalTransform, source: Picture, result: Picture) -> Verification:
     """What of a model's 8-bit input differs between two files, by both readings; the model is not run."""
-    loaded = _share_changed(transform, source, result, "timm")
-    if source.difference is None and result.difference is None:
-        return Verification(reading=source.reading, input_pixels_changed=loaded, input_pixels_changed_shown=loaded)
-    try:
-        shown = _share_changed(transform, source, result, "shown")
-    except ImageError:  # how it is to be shown is unknown: no figure
-        shown = None
-    return Verification(reading=source.reading, input_pixels_changed=loaded, input_pixels_changed_shown=shown)
+    return _compared(transform, source, result, _inputs(transform, source, result))
 
 
-def _share_changed(transform: EvalTransform, source: Picture, result: Picture, reading: Reading) -> float:
-    before, after = (transform.input_pixels(picture.read_as(reading).pixels) for picture in (source, result))
+def _inputs(transform: EvalTransform, source: Picture, result: Picture) -> Inputs:
+    """The model's 8-bit inputs, each by its picture's own reading."""
+    return transform.input_pixels(source.pixels), transform.input_pixels(result.pixels)
+
+
+def _compared(transform: EvalTransform, source: Picture, result: Picture, own: Inputs) -> Verification:
+    """As `compare_inputs`, which has made the inputs by the pictures' own reading."""
+    shares: dict[Reading, float | None] = dict.fromkeys(READINGS, _share_changed(own))
+    if source.difference is not None or result.difference is not None:
+        (other,) = (reading for reading in READINGS if reading != source.reading)
+        try:
+            shares[other] = _share_changed(_inputs(transform, source.read_as(other), result.read_as(other)))
+        except ImageError:  # how it is to be shown is unknown: no figure
+            shares[other] = None
+    return Verification(
+        reading=source.reading, input_pixels_changed=shares["timm"], input_pixels_changed_shown=shares["shown"]
+    )
+
+
+def _share_changed(inputs: Inputs) -> float:
+    before, after = inputs
     return float((before != after).mean())
 
 
@@ -118,8 +132,9 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
     Args:
         patch_map: the model's patch embedding; None where it has none.
     """
-    batch = torch.stack([model.transform(picture.pixels) for picture in (source, result)])
-    compared = compare_inputs(model.transform, source, result)
+    inputs = _inputs(model.transform, source, result)
+    batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
+    compared = _compared(model.transform, source, result, inputs)
     return replace(
         verify_inputs(model, patch_map, batch),
         reading=source.reading,
