@@ -89,15 +89,18 @@ class SeparableResize:
         self.cols = torch.as_tensor(cols, dtype=torch.float32, device=device)
         self.device = self.rows.device
         self._reads = np.asarray(rows, np.float32) != 0
-        self._row_inverse, self._col_inverse = (self._inverse_gram(matrix) for matrix in (rows, cols))
         self.strips = list(self.cut(max(8, STRIP_BYTES // (4 * self.width * channels))))
 
-    def _inverse_gram(self, matrix: NDArray[Any]) -> Float[Tensor, "k k"]:
+    @cached_property
+    def _inverse_grams(self) -> tuple[Float[Tensor, "h h"], Float[Tensor, "w w"]]:
         """(R R^T)^-1, shifted a little: of an enlarging R, which has no inverse there, by enough to precondition."""
-        gram = np.asarray(matrix, np.float64) @ np.asarray(matrix, np.float64).T
-        shift = 0.1 if matrix.shape[0] > matrix.shape[1] else 1e-6
-        gram[np.diag_indices_from(gram)] += shift * gram.diagonal().mean()
-        return torch.as_tensor(np.linalg.inv(gram), dtype=torch.float32, device=self.device)
+
+        def inverse(axis: Float[Tensor, "k K"]) -> Float[Tensor, "k k"]:
+            gram = axis.double() @ axis.double().mT
+            shift = 0.1 if axis.shape[0] > axis.shape[1] else 1e-6
+            return torch.linalg.inv(gram + shift * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)).float()
+
+        return inverse(self.rows), inverse(self.cols)
 
     @cached_property
     def conditioning(self) -> float:
@@ -126,7 +129,8 @@ class SeparableResize:
 
     def precondition(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h c w"]:
         """(R_h R_h^T)^-1 v (R_w R_w^T)^-1."""
-        return ((self._row_inverse @ view.flatten(1)).view(-1, self.w) @ self._col_inverse).view(view.shape)
+        down, across = self._inverse_grams
+        return ((down @ view.flatten(1)).view(-1, self.w) @ across).view(view.shape)
 
     def shifts(
         self, view: Float[Tensor, "h c w"], strips: Iterable[Strip] | None = None

@@ -274,6 +274,7 @@ class _Task:
             sigma.to(self.maker.device, torch.float32),
             self._norm,
             self.maker.tolerance,
+            self.maker.rounding,
         )()
         if found.error > self.maker.tolerance or found.reached < self.maker.least:
             why = (
@@ -286,10 +287,9 @@ class _Task:
                 f"{self.picture.height}: {why}.",
                 hint='Use `size="model"`, or a larger image.',
             )
-        made = self._result(
+        return self._result(
             "patch", problem.target, found.pixels, found.projection, found.point, found.certificate.figures(2)
         )
-        return replace(made, rounding="nearest")
 
     def _constraint(self, space: PatchSpace) -> PatchConstraint:
         return PatchConstraint(space, self.view.geometry, self.preimages.passes.transposed, self.maker.device)

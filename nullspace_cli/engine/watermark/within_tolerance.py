@@ -21,7 +21,9 @@ from nullspace_cli.engine.preimage.solver import PreimageSolver
 from nullspace_cli.engine.solvers.penalised_projection import Penalty, project_near_view
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
 from nullspace_cli.engine.solvers.solution import Certificate
+from nullspace_cli.engine.watermark.level_descent import LevelDescent
 from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
+from nullspace_cli.engine.watermark.result import Rounding
 
 AT_FIRST = 0.001
 """Error that the projection makes at first, or a fifth of the tolerance: less gains little beside the roundings."""
@@ -29,8 +31,14 @@ AT_FIRST = 0.001
 AT_MOST = 0.95
 """Share of the tolerance that it takes together with the roundings, as far as they can be foreseen."""
 
-CONTENT = 0.15
-"""Share of the wanted change with which the first picture is good enough: the closer the embeddings, the better."""
+CONTENT = 0.13
+"""Squared correlation with the wanted change that is good enough: the closer the embeddings, the better."""
+
+SAFE = 0.7
+"""Share of the tolerance that leaves room enough for the roundings, whatever they are."""
+
+GROWTH = 1.5
+"""Of the error, by the share of the wanted change: what is left of the mark is harder to reach than what is there."""
 
 LEAST = 1e-4
 """The smallest error that is aimed at: the roundings alone make more."""
@@ -52,7 +60,8 @@ class Marked:
     Attributes:
         error: the embedding's, relative to `norm`, of the picture as Pillow resizes it.
         projected: the same before the roundings.
-        reached: share of the wanted change that was made.
+        reached: the squared correlation of the change with the wanted one; of an orthogonal projection it is the share
+            of the wanted change that was made.
     """
 
     pixels: Levels
@@ -72,6 +81,7 @@ class WithinTolerance:
         constraint: by the right singular vectors of the patch embedding, `sigma` their singular values in pixel space.
         norm: of the source's patch embeddings without bias, in levels.
         tolerance: largest error of the embeddings, relative to `norm`.
+        rounding: "aware" is by `LevelDescent`.
     """
 
     preimages: PreimageSolver
@@ -80,24 +90,27 @@ class WithinTolerance:
     sigma: Float[Tensor, " rank"]
     norm: float
     tolerance: float
+    rounding: Rounding = "aware"
 
     def __call__(self) -> Marked:
         """The picture with most of the mark among those within the tolerance; if there is none, the most exact."""
         projection, view = self._confined()
         gram = self.constraint.mean_gram(self.preimages.resize)
         penalty = Penalty(self.sigma, 100.0 / float(self.sigma.square().mean()), gram)
+        descent = self._descent(projection)
         made: list[Marked] = []
         aim, y = max(LEAST, min(AT_FIRST, self.tolerance / 5)), None
         for _ in range(ATTEMPTS):
             point, certificate, penalty = self._reaching(aim, projection, view, penalty, y)
             y = point.y
-            made.append(self._measured(projection, point, certificate))
-            rest = made[-1].error ** 2 - made[-1].projected ** 2  # of the roundings
-            room = max(0.0, (AT_MOST * self.tolerance) ** 2 - max(0.0, rest)) ** 0.5
-            content = made[-1].error <= self.tolerance and made[-1].reached >= CONTENT
-            if content or not room or 0.9 < room / made[-1].projected < 1.1:
+            one = self._measured(projection, point, certificate, descent, penalty.mu)
+            made.append(one)
+            of_roundings = max(0.0, one.error**2 - one.projected**2)
+            room = max(0.0, (AT_MOST * self.tolerance) ** 2 - of_roundings) ** 0.5
+            if (one.error <= self.tolerance and one.reached >= CONTENT) or one.projected > 0.9 * room:
                 break
-            aim = room
+            wanted = one.projected * (CONTENT / max(one.reached, CONTENT / 10)) ** GROWTH
+            aim = min(room, wanted)
         within = [one for one in made if one.error <= self.tolerance]
         return max(within, key=lambda one: one.reached) if within else min(made, key=lambda one: one.error)
 
@@ -132,6 +145,7 @@ class WithinTolerance:
         """The projection whose error is about `aim`, as far as a heavier penalty lessens it.
 
         A view's roundings may be out of the resize's reach: then the multipliers of a heavy penalty grow without end.
+        Nor is one of use that leaves less of the mark, where that is little already and the error is safe.
         """
         best: tuple[DualPoint, Certificate, Penalty] | None = None
         least = np.inf
@@ -143,20 +157,38 @@ class WithinTolerance:
             if best is not None and least > aim and error > 0.7 * least:
                 return best if error > least else (point, certificate, penalty)
             best, least, y = (point, certificate, penalty), error, point.y
-            if NEAR[0] <= error / aim <= NEAR[1]:
+            safe = aim < error <= SAFE * self.tolerance
+            if NEAR[0] <= error / aim <= NEAR[1] or (safe and self._is_little(projection, y)):
                 break
             penalty = penalty._replace(mu=penalty.mu * float(np.clip(error / aim, 0.03, 10)))
         assert best is not None
         return best
 
-    def _measured(self, projection: ResizeProblem, point: DualPoint, certificate: Certificate) -> Marked:
-        assert self.problem.source is not None
+    def _descent(self, projection: ResizeProblem) -> LevelDescent:
+        bounds = [
+            np.broadcast_to(bound if isinstance(bound, int) else bound.cpu().numpy(), self.problem.target.shape)
+            for bound in (projection.lower, projection.upper)
+        ]
+        return LevelDescent(self.preimages, self.constraint.to("cpu"), self.sigma.cpu(), self.problem.wanted, *bounds)
+
+    def _measured(
+        self, projection: ResizeProblem, point: DualPoint, certificate: Certificate, descent: LevelDescent, mu: float
+    ) -> Marked:
         pixels = self.preimages.nearest(projection, point.y)
+        if self.rounding == "aware":
+            pixels = descent(pixels, projection.target.cpu().numpy(), mu)
         change = self.preimages.passes(pixels).astype(np.float32) - self.problem.wanted
         error = self._error(self.constraint.reduce(torch.from_numpy(change).to(self.sigma)))
+        return Marked(pixels, error, self._error(point.residual), self._reached(pixels), projection, point, certificate)
+
+    def _reached(self, pixels: Levels) -> float:
+        """As of `Marked`."""
+        assert self.problem.source is not None
         made, wanted = (part.astype(np.float64) - self.problem.source for part in (pixels, self.problem.target))
-        reached = float((made * wanted).sum() / (wanted**2).sum())
-        return Marked(pixels, error, self._error(point.residual), reached, projection, point, certificate)
+        return float(np.corrcoef(made.ravel(), wanted.ravel())[0, 1]) ** 2 if made.any() else 0.0
+
+    def _is_little(self, projection: ResizeProblem, y: Tensor) -> bool:
+        return self._reached(self.preimages.nearest(projection, y)) <= CONTENT
 
     def _error(self, change: Float[Tensor, "m rank"]) -> float:
         """Of the embeddings, from the change of what the constraint reads, in levels."""
