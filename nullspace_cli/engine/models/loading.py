@@ -17,7 +17,7 @@ from nullspace_cli.engine.documents.base import read_json
 from nullspace_cli.engine.documents.model_folder import ModelFolder
 from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
-from nullspace_cli.engine.files.hub import hub_access
+from nullspace_cli.engine.files.hub import failed_fetch, hub_access, is_failed_fetch
 from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_arguments, within_bounds
 from nullspace_cli.engine.models.checkpoints import (
     load_checkpoint,
@@ -34,7 +34,6 @@ from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
-NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 _BUILDING = threading.Lock()
 """timm draws weights from the generator of the process: one model at a time."""
 
@@ -159,8 +158,8 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
                 raise _unloadable(name, error) from error
             if isinstance(error, TypeError):
                 raise ModelError(f"{name} does not take these model arguments: {error}.", hint=SEE_KWARGS) from error
-            if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in NETWORK_PACKAGES:
-                raise _unfetched(name, error) from error
+            if is_failed_fetch(error):
+                raise failed_fetch(name, error, _repository_of(name), cache) from error
             raise _unbuildable(name, error) from error
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         raise ModelError(f"{name} has no weights, built with these arguments.", hint=SEE_KWARGS)
@@ -209,12 +208,17 @@ def _unloadable(name: str, error: Exception) -> ModelError:
     )
 
 
-def _unfetched(name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"The weights of {name} could not be fetched, nor are they in the local cache ({first_line(error)}).",
-        hint="Go online, or give the weights as `checkpoint`, use local-dir:PATH, or try the embedded models: demo, "
-        "demo-cnn.",
-    )
+def _repository_of(name: str) -> str | None:
+    """The repository of the hub, "org/name", that a name stands for."""
+    import timm
+
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+    return config.hf_hub_id if config else None
 
 
 def _unbuildable(name: str, error: Exception) -> ModelError:
