@@ -19,18 +19,13 @@ from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import failed_fetch, hub_access, is_failed_fetch
 from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_arguments, within_bounds
-from nullspace_cli.engine.models.checkpoints import (
-    load_checkpoint,
-    read_state,
-    require_file,
-    require_finite,
-    require_floats,
-    weights_in,
-)
+from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_finite, require_floats
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
+from nullspace_cli.engine.models.fitting import splits
 from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.models.weights_file import read_weights, require_file, require_usable, weights_in
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
@@ -97,7 +92,9 @@ def load_view(request: ModelRequest) -> ModelView:
         transform = transform_of(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
     with WITHOUT_WARNINGS, torch.device("meta"):
-        module, name, _ = _build(replace(request, checkpoint=None, pretrained=False), surveyed=True)
+        module, name, _ = _build(
+            replace(request, checkpoint=None, checkpoint_key=None, pretrained=False), surveyed=True
+        )
         transform = transform_of(data_config_of(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
 
@@ -138,7 +135,7 @@ def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None
     file = request.checkpoint or (embedded if request.pretrained else None)
     if file is None:
         return "random"
-    load_checkpoint(module, file)
+    load_checkpoint(module, file, request.checkpoint_key)
     return str(request.checkpoint or "embedded")
 
 
@@ -194,9 +191,14 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def _types_in(file: Path, name: str) -> dict[str, torch.dtype]:
-    """The types of weights that timm will load by itself, taking whatever can be made into numbers."""
+    """The types of weights that timm will load by itself, taking whatever can be made into numbers.
+
+    Under the names that they have in the file, and in each of its dictionaries and wrappers.
+    """
     try:
-        return {key: value.dtype for key, value in read_state(file).items()}
+        state = read_weights(file)
+        require_usable(state, file)
+        return {rest: value.dtype for key, value in state.items() for _, rest in splits(key)}
     except ModelError as error:
         raise ModelError(f"Cannot load {name}: {error}") from error
 
