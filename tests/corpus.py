@@ -326,7 +326,7 @@ def weights(good: Mapping[str, "Tensor"]) -> Iterator[Case]:
     yield from both("meta", {**good, first: torch.empty(value.shape, device="meta")})
     yield from both("missing", {name: other for name, other in good.items() if name != first})
     yield from both("further", {**good, "further": torch.zeros(3)})
-    yield from both("nested", {"state_dict": {"state_dict": good}})
+    yield from both("nested", {"state_dict": {"state_dict": good}}, refused=False)
     yield from both("list", [good])
     yield from both("number", 3)
     yield from both("none", None)

@@ -131,17 +131,26 @@ class Console:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Pass on what the engine says by its logger: warnings that no caller was at hand for."""
+        """Pass on what the engine says by its logger, for want of a caller at hand: once, as often as it may say it."""
+        told = set[str]()
 
-        class Warnings(logging.Handler):
+        class Said(logging.Handler):
             def emit(handler, record: logging.LogRecord) -> None:  # noqa: N805 - self is the console
-                self.warn(record.getMessage())
+                text = record.getMessage()
+                if record.levelno >= logging.WARNING:
+                    self.warn(text)
+                elif text not in told:  # a model that is loaded twice
+                    told.add(text)
+                    (self.note if record.levelno >= logging.INFO else self.detail)(text)
 
-        logger, handler = logging.getLogger("nullspace_cli"), Warnings(logging.WARNING)
+        logger, handler = logging.getLogger("nullspace_cli"), Said()
+        level = logger.level
         logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
         try:
             yield
         finally:
+            logger.setLevel(level)
             logger.removeHandler(handler)
 
     def error(self, text: str) -> None:

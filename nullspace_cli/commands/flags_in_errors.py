@@ -6,18 +6,23 @@ _PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _FLAGS = {"overwrite": "force", "timm_kwargs": "model-kwargs", "site": "level", "p": "norm", "memory": "cache-limit"}
 """Options that the library knows by another name."""
 _KNOWN = (
-    *("amp", "batch_size", "bounded", "channels", "checkpoint", "data", "device", "lr", "per_channel", "pretrained"),
+    *("amp", "batch_size", "bounded", "channels", "checkpoint", "checkpoint_key", "data", "device", "lr"),
+    *("per_channel", "pretrained"),
     *("reading", "realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
 )
+_KEYWORDS = ("depth", "img_size", "in_chans", "num_classes", "patch_size")
+"""Parameters of timm's that the library takes as its own."""
 
 
 def in_flags(text: str) -> str:
-    """`overwrite=True` as --force, `size="model"` as --size model, `batch_size` as --batch-size."""
+    """`overwrite=True` as --force, `size="model"` as --size model, `num_classes=7` as --model-kwargs num_classes=7."""
     return _PARAMETER.sub(_flag, text)
 
 
 def _flag(match: re.Match[str]) -> str:
     name, value = match.groups()
+    if name in _KEYWORDS and value is not None:
+        return f"--model-kwargs {name}={value}"
     if name not in _KNOWN:
         return match[0]
     flag = _FLAGS.get(name, name).replace("_", "-")

@@ -171,7 +171,17 @@ class ModelOptions:
         typer.Option(
             metavar="FILE",
             parser=path_name,
-            help="Weights to load instead of the published ones (.safetensors, .pth, .npz).",
+            help="Weights to load instead of the published ones: .safetensors, .pth, .pt, .ckpt, .bin, .npz, or the "
+            ".index.json of several files.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    checkpoint_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            parser=given,
+            help="Which of the dictionaries in that file, as teacher or state_dict.net. [default: the one that fits]",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None
@@ -217,7 +227,11 @@ class ModelOptions:
         """The files that a model's weights and configuration are read from, as far as they are the user's own."""
         from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 
-        found = [self.checkpoint] if self.checkpoint else []
+        found = list[Path]()
+        if self.checkpoint:
+            from nullspace_cli.engine.models.weights_file import files_of
+
+            found += files_of(self.checkpoint)
         if name.startswith("local-dir:"):
             with suppress(OSError, ValueError):  # for whoever builds the model to report
                 found += Path(name.removeprefix("local-dir:")).iterdir()
@@ -237,6 +251,7 @@ class ModelOptions:
             batch_size=self.batch_size,
             offline=self.offline,
             seed=self.seed,
+            checkpoint_key=self.checkpoint_key,
         )
 
 

@@ -24,6 +24,7 @@ def load_model(
     name: str,
     *,
     checkpoint: Path | str | None = None,
+    checkpoint_key: str | None = None,
     pretrained: bool = True,
     device: str | torch.device = "auto",
     batch_size: int = 32,
@@ -36,7 +37,9 @@ def load_model(
 
     Args:
         name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
-        checkpoint: a weights file (safetensors, pth, npz) in place of the published weights.
+        checkpoint: a weights file (safetensors, pth, pt, ckpt, bin, npz, or the index of several) in place of the
+            published weights. Wherever a training run has put them in it, they are found by their names and shapes.
+        checkpoint_key: the dictionary of the checkpoint, or the prefix of its names, to take them from: "teacher".
         pretrained: False for random weights, drawn from `seed`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         batch_size: images in one forward pass; fewer where memory is short.
@@ -52,8 +55,13 @@ def load_model(
         raise wrong("name", name, "a model's name; for a network of your own there is wrap")
     require_choice("amp", amp, ("none", *AMP_TYPES))
     require_count("batch_size", batch_size)
-    path = None if checkpoint is None else Path(checkpoint)
-    return _load(ModelRequest(name, path, pretrained, timm_kwargs, str(device), amp, batch_size, offline, seed))
+    if checkpoint_key is not None and not isinstance(checkpoint_key, str):
+        raise wrong("checkpoint_key", checkpoint_key, "a text, or None")
+    path, place = None if checkpoint is None else Path(checkpoint), str(device)
+    request = ModelRequest(
+        name, path, pretrained, timm_kwargs, place, amp, batch_size, offline, seed, checkpoint_key=checkpoint_key
+    )
+    return _load(request)
 
 
 def wrap(

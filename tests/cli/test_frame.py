@@ -41,7 +41,7 @@ SLOW_IMPORTS = {
 
 OUTPUT = ("--json", "--force", "--quiet", "-q", "--verbose", "-v", "--debug")
 MODEL = (
-    *("--device", "--seed", "--checkpoint", "--pretrained", "--no-pretrained", "--model-kwargs"),
+    *("--device", "--seed", "--checkpoint", "--checkpoint-key", "--pretrained", "--no-pretrained", "--model-kwargs"),
     *("--batch-size", "--amp", "--offline"),
 )
 OPTIONS = {

@@ -17,24 +17,18 @@ from nullspace_cli.engine.documents.base import read_json
 from nullspace_cli.engine.documents.model_folder import ModelFolder
 from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
-from nullspace_cli.engine.files.hub import hub_access
+from nullspace_cli.engine.files.hub import failed_fetch, hub_access, is_failed_fetch
 from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_arguments, within_bounds
-from nullspace_cli.engine.models.checkpoints import (
-    load_checkpoint,
-    read_state,
-    require_file,
-    require_finite,
-    require_floats,
-    weights_in,
-)
+from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_finite, require_floats
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
+from nullspace_cli.engine.models.fitting import splits
 from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.models.weights_file import read_weights, require_file, require_usable, weights_in
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
-NETWORK_PACKAGES = ("huggingface_hub", "httpx", "httpcore", "requests", "urllib3")
 _BUILDING = threading.Lock()
 """timm draws weights from the generator of the process: one model at a time."""
 
@@ -98,7 +92,9 @@ def load_view(request: ModelRequest) -> ModelView:
         transform = transform_of(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
     with WITHOUT_WARNINGS, torch.device("meta"):
-        module, name, _ = _build(replace(request, checkpoint=None, pretrained=False), surveyed=True)
+        module, name, _ = _build(
+            replace(request, checkpoint=None, checkpoint_key=None, pretrained=False), surveyed=True
+        )
         transform = transform_of(data_config_of(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
 
@@ -139,7 +135,7 @@ def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None
     file = request.checkpoint or (embedded if request.pretrained else None)
     if file is None:
         return "random"
-    load_checkpoint(module, file)
+    load_checkpoint(module, file, request.checkpoint_key)
     return str(request.checkpoint or "embedded")
 
 
@@ -159,8 +155,8 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn
                 raise _unloadable(name, error) from error
             if isinstance(error, TypeError):
                 raise ModelError(f"{name} does not take these model arguments: {error}.", hint=SEE_KWARGS) from error
-            if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in NETWORK_PACKAGES:
-                raise _unfetched(name, error) from error
+            if is_failed_fetch(error):
+                raise failed_fetch(name, error, _repository_of(name), cache) from error
             raise _unbuildable(name, error) from error
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         raise ModelError(f"{name} has no weights, built with these arguments.", hint=SEE_KWARGS)
@@ -195,9 +191,14 @@ def _read_folder(folder: Path) -> dict[str, Any]:
 
 
 def _types_in(file: Path, name: str) -> dict[str, torch.dtype]:
-    """The types of weights that timm will load by itself, taking whatever can be made into numbers."""
+    """The types of weights that timm will load by itself, taking whatever can be made into numbers.
+
+    Under the names that they have in the file, and in each of its dictionaries and wrappers.
+    """
     try:
-        return {key: value.dtype for key, value in read_state(file).items()}
+        state = read_weights(file)
+        require_usable(state, file)
+        return {rest: value.dtype for key, value in state.items() for _, rest in splits(key)}
     except ModelError as error:
         raise ModelError(f"Cannot load {name}: {error}") from error
 
@@ -209,12 +210,17 @@ def _unloadable(name: str, error: Exception) -> ModelError:
     )
 
 
-def _unfetched(name: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"The weights of {name} could not be fetched, nor are they in the local cache ({first_line(error)}).",
-        hint="Go online, or give the weights as `checkpoint`, use local-dir:PATH, or try the embedded models: demo, "
-        "demo-cnn.",
-    )
+def _repository_of(name: str) -> str | None:
+    """The repository of the hub, "org/name", that a name stands for."""
+    import timm
+
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        return None
+    return config.hf_hub_id if config else None
 
 
 def _unbuildable(name: str, error: Exception) -> ModelError:

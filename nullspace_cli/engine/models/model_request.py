@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.models.model import Amp
 
 
@@ -14,13 +15,14 @@ class ModelRequest:
 
     Attributes:
         name: a timm name with or without tag, "hf-hub:org/name", "local-dir:path", "demo" or "demo-cnn".
-        checkpoint: a weights file (safetensors, pth, npz) to load instead of the published weights.
+        checkpoint: a weights file (safetensors, pth, ckpt, npz, ...) to load instead of the published weights.
         pretrained: False for random weights, drawn from `seed`.
         kwargs: further arguments of `timm.create_model`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         amp: precision of forward passes under autocast.
         batch_size: images in one forward pass.
         offline: use cached weights only.
+        checkpoint_key: which of the checkpoint's dictionaries, or behind which prefix; found by fitting if None.
     """
 
     name: str
@@ -32,3 +34,8 @@ class ModelRequest:
     batch_size: int = 32
     offline: bool = False
     seed: int = 0
+    checkpoint_key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_key is not None and self.checkpoint is None:
+            raise UsageError("`checkpoint_key` chooses within a checkpoint; none is given.", hint="Give `checkpoint`.")

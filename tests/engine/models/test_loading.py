@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
 from nullspace_cli.engine.files.hashes import hash_state
-from nullspace_cli.engine.models.checkpoints import FOLDER_ENDINGS, FOLDER_NAMES, load_checkpoint
+from nullspace_cli.engine.models.checkpoints import load_checkpoint
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.models.weights_file import FOLDER_ENDINGS, FOLDER_NAMES
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
@@ -158,7 +159,7 @@ def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
         load(checkpoint=tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="does not fit"):
         load("resnet10t", checkpoint=folder / "w.pth")
-    with pytest.raises(ModelError, match=r"of another shape.*`timm_kwargs`"):
+    with pytest.raises(ModelError, match=r"head has 1000 classes, the model's 7. Add `num_classes=1000`"):
         load(checkpoint=folder / "w.pth", kwargs={"num_classes": 7})
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(ModelError, match=r"list\.pth"):
