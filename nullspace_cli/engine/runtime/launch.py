@@ -58,8 +58,9 @@ class Launch:
         count = (self.group.world if self.group else 1) * (self.task.count if self.task else 1)
         if count > 1:
             raise UsageError(
-                f"{count} processes were started, and each would do the same work and write the same files.",
-                hint="Start one: without torchrun, or by srun -n 1.",
+                f"{count} processes were started for the work of one: all would do the same and write the same files.",
+                hint="Start one, without torchrun, or by srun -n 1. Where each is given other files, unset WORLD_SIZE "
+                "and SLURM_STEP_NUM_TASKS.",
             )
 
 
