@@ -3,10 +3,9 @@
 import functools
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -15,7 +14,7 @@ from typer.core import TyperGroup
 
 from nullspace_cli import __version__
 from nullspace_cli.commands import basis, demo, evaluate, explain, fool, learn_noise, watermark
-from nullspace_cli.commands.console import Console, discard_stdout
+from nullspace_cli.commands.console import Console, discard_stdout, flush_streams
 from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
 from nullspace_cli.commands.options import OutputOptions, expand_groups
 
@@ -164,8 +163,6 @@ def _leave(code: int) -> NoReturn:
     """End at once. Python would wait for threads that solve something, longer than schedulers do before they kill."""
     from nullspace_cli.engine.files.writing import give_up
 
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError, AttributeError):  # it is full, closed, or None
-            stream.flush()
+    flush_streams()
     give_up()
     os._exit(code)
