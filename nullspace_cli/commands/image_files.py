@@ -92,8 +92,9 @@ def named_images(
             continue
         inside, results = images_in(name, sources_of, tell)
         if output := _inside(out_dir, name):  # where other shards write meanwhile
-            results += [path for path in inside if output in path.parents and sources_of(path.name)]
-            inside = [path for path in inside if path not in set(results)]
+            written = {path for path in inside if sources_of(path.name) and output in path.parents}
+            inside = [path for path in inside if path not in written]
+            results = [*results, *sorted(written)]
         left_out |= dict.fromkeys(results)
         for path in inside:
             add(path, path.relative_to(name))
