@@ -274,10 +274,10 @@ def torchrun(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
 
-    def torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def torchrun(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         ranks = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port))
         command = [sys.executable, *ranks, "-m", "nullspace_cli", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False, **options)
 
     return torchrun
 

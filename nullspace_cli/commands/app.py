@@ -14,8 +14,11 @@ from typer.core import TyperGroup
 
 from nullspace_cli import __version__
 from nullspace_cli.commands import basis, demo, evaluate, explain, fool, learn_noise, watermark
-from nullspace_cli.commands.console import Console, discard_stdout
+from nullspace_cli.commands.console import Console, discard_stdout, flush_streams
+from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
 from nullspace_cli.commands.options import OutputOptions, expand_groups
+
+INTERRUPTED, TERMINATED = SIGNALS + signal.SIGINT, SIGNALS + signal.SIGTERM
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Of all that typer says of arguments; where it lives depends on typer's version."""
@@ -53,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the plain help comes up in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 some inputs failed, 5 no exact nullspace.",
+    epilog=f"Exit codes: {', '.join(f'{code} {words}' for code, words in EXIT_CODES.items())}.",
 )
 
 
@@ -72,19 +75,25 @@ def _root(
     pass
 
 
-def _bounded(run: Callable[..., int | None]) -> Callable[..., None]:
-    """The error boundary: whatever a command raises ends as one message on stderr and the right exit code."""
+def _bounded(run: Callable[..., int | None], *, shared: bool) -> Callable[..., None]:
+    """The error boundary: whatever a command raises ends as one message on stderr and the right exit code.
+
+    Args:
+        shared: whether several processes can share the work.
+    """
 
     @functools.wraps(run)
     def bounded(*arguments: Any, output: OutputOptions, **options: Any) -> None:
         console = Console(output)
         try:
             with console.listening():
+                if not shared:
+                    _require_one_process()
                 code = run(*arguments, console=console, output=output, **options) or 0
             console.flush()
         except KeyboardInterrupt:
             console.error("Interrupted; nothing is left half-written.")
-            code = 130
+            code = INTERRUPTED
         except BrokenPipeError:
             discard_stdout()  # the reader has had enough, as `head` does
             code = 0
@@ -112,20 +121,27 @@ def _explain(error: Exception, console: Console, *, debug: bool) -> int:
     return code
 
 
+def _require_one_process() -> None:
+    from nullspace_cli.engine.runtime.launch import read_launch
+
+    read_launch().require_alone()
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # so that temporary files are removed on the way out
+    signal.signal(number, signal.SIG_IGN)  # Slurm sends one to each process, and torchrun passes on its own
+    raise SystemExit(TERMINATED)  # so that temporary files are removed on the way out
 
 
-def _register(run: Callable[..., int | None], name: str) -> None:
-    app.command(name)(expand_groups(_bounded(run)))
+def _register(run: Callable[..., int | None], name: str, *, shared: bool = False) -> None:
+    app.command(name)(expand_groups(_bounded(run, shared=shared)))
 
 
 _register(basis.basis, "basis")
-_register(learn_noise.learn_noise, "learn-noise")
-_register(evaluate.evaluate, "eval")
-_register(watermark.watermark, "watermark")
+_register(learn_noise.learn_noise, "learn-noise", shared=True)
+_register(evaluate.evaluate, "eval", shared=True)
+_register(watermark.watermark, "watermark", shared=True)
 _register(fool.fool, "fool")
-_register(explain.explain, "explain")
+_register(explain.explain, "explain", shared=True)
 _register(demo.demo, "demo")
 
 
@@ -134,4 +150,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     # torch's threads else spin while they wait, and a machine with other work to do slows down sixfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    try:
+        with exit_code_on_file():
+            app()
+    except SystemExit as end:
+        if end.code in (INTERRUPTED, TERMINATED):
+            _leave(end.code)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once. Python would wait for threads that solve something, longer than schedulers do before they kill."""
+    from nullspace_cli.engine.files.writing import give_up
+
+    flush_streams()
+    give_up()
+    os._exit(code)

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Literal, Protocol, cast
 
@@ -205,3 +205,10 @@ def _to_stdout() -> Iterator[None]:
 def discard_stdout() -> None:
     """Send what is still buffered nowhere; Python would fail once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush_streams() -> None:
+    """Send off what is still buffered, as far as anybody takes it."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):  # it is full, closed, or None
+            stream.flush()

@@ -171,18 +171,21 @@ def evaluate(
             )
         if not ranks.first:
             return 0
-    body = {"data": data, "split": split, "reading": reading, "transform": transform, **found.to_dict()}
+    described = found.to_dict()
+    failing = [] if min_match is None else [shortfall(r, min_match) for r in below(described["results"], min_match)]
+    code = 3 if failing else 0
+    body = {
+        **{"data": data, "split": split, "reading": reading, "transform": transform, "exit_code": code},
+        **described,
+    }
     document = console.document("eval", loaded, options.seed, body)
     write_results(document, found, out=out, csv=csv, per_image=per_image, force=output.force)
     if plot:
         draw_curves(plot, [*drawn, document], force=output.force)
     console.result(document, render)
-    if min_match is None:
-        return 0
-    failing = below(document["results"], min_match)
-    for result in failing:
-        console.error(shortfall(result, min_match))
-    return 3 if failing else 0
+    for said in failing:
+        console.error(said)
+    return code
 
 
 def _controls(text: str) -> list["Control"]:

@@ -1,13 +1,21 @@
 """`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.image_files import check_outputs, ending_in, named_images, stems_of
+from nullspace_cli.commands.image_files import (
+    check_outputs,
+    ending_in,
+    fingerprint_of,
+    make_folders,
+    named_images,
+    stems_of,
+)
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
@@ -22,6 +30,10 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.rendering.explain import render
+from nullspace_cli.commands.shards import ShardOption, shard_of
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.saliency.methods import Method
 
 
 def explain(
@@ -49,6 +61,7 @@ def explain(
     ] = None,
     files_from: FilesFromOption = None,
     nul: NulOption = False,
+    shard: ShardOption = None,
     reading: ReadingOption = "timm",
     size: Annotated[
         Literal["model", "native"],
@@ -101,49 +114,72 @@ def explain(
     if plot and plot.suffix.lower() != ".png":
         raise typer.BadParameter(f"{plot}: plots are PNG files", param_hint="--plot")
 
+    taken = shard_of(shard, console)
+    plot = taken.own(plot, "--plot")
+
     from nullspace_cli.engine.models.classes import class_index
-    from nullspace_cli.engine.models.loading import load_model
+    from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
+    from nullspace_cli.engine.workflows.common_inputs import common_model
     from nullspace_cli.engine.workflows.explain import SHEET, Explainer, ExplainFiles, MapMeasures
 
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
-    images = named_images(
-        files or [], files_from, ending_in(SHEET, *(f".{name}.png" for name in METHODS)), console.note, nul=nul
-    )
-    titles, folder = [one.name for one in wanted], out_dir or Path()
-    jobs = [
-        ExplainFiles.of(source, folder / stem, titles, pictures=pictures, tensors=float_)
-        for (source, _), stem in zip(images, stems_of([place for _, place in images]), strict=True)
-    ]
-    known = wanted if names else []  # what suits the model shows when it is loaded
-    read = [files_from, *options.files(model)]
-    check_outputs([job.only(known) for job in jobs], read, out_dir, plot, force=output.force)
-    run = ImageRun(console, "explain", [job.source for job in jobs], alone=len(jobs) == 1, jsonl=jsonl)
-    jobs = [job for job in jobs if job.source not in run.failures]
-    loaded = load_model(options.request(model))
-    chosen = choose(loaded, names or default_methods(loaded)[:1])
-    index = None if class_ is None else class_index(loaded, class_)
-    sources = [job.source for job in jobs]
-    explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn, reading=reading)
-    measures = MapMeasures.of(
-        explainer.maps, chosen, sources, faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed
-    )
-    run.tell_refused()
-    started = time.monotonic()
-    jobs = [job.only(chosen) for job in jobs]
-    if not names:
-        check_outputs(jobs, read, out_dir, plot, force=output.force)
-    with console.progress("images", len(jobs)) as advance:
-        for group in explainer.each(jobs):
-            done = list(run.done(group, advance))
-            measures.add(done)
-            for item in done:
-                run.add(item.record)
+    results = ending_in(SHEET, *(f".{name}.png" for name in METHODS))
+    with joined_ranks(apart=True) as ranks:
+        images = named_images(files or [], files_from, results, console.note, ranks, nul=nul, out_dir=out_dir)
+        ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
+        titles, folder = [one.name for one in wanted], out_dir or Path()
+        jobs = [
+            ExplainFiles.of(source, folder / stem, titles, pictures=pictures, tensors=float_)
+            for (source, _), stem in zip(images, stems_of([place for _, place in images]), strict=True)
+        ]
+        read = [files_from, *options.files(model)]
+
+        def check(methods: "Sequence[Method]") -> None:
+            """By the first process, before others have begun to write."""
+            named = [job.only(methods) for job in jobs]
+            ranks.lead(lambda: check_outputs(named, taken.share(named), read, out_dir, plot, force=output.force))
+
+        known = wanted if names else []  # what suits the model shows when it is loaded
+        check(known)
+        mine = ranks.share(taken.share(jobs))
+        alone = len(jobs) == 1 and taken.count * ranks.world == 1
+        run = ImageRun(console, "explain", [job.source for job in mine], alone=alone, jsonl=jsonl)
+        loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
+        chosen = choose(loaded, names or default_methods(loaded)[:1])
+        index = None if class_ is None else class_index(loaded, class_)
+        explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn, reading=reading)
+        place = taken.number - 1 + taken.count * ranks.rank, taken.count * ranks.world
+        measures = MapMeasures.of(
+            explainer.maps, chosen, [job.source for job in jobs], place,
+            faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed,
+        )  # fmt: skip
+        run.tell_refused()
+        started = time.monotonic()
+        if not names:
+            check(chosen)
+        mine = [job.only(chosen) for job in mine if job.source not in run.failures]
+        if not ranks.first:
+            make_folders([(job.source, file) for job in mine for file in job.files()], out_dir)
+        with console.progress("images", len(mine)) as advance:
+            for group in explainer.each(mine):
+                done = list(run.done(group, advance))
+                measures.add(done)
+                for item in done:
+                    run.add(item.record)
+        run.gather(ranks)
+        measures.gather(ranks)
+        if not ranks.first:
+            return 0
+    if plot and not measures.images:
+        plot = None  # there is nothing to draw
     if plot:
         measures.draw(plot, force=output.force)
     count, elapsed = len(run.records), time.monotonic() - started
     measured = {
+        "shard": str(taken),
+        "exit_code": run.exit_code,
         "summary": {
             "count": count,
             "failed": len(run.failures),

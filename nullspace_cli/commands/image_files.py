@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
+from nullspace_cli.commands.shards import Shard
 
 if TYPE_CHECKING:
+    from nullspace_cli.engine.runtime.distributed import Ranks
     from nullspace_cli.engine.workflows.explain import ExplainFiles
 
 WATERMARKED_ENDING = ".watermarked.png"
@@ -51,8 +53,10 @@ def named_images(
     listed: Path | None,
     sources_of: SourcesOf,
     notice: Callable[[str], None],
+    ranks: "Ranks",
     *,
     nul: bool = False,
+    out_dir: Path | None = None,
 ) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder: folders are searched, and keep their inner order.
 
@@ -60,16 +64,19 @@ def named_images(
         listed: a file with one name a line, "-" for stdin, or None.
         nul: whether its names end with a NUL instead, as `find -print0` writes them.
         sources_of: by it results of earlier runs are known, which are left out of folders, not where they are named.
-        notice: is told of these.
+        notice: is told of these, in the first process.
+        out_dir: where results go; those that are there already are known by their names alone.
+        ranks: the processes that share the images; the first of them reads the list, for they have one stdin.
     """
-    names = [*given, *(_read_list(listed, nul=nul) if listed else [])]
     if nul and not listed:
         raise typer.BadParameter("is about the list of --files-from; give that too", param_hint="-0")
+    names = [*given, *(ranks.lead(lambda: _read_list(listed, nul=nul)) if listed else [])]
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
 
     from nullspace_cli.engine.files.paths import absolute, is_folder
 
+    tell = notice if ranks.first else lambda text: None
     found: dict[Path, Path] = {}
     seen: set[Path] = set()
     left_out: dict[Path, None] = {}
@@ -83,12 +90,24 @@ def named_images(
         if not is_folder(name):
             add(name, Path(name.name))
             continue
-        inside, results = images_in(name, sources_of, notice)
+        inside, results = images_in(name, sources_of, tell)
+        if output := _inside(out_dir, name):  # where other shards write meanwhile
+            written = {path for path in inside if sources_of(path.name) and output in path.parents}
+            inside = [path for path in inside if path not in written]
+            results = [*results, *sorted(written)]
         left_out |= dict.fromkeys(results)
         for path in inside:
             add(path, path.relative_to(name))
-    tell_left_out([path for path in left_out if absolute(path) not in seen], notice)
+    tell_left_out([path for path in left_out if absolute(path) not in seen], tell)
     return list(found.items())
+
+
+def _inside(out_dir: Path | None, folder: Path) -> Path | None:
+    """The output folder by its name below a folder of images, if it lies there."""
+    from nullspace_cli.engine.files.paths import real
+
+    output, above = Path(real(out_dir or Path())), Path(real(folder))
+    return folder / output.relative_to(above) if above in output.parents else None
 
 
 def images_in(
@@ -143,11 +162,8 @@ def images_but_target(folder: Path, target: Path, notice: Callable[[str], None])
 
 def _read_list(listed: Path, *, nul: bool) -> list[Path]:
     """The names of a list, which may have any bytes, as names of files do."""
-    stdin = str(listed) == "-"
-    if stdin and os.environ.get("WORLD_SIZE", "1") != "1":
-        raise typer.BadParameter("only one of torchrun's processes has a stdin; give a file", param_hint="--files-from")
     try:
-        data = sys.stdin.buffer.read() if stdin else listed.read_bytes()
+        data = sys.stdin.buffer.read() if str(listed) == "-" else listed.read_bytes()
     except (OSError, ValueError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         raise typer.BadParameter(f"cannot read the list {listed}: {reason}", param_hint="--files-from") from error
@@ -178,6 +194,7 @@ def plan_outputs(
     out: Path | None,
     out_dir: Path | None,
     *,
+    shard: Shard,
     single: dict[str, Path | None],
     read: Sequence[Path | None],
     force: bool,
@@ -186,6 +203,7 @@ def plan_outputs(
     """The file of each result, with everything refused that would lose something or fail later.
 
     Args:
+        shard: whose results are planned. All are looked at, so that all shards call and share them alike.
         single: options that name one more file to write, and what was given for them; they need a single image.
         read: further files that are read.
     """
@@ -218,6 +236,7 @@ def plan_outputs(
     from nullspace_cli.engine.files.pictures import why_no_result
     from nullspace_cli.engine.files.writing import check_output
 
+    pairs = shard.share(pairs)
     there = [(source, target) for source, target in pairs if skip_existing and exists(target)]
     faults = {source: why_no_result(target) for source, target in there}
     skipped = [source for source, fault in faults.items() if fault is None]
@@ -256,14 +275,25 @@ def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, force:
 
 
 def check_outputs(
-    jobs: list["ExplainFiles"], read: list[Path | None], out_dir: Path | None, plot: Path | None, *, force: bool
+    jobs: Sequence["ExplainFiles"],
+    mine: Sequence["ExplainFiles"],
+    read: list[Path | None],
+    out_dir: Path | None,
+    plot: Path | None,
+    *,
+    force: bool,
 ) -> None:
-    """Refuse before anything slow what would lose something or fail later."""
+    """Refuse before anything slow what would lose something or fail later.
+
+    Args:
+        mine: the jobs of this shard; its files are the ones that it will write.
+    """
     from nullspace_cli.engine.files.writing import check_output
 
-    results, curves = [(job.source, file) for job in jobs for file in job.files()], [plot] if plot else []
-    refuse_clashes([*(file for _, file in results), *curves], [*(job.source for job in jobs), *read])
-    _prepare(results, out_dir, force=force)
+    curves = [plot] if plot else []
+    written = [file for job in jobs for file in job.files()]
+    refuse_clashes([*written, *curves], [*(job.source for job in jobs), *read])
+    _prepare([(job.source, file) for job in mine for file in job.files()], out_dir, force=force)
     for file in curves:
         check_output(file, force=force)
 

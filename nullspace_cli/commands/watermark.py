@@ -35,6 +35,7 @@ from nullspace_cli.commands.options import (
 )
 from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.watermark import render
+from nullspace_cli.commands.shards import ShardOption, shard_of
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
@@ -57,6 +58,7 @@ def watermark(
     ] = None,
     files_from: FilesFromOption = None,
     nul: NulOption = False,
+    shard: ShardOption = None,
     size: Annotated[
         Literal["native", "model"],
         typer.Option(help="native: the image's own size. model: as the model's eval transform resizes it (the paper)."),
@@ -147,19 +149,14 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
-    images = named_images(given, files_from, ending_in(WATERMARKED_ENDING), console.note, nul=nul)
     output.require_one_form(jsonl=jsonl)
     if size == "model" and nullspace == "resize":
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
+    taken = shard_of(shard, console)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, basis, files_from, *options.files(model)]
-
-    def plan() -> Planned:
-        return plan_outputs(
-            images, out, out_dir, single=single, read=read, force=output.force, skip_existing=skip_existing
-        )
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
@@ -167,7 +164,17 @@ def watermark(
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
     from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
-    with joined_ranks() as ranks:
+    with joined_ranks(apart=True) as ranks:
+        images = named_images(
+            given, files_from, ending_in(WATERMARKED_ENDING), console.note, ranks, nul=nul, out_dir=out_dir
+        )
+
+        def plan() -> Planned:
+            return plan_outputs(
+                images, out, out_dir,
+                shard=taken, single=single, read=read, force=output.force, skip_existing=skip_existing,
+            )  # fmt: skip
+
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
         told = console.warn if ranks.first else lambda text: None
@@ -176,7 +183,7 @@ def watermark(
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
-        alone = planned.alone and ranks.world == 1
+        alone = planned.alone and ranks.world == 1 and taken.count == 1
         run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
         if ranks.first:
             run.failures |= planned.broken
@@ -202,6 +209,8 @@ def watermark(
             return 0
         summary = summarise(run.records, len(run.failures), time.monotonic() - started)
         body = {
+            "shard": str(taken),
+            "exit_code": run.exit_code,
             "images": run.records,
             "summary": {**summary, "skipped": len(planned.skipped)},
             "failures": run.described_failures(),

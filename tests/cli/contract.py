@@ -76,6 +76,8 @@ WATERMARKED: dict[str, Any] = {
 
 WATERMARK: dict[str, Any] = {
     **SHARED,
+    "shard": str,
+    "exit_code": int,
     "weights_sha256": str | None,  # null where no weights were read
     "images": [WATERMARKED],
     "summary": {
@@ -118,6 +120,7 @@ EVALUATED: dict[str, Any] = {
 
 EVAL: dict[str, Any] = {
     **SHARED,
+    "exit_code": int,
     "data": str,
     "split": str,
     "transform": str,
@@ -204,6 +207,8 @@ LIKENESS: dict[str, Any] = {
 
 EXPLAIN: dict[str, Any] = {
     **SHARED,
+    "shard": str,
+    "exit_code": int,
     "images": [
         {
             "source": str,

@@ -364,7 +364,7 @@ def test_what_is_left_to_do_is_for_the_first_process_to_say(
     """It may have written results before the second one looks."""
     planned = Planned([(Path(name), Path(result_of(name))) for name in images], [])
     Path(result_of("a.png")).write_bytes(b"of the first process")
-    monkeypatch.setattr(distributed, "joined_ranks", lambda: nullcontext(Second(planned)))
+    monkeypatch.setattr(distributed, "joined_ranks", lambda **_: nullcontext(Second(planned)))
     stamp(*images, "--skip-existing")
     assert contents() == sorted([*images, *(result_of(name) for name in ("a.png", "b.png", "d.png"))])
 
@@ -374,7 +374,7 @@ def test_processes_do_not_share_a_gpu_by_its_number(
     stamp: Vitnull, images: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     planned = Planned([(Path(name), Path(result_of(name))) for name in images], [])
-    monkeypatch.setattr(distributed, "joined_ranks", lambda: nullcontext(Second(planned)))
+    monkeypatch.setattr(distributed, "joined_ranks", lambda **_: nullcontext(Second(planned)))
     options = ("--device", "cuda:0") if given == "option" else ()
     env = {} if given == "option" else {"VITNULL_DEVICE": "cuda:0"}
     message = stamp(*images, *options, env=env, expect=2).message

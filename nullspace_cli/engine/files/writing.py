@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -79,6 +80,19 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     return ArtifactError(f"Cannot write {path}: {reason_of(error)}. {choice}.")
 
 
+_UNFINISHED: set[Path] = set()
+"""Temporary files that there are."""
+_BEGINNING = threading.Lock()
+
+
+def give_up() -> None:
+    """Remove what threads have half-written, and let them begin no more: for a process that ends without them."""
+    _BEGINNING.acquire()  # for good
+    for temporary in list(_UNFINISHED):
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
 @contextmanager
 def _replacing(path: Path, force: bool) -> Iterator[Path]:
     """A temporary name beside `path`; moved into place when the block ends well, removed when it does not.
@@ -88,7 +102,9 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
     """
     # Its length does not depend on the file's: what fits into the folder's names fits beside it, too.
     temporary = path.with_name(f".vitnull-{secrets.token_hex(6)}.part")
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
+    with _BEGINNING:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
+        _UNFINISHED.add(temporary)
     try:
         yield temporary
         _sync(temporary)
@@ -100,6 +116,7 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
             _move_without_overwriting(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _UNFINISHED.discard(temporary)
     with suppress(OSError):  # not every system lets a folder be opened
         _sync(path.parent)
 

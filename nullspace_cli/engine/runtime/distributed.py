@@ -4,18 +4,21 @@ Each has its own file system and may fail by itself. What decides how a run goes
 them for all, what they must have in common is compared, and nobody waits for one that has failed or is gone.
 """
 
-import os
+import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, distributed
 
 from nullspace_cli.engine.errors import UsageError, VitnullError, first_line, is_out_of_memory
+from nullspace_cli.engine.runtime.launch import Group, one_group, read_launch
 
 T = TypeVar("T")
 
@@ -27,6 +30,12 @@ LONGEST_PAUSE = 0.1
 
 LOST_SECONDS = 120.0
 """A process that has been silent for so long is taken for dead."""
+
+JOIN_SECONDS = 300.0
+"""Processes that have not found each other for so long never will."""
+
+TOLD_SECONDS = 15.0
+"""When it is said what is waited for."""
 
 AGAIN = "Start the run again; with `resume=True` or `skip_existing=True` it goes on where it stood."
 
@@ -218,24 +227,27 @@ class Ranks:
 
 
 @contextmanager
-def joined_ranks() -> Iterator[Ranks]:
+def joined_ranks(*, apart: bool = False) -> Iterator[Ranks]:
     """Join the process group that the environment describes, if it describes one, and leave it in the end.
 
     An error in one process ends the others too, with an error that names it, when they next wait for each other.
+
+    Args:
+        apart: whether tasks of a Slurm step are on their own, each with its part of the work. Else they are a group.
+
+    Raises:
+        UsageError: the environment makes no sense, or tasks that cannot find each other would all do the same.
+        VitnullError: the others do not come.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    launch = read_launch()
+    group = launch.group if apart else one_group(launch)
+    if group is None:
         yield Ranks()
         return
-    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
-    nccl = distributed.is_nccl_available() and 0 < here <= torch.cuda.device_count()
-    store, rank, _ = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
-    backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    meeting = Meeting(store, rank, world)
+    store = _join(group)
+    meeting = Meeting(store, group.rank, group.world)
     try:
-        yield Ranks(rank, world, local, here, meeting)
+        yield Ranks(group.rank, group.world, group.local, group.here, meeting)
         # Nobody leaves while another still gathers: gloo aborts one that reads when its peer hangs up.
         with suppress(RuntimeError):  # the store is gone: whoever kept it has seen all of them
             meeting()
@@ -246,3 +258,68 @@ def joined_ranks() -> Iterator[Ranks]:
     finally:
         meeting.close()
         distributed.destroy_process_group()
+
+
+def _join(group: Group) -> Store:
+    """Meet the other processes for the first time.
+
+    It is done in a thread, for torch waits without an end where something else than a process of ours answers, and
+    hears of no signal while it waits.
+
+    Raises:
+        VitnullError: they do not come within JOIN_SECONDS, or cannot be reached.
+    """
+    # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
+    nccl = distributed.is_nccl_available() and group.here <= torch.cuda.device_count()
+    found: list[Store | Exception] = []
+    over = threading.Event()
+
+    def join() -> None:
+        while group.rank > 0 and _silence(group) and not over.wait(LONGEST_PAUSE):
+            pass  # torch would say so for every try, in pages
+        limit = timedelta(seconds=2 * JOIN_SECONDS)  # as it would of its own time-out
+        try:
+            if not over.is_set():
+                store, rank, world = next(
+                    distributed.rendezvous(  # type: ignore[attr-defined]
+                        "env://", rank=group.rank, world_size=group.world, timeout=limit
+                    )
+                )
+                backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+                distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+                found.append(store)
+        except Exception as error:  # noqa: BLE001 - raised below, in words
+            found.append(error)
+
+    thread = threading.Thread(target=join, daemon=True)
+    thread.start()
+    try:
+        thread.join(min(TOLD_SECONDS, JOIN_SECONDS))
+        if not found:
+            logging.getLogger(__name__).warning(
+                "process %d of %d waits for the others at %s, for %g seconds at most",
+                *(group.rank, group.world, group.address, JOIN_SECONDS),
+            )
+            thread.join(JOIN_SECONDS - TOLD_SECONDS)
+    finally:
+        over.set()
+    reason = found[0] if found else TimeoutError(f"they did not all come within {JOIN_SECONDS:g} seconds")
+    if not isinstance(reason, Exception):
+        return reason
+    silence = "" if found else _silence(group)
+    raise VitnullError(
+        f"Process {group.rank} of {group.world} has not found the others at {group.address}: {first_line(reason)}"
+        f"{silence and f', and nobody answers there ({silence})'}.",
+        hint="See that MASTER_ADDR and MASTER_PORT name the machine of process 0 and a free port of it, and that all "
+        "processes are started.",
+    ) from reason
+
+
+def _silence(group: Group) -> str:
+    """Why nobody answers where the first process should be; empty if somebody does."""
+    host, _, port = group.address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.runtime.distributed import Ranks
+from nullspace_cli.engine.runtime.random_generators import stream
 from nullspace_cli.engine.saliency.methods import upsampled
 
 FRACTIONS = tuple(step / 10 for step in range(10))
@@ -129,6 +131,9 @@ class FaithfulnessOfMany:
     What a random map takes away depends on its grid: single pixels that are missing here and there disturb a network
     more than whole patches. So each grid has its own control: uniform random values on it, drawn afresh for each image.
 
+    Args:
+        place: tells the random maps of one process from those of others that share the images, of one seed.
+
     Attributes:
         methods: the curves of each method, over all images so far.
         controls: those of random maps on each grid of the methods' maps.
@@ -137,13 +142,13 @@ class FaithfulnessOfMany:
         ModelError: the model has no head.
     """
 
-    def __init__(self, model: Model, seed: int) -> None:
+    def __init__(self, model: Model, seed: int, place: int = 0) -> None:
         require_head(model)
         self.methods: dict[str, Faithfulness] = {}
         self.controls: dict[Grid, Faithfulness] = {}
         self._grids: dict[str, Grid] = {}
         self._model, self._seed = model, seed
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = stream(seed, place) if place else torch.Generator().manual_seed(seed)
 
     def add(
         self,
@@ -157,6 +162,14 @@ class FaithfulnessOfMany:
         random = {grid: torch.rand(len(images), *grid, generator=self._generator) for grid in grids}
         self.methods = self._with(self.methods, images, maps, labels)
         self.controls = self._with(self.controls, images, random, labels)
+
+    def gather(self, ranks: Ranks) -> None:
+        """Put together the curves of all processes; each of them comes to know them."""
+        parts = ranks.gather((self.methods, self.controls, self._grids))
+        self.methods, self.controls, self._grids = {}, {}, {}
+        for methods, controls, grids in parts:
+            self.methods, self.controls = _both(self.methods, methods), _both(self.controls, controls)
+            self._grids |= grids
 
     def to_dict(self) -> dict[str, Any]:
         """The areas of each method, those of random maps on its grid, and its curves at each of `FRACTIONS`."""
@@ -173,7 +186,12 @@ class FaithfulnessOfMany:
         self, sums: Mapping[T, Faithfulness], images: Tensor, maps: Mapping[T, Tensor], labels: Tensor | None
     ) -> dict[T, Faithfulness]:
         found = {key: faithfulness(self._model, images, maps[key], labels, seed=self._seed) for key in maps}
-        return {key: sums[key] + new if key in sums else new for key, new in found.items()}
+        return _both(sums, found)
+
+
+def _both(sums: Mapping[T, Faithfulness], found: Mapping[T, Faithfulness]) -> dict[T, Faithfulness]:
+    """The curves over both sets of images."""
+    return {**sums, **{key: sums[key] + new if key in sums else new for key, new in found.items()}}
 
 
 def _places(values: Float[Tensor, "b h w"], seed: int) -> Int[Tensor, "b h w"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.sampling import control_noises, null_noise
+from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.random_generators import stream
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps
 from nullspace_cli.engine.saliency.similarity import Similarity, similarity
@@ -47,17 +48,20 @@ class NoiseComparison:
         maps: of the model.
         rms: root mean square of the noise, in [0, 1] pixel units.
         seed: the k-th image's noise is drawn from `seed` + k.
+        place: the number of the first image that is compared here, among all, and the step to the next.
 
     Raises:
         NoNullspaceError: the model has no exact null space.
     """
 
-    def __init__(self, maps: SaliencyMaps, methods: Sequence[Method], rms: float, seed: int) -> None:
+    def __init__(
+        self, maps: SaliencyMaps, methods: Sequence[Method], rms: float, seed: int, place: tuple[int, int] = (0, 1)
+    ) -> None:
         self._maps, self._model, self._methods, self._rms, self._seed = maps, maps.model, methods, rms, seed
         self._basis = find_basis(maps.model)
         self._found: dict[tuple[str, Kind], list[Similarity]] = defaultdict(list)
         self._kept: dict[Kind, list[bool]] = defaultdict(list)
-        self._count = 0
+        self._next, self._step = place
 
     def add(
         self,
@@ -69,8 +73,8 @@ class NoiseComparison:
 
         The class that is explained stays, also where noise makes the network predict another one.
         """
-        noises = [self.noises(self._seed + self._count + k) for k in range(len(images))]
-        self._count += len(images)
+        noises = [self.noises(self._seed + self._next + self._step * k) for k in range(len(images))]
+        self._next += self._step * len(images)
         predicted = self._predicted(images)
         for kind in KINDS:
             delta = torch.stack([noise[kind] for noise in noises])
@@ -80,6 +84,16 @@ class NoiseComparison:
             for method in self._methods:
                 pairs = zip(maps[method.name], self._maps(noisy, method, classes), strict=True)
                 self._found[method.name, kind] += [similarity(clean, other) for clean, other in pairs]
+
+    def gather(self, ranks: Ranks) -> None:
+        """Put together what all processes have found; each of them comes to know of it."""
+        parts = ranks.gather((dict(self._found), dict(self._kept)))
+        self._found, self._kept = defaultdict(list), defaultdict(list)
+        for found, kept in parts:
+            for key, similarities in found.items():
+                self._found[key] += similarities
+            for kind, same in kept.items():
+                self._kept[kind] += same
 
     def noises(self, seed: int) -> dict[Kind, Float[Tensor, "3 h w"]]:
         """One image's noises, in pixel units, all of the norm of the first."""

@@ -26,6 +26,7 @@ from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model, finite
 from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
+from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
@@ -124,6 +125,7 @@ class MapMeasures:
         maps: SaliencyMaps,
         methods: Sequence[Method],
         sources: Sequence[Path],
+        place: tuple[int, int] = (0, 1),
         *,
         faithfulness: bool,
         noise_rms: float | None,
@@ -132,14 +134,16 @@ class MapMeasures:
         """Measures of the model's `maps` of `sources`.
 
         Args:
+            sources: all images, whoever measures them.
+            place: of those that are measured here, by their numbers among all: the first, and the step to the next.
             faithfulness: whether pixels are taken away in the order of the maps.
             noise_rms: of the noises that maps are compared under, in [0, 1] pixels; None for no comparison.
 
         Raises:
             ModelError: noises are wanted, and the model has no patch embedding to draw them from.
         """
-        curves = FaithfulnessOfMany(maps.model, seed) if faithfulness else None
-        noise = NoiseComparison(maps, methods, noise_rms, seed) if noise_rms else None
+        curves = FaithfulnessOfMany(maps.model, seed, place[0]) if faithfulness else None
+        noise = NoiseComparison(maps, methods, noise_rms, seed, place) if noise_rms else None
         return cls(maps.model, curves, noise, labels_of(maps.model, sources) if faithfulness else None)
 
     def __bool__(self) -> bool:
@@ -156,6 +160,14 @@ class MapMeasures:
             self.faithfulness.add(batch.images, batch.maps, batch.labels)
         if self.noise:
             self.noise.add(batch.images, batch.classes, batch.maps)
+
+    def gather(self, ranks: Ranks) -> None:
+        """Put together what all processes have measured; each of them comes to know of it."""
+        self.images = sum(ranks.gather(self.images))
+        if self.faithfulness:
+            self.faithfulness.gather(ranks)
+        if self.noise:
+            self.noise.gather(ranks)
 
     def draw(self, path: Path, *, force: bool) -> None:
         """Draw the curves of faithfulness, if there are any."""

@@ -1,6 +1,7 @@
 """Watermarks from file to verified file, one image or many: what `vitnull watermark` and the demo run."""
 
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,18 +148,26 @@ class WatermarkPipeline:
             return
         threads = max(1, torch.get_num_threads() // workers)
         running: deque[Future[list[WatermarkedFile | Failed]]] = deque()
-        with _THREADS, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        with _THREADS:
+            pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
+            stop = threading.Event()
             try:
                 while groups or running:
                     while groups and len(running) <= workers:
-                        running.append(pool.submit(self.together, groups.popleft()))
+                        running.append(pool.submit(self.together, groups.popleft(), stop))
                     yield from running.popleft().result()
-            except BaseException:
+            finally:
+                stop.set()  # whoever is interrupted waits for no group that is being solved, nor is it written
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
 
-    def together(self, jobs: Sequence[WatermarkFiles]) -> list[WatermarkedFile | Failed]:
-        """Stamp the images of one group."""
+    def together(
+        self, jobs: Sequence[WatermarkFiles], stop: threading.Event | None = None
+    ) -> list[WatermarkedFile | Failed]:
+        """Stamp the images of one group.
+
+        Args:
+            stop: once it is set, nobody waits for them, and no more of them are written.
+        """
         started = time.monotonic()
         done: dict[WatermarkFiles, WatermarkedFile | Failed] = {}
         pictures: dict[WatermarkFiles, Picture] = {}
@@ -173,6 +182,8 @@ class WatermarkPipeline:
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
         for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
+            if stop and stop.is_set():
+                return []
             try:
                 if isinstance(result, VitnullError):
                     raise result

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from nullspace_cli.engine.errors import ImageError, UsageError, VitnullError
+from nullspace_cli.engine.runtime import distributed
 from nullspace_cli.engine.runtime.distributed import Meeting, Ranks, joined_ranks
 from tests.ranks import in_ranks, same
 
@@ -66,6 +67,35 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 def test_several_processes_do_not_share_a_gpu_by_its_number(ranks: Ranks) -> None:
     with pytest.raises(UsageError, match=r'2 processes would share cuda:0\. Use `device="cuda"`,'):
         ranks.device("cuda:0")
+
+
+# Who comes
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number: int = free.getsockname()[1]
+    return number
+
+
+def test_one_whom_nobody_answers(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, port: int
+) -> None:
+    """torch itself says it in pages on stderr."""
+    monkeypatch.setattr(distributed, "JOIN_SECONDS", 0.5)
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(VitnullError) as error, joined_ranks():
+        pass
+    assert str(error.value).startswith(
+        f"Process 1 of 2 has not found the others at 127.0.0.1:{port}: they did not all come within 0.5 seconds, and "
+        f"nobody answers there (Connection refused). See that MASTER_ADDR"
+    )
+    assert error.value.exit_code == 1
+    assert caplog.messages == [f"process 1 of 2 waits for the others at 127.0.0.1:{port}, for 0.5 seconds at most"]
+    assert capfd.readouterr().err == ""
 
 
 # Who decides

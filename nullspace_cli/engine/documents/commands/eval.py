@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Percent, Positive, may_lack
-from nullspace_cli.engine.documents.commands.run import Run
+from nullspace_cli.engine.documents.commands.run import ExitCode, Run
 from nullspace_cli.engine.documents.shared import Answer, Control, Level, Result
 from nullspace_cli.engine.files.two_readings import Reading
 
@@ -19,6 +19,7 @@ class Eval(Run):
     reading: Reading = may_lack(
         "how the model was given the files; of documents that were written since it is a choice"
     )
+    exit_code: ExitCode | None = may_lack("of documents that were written before it was said")
     transform: str
     images: Natural
     outputs: Literal["logits", "features"]

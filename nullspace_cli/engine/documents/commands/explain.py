@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Positive, Share
-from nullspace_cli.engine.documents.commands.run import Failure, Pair, Range, Run
+from nullspace_cli.engine.documents.commands.run import ExitCode, Failure, Pair, Range, Run, Shard
 from nullspace_cli.engine.documents.shared import Answer, Named
 from nullspace_cli.engine.files.two_readings import Reading
 
@@ -84,6 +84,8 @@ class NoiseComparison(Document):
 class ExplainMeasured(Document):
     """What `vitnull explain` says of all images; the last line of --jsonl."""
 
+    shard: Shard
+    exit_code: ExitCode
     summary: ExplainSummary
     faithfulness: dict[str, Faithfulness] | None
     plot: str | None

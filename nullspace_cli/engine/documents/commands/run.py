@@ -30,6 +30,10 @@ class Run(Document):
     versions: Versions
 
 
+ExitCode = Annotated[int, Field(ge=0, le=255, description="what the command ends with; torchrun and others make it 1")]
+Shard = Annotated[str, Field(pattern="^[1-9][0-9]*/[1-9][0-9]*$", description="I/N of --shard; 1/1 is all")]
+
+
 class Failure(Document):
     """An input that could not be done."""
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Share
-from nullspace_cli.engine.documents.commands.run import Failure, Pair, Run
+from nullspace_cli.engine.documents.commands.run import ExitCode, Failure, Pair, Run, Shard
 from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
 
@@ -44,6 +44,8 @@ class Watermark(Run):
     """`vitnull watermark`."""
 
     schema_: Literal["vitnull/watermark/1"] = Field(alias="schema")
+    shard: Shard
+    exit_code: ExitCode
     images: list[WatermarkImage]
     summary: WatermarkSummary
     failures: list[Failure]
