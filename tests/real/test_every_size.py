@@ -52,7 +52,7 @@ class Network:
 
     def by_timm(self, real: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
         model = timm.create_model(self.name, checkpoint_path=str(real / self.weights), **self.arguments).eval()
-        return model, resolve_data_config({}, model=model)
+        return model, resolve_data_config(dict(self.arguments), model=model)
 
 
 NETWORKS = [

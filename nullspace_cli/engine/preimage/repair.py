@@ -1,10 +1,12 @@
 """The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
 
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, halved
@@ -14,6 +16,10 @@ FEW = 50
 
 STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
+
+
+SWEEPS = 12
+"""How often the source is restored under the wrong values alone."""
 
 
 class Repair:
@@ -38,19 +44,22 @@ class Repair:
                 found = found._replace(pixels=pixels, wrong=wrong)
         return found
 
-    def restored(self, found: Preimage, problem: PreimageProblem, sweeps: int = 12) -> Preimage:
-        """The source's own pixels under what is still wrong, and under what that makes wrong, as long as need be.
+    def restored(self, found: Preimage, problem: PreimageProblem) -> Preimage:
+        """The source's own pixels under what is still wrong, and under what that makes wrong, until nothing is.
 
         A value all of whose pixels are the source's is right; what else it touches is repaired with the pixels around.
+        Where that goes on and on, because each pixel is read by many values, ever more around is restored at once.
         """
         assert problem.source is not None
         pixels, wrong = found.pixels.copy(), found.wrong
         rows, columns = self._passes.row_windows, self._passes.col_windows
         lower, upper = (np.array(bound, np.uint8) for bound in (problem.lower, problem.upper))
-        for _ in range(sweeps):
+        for sweep in itertools.count():
             if not wrong.any():
                 break
-            for i, j in np.argwhere(wrong.any(1)):
+            reach = 2 ** (sweep - SWEEPS) if sweep >= SWEEPS else 0
+            near = binary_dilation(wrong.any(1), np.ones((2 * reach + 1,) * 2, bool)) if reach else wrong.any(1)
+            for i, j in np.argwhere(near):
                 part = (rows[i], slice(None), columns[j])
                 pixels[part] = lower[part] = upper[part] = problem.source[part]
             wrong = self._passes(pixels) != problem.wanted
