@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.shared import CropMode, Interpolation
-from nullspace_cli.engine.preimage import repair
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
 from nullspace_cli.engine.preimage.solver import SIZES_KEPT, PreimageSolver, PreimageSolvers
@@ -218,20 +217,20 @@ def test_what_cannot_be_had_gives_way_to_the_source() -> None:
     assert (found.target <= np.maximum(source, target)).all()
 
 
-@pytest.mark.parametrize("sweeps", [0, 12])
-def test_where_restoring_goes_on_and_on_more_around_is_restored(sweeps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ratio of 1.2, at which every pixel is read by many values, and a picture that is wrong everywhere."""
-    monkeypatch.setattr(repair, "SWEEPS", sweeps)
-    view = ResizeOperator(transform_of(), 86, 86)
-    preimages, source = PreimageSolver(view), noise(0, 40, 255)[:86, :, :86]
-    bounds = np.zeros_like(source), np.full_like(source, 255)
-    problem = PreimageProblem(striped(source), preimages.passes(source), source, *bounds)
-    found = preimages(problem)
-    spoiled = found._replace(pixels=problem.target, wrong=preimages.passes(problem.target) != problem.wanted)
-    assert spoiled.wrong.mean() > 0.5
-    restored = preimages.repair.restored(spoiled, problem)
-    assert not restored.wrong.any()
-    np.testing.assert_array_equal(preimages.passes(restored.pixels), problem.wanted)
+@pytest.mark.parametrize("seed", [2, 3, 4, 5])
+def test_where_restoring_goes_on_and_on_more_around_is_restored(seed: int) -> None:
+    """At a ratio of 1.35 every pixel is read by many values; these pictures are black or white in many places."""
+    source = blotches(seed, 96)
+    preimages = PreimageSolver(ResizeOperator(transform_of(), 96, 96))
+    problem = PreimageProblem(striped(source, 60), preimages.passes(source), source)
+    assert not realise(preimages, problem).wrong.any()
+
+
+def blotches(seed: int, side: int) -> Levels:
+    dice = np.random.default_rng(seed)
+    small = Image.fromarray(dice.integers(0, 256, (side // 3, side // 3, 3), np.uint8))
+    levels = np.array(small.resize((side, side), Image.Resampling.BICUBIC)) * dice.uniform(0.8, 2.5)
+    return by_rows((levels - dice.integers(0, 120)).clip(0, 255).astype(np.uint8))
 
 
 def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
