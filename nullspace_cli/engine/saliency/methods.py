@@ -153,6 +153,7 @@ class SaliencyMaps:
                 )
         maps = method.function(self._watched if method.family == "tokens" else model, images, classes)
         if not bool(maps.isfinite().all()):
+            model.in_full_precision()(images.float())  # whose error, if its answers are not finite, names the layer
             raise ModelError(
                 f"The map that {method.name} makes of {model.name} is not finite. Check its weights: {model.weights}."
             )

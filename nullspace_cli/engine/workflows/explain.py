@@ -23,7 +23,7 @@ from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
-from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
@@ -220,7 +220,7 @@ class Explainer:
 
         def look(start: int, stop: int) -> None:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
-            logits = finite(self.model.in_full_precision()(images), self.model, "the images").logits
+            logits = self.model.in_full_precision()(images).logits
             classes = self._classes(logits)
             maps = {method.name: self.maps(images, method, classes) for method in self.methods}
             for k, image in enumerate(images):
