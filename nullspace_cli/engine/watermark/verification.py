@@ -144,7 +144,7 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
 
 
 @full_precision
-def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor, "2 3 h w"]) -> Verification:
+def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor, "2 c h w"]) -> Verification:
     """Compare what the model makes of two normalised inputs, the source's first, whatever its `amp`.
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
