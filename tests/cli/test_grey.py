@@ -1,7 +1,7 @@
 """Models of one channel read pictures in grey, as timm's loader gives them in mode L; here one that is not square."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def plain() -> nn.Module:
 
 
 @pytest.fixture
-def loaded(plain: nn.Module, sources: Path) -> Iterator[Any]:
+def loaded(plain: nn.Module) -> Callable[[Path], dict[str, Tensor]]:
     """timm's own data set of a folder, for the model's configuration in grey."""
     own: Any = plain.pretrained_cfg
     mean, std = ((sum(own[key]) / 3,) for key in ("mean", "std"))
@@ -133,10 +133,8 @@ def test_a_watermark_keeps_the_grey_embeddings(
 
 @pytest.mark.parametrize("options", ["", "--size native", "--unbounded"])
 def test_fool(vitnull: Vitnull, plain: nn.Module, loaded: Any, sources: Path, logo: Path, options: str) -> None:
-    found = vitnull(
-        *("fool", sources / "RGB.png", logo, *MODEL, "--model", NAME, "--out-dir", "out", *options.split()),
-        *("--explain", "gradient"),
-    ).document
+    settings = (*MODEL, "--model", NAME, "--out-dir", "out", "--explain", "gradient", *options.split())
+    found = vitnull("fool", sources / "RGB.png", logo, *settings).document
     assert found["match"] is True
     index, probability = answers(plain, loaded(sources))["RGB.png"]
     assert found["prediction"]["source"]["class"] == index
