@@ -1,6 +1,7 @@
 """What callers have, as the engine takes it: images of any kind, batches of tensors, generators."""
 
 import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,8 @@ def require_batch(model: Model, images: Tensor) -> Float[Tensor, "b c h w"]:
     if images.ndim != 4 or tuple(images.shape[1:]) != size or len(images) == 0:
         raise UsageError(f"images have the shape {list(images.shape)}; expected {expected}.")
     least, largest = (float(value) for value in torch.aminmax(images.detach()))
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        raise UsageError(f"images hold values that are not finite; expected {expected}. Check where they come from.")
     if not (least >= 0 and largest <= 1):
         raise UsageError(
             f"images reach from {least:.3g} to {largest:.3g}; expected {expected}. Do not normalise them: the model "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.data.in_memory import InMemoryImages
 from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.documents.artefacts import is_finite
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.evaluation.noises_under_test import Control, NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate
@@ -212,6 +213,8 @@ def evaluate_noise(
 
 def _under_test(model: Model, noise: Noise | Tensor, name: str) -> NoiseUnderTest:
     if isinstance(noise, Noise):
+        if not is_finite(noise.delta):
+            raise UsageError(f"{name} holds values that are not finite. Learn or load it again.")
         return NoiseUnderTest(noise.on(model), noise.weights_sha256 != model.weights_sha256)
     size = model.transform.input_size
     if not isinstance(noise, Tensor) or not noise.is_floating_point() or tuple(noise.shape) != size:

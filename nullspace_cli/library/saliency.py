@@ -21,7 +21,7 @@ def explanation_methods(model: Model) -> tuple[str, ...]:
 
 def explain(
     model: Model,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     method: str,
     *,
     target: int | Sequence[int] | Int[Tensor, " b"] | None = None,

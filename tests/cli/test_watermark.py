@@ -435,12 +435,6 @@ def test_a_model_without_a_nullspace(vitnull: Vitnull, photo: Path, logo: Path) 
     assert contents() == []
 
 
-def test_a_model_of_one_channel(stamp: Vitnull, photo: Path) -> None:
-    message = stamp(photo, "--model-kwargs", "in_chans=1", expect=1).message
-    assert "1 channel" in message
-    assert contents() == []
-
-
 # The basis that may be given
 
 

@@ -1,6 +1,7 @@
 """Noise: learned as its generator says, saved and read again, and measured against the plain network by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ NO_IMAGES: list[tuple[Any, str]] = [
     ((255 * IMAGES).byte(), "images are torch.uint8"),
     (255 * IMAGES, r"images reach from 128 to 128; expected floats in \[0, 1\]"),
     (4 * IMAGES - 3, "images reach from -1 to -1.*Do not normalise them"),
-    (IMAGES * torch.nan, "images reach from nan"),
+    (IMAGES * torch.nan, "images hold values that are not finite"),
     (IMAGES[0], r"images have the shape \[3, 32, 32\]; expected .* \[b, 3, 32, 32\]"),
     (IMAGES[:0], r"images have the shape \[0, 3, 32, 32\]"),
     (IMAGES[..., :16], r"images have the shape \[2, 3, 32, 16\]"),
@@ -226,6 +227,15 @@ NO_IMAGES: list[tuple[Any, str]] = [
 def test_images_of_another_kind(ask: Callable[..., Any], images: Any, message: str, model: Model) -> None:
     with pytest.raises(VitnullError, match=message):
         ask(model, images)
+
+
+def test_noise_that_is_not_finite(learned: LearnedNoise, model: Model, images: Tensor, tmp_path: Path) -> None:
+    broken = replace(learned, delta=learned.delta / 0)
+    with pytest.raises(VitnullError, match=r"noises\[0\] holds values that are not finite"):
+        measure(model, images, broken)
+    with pytest.raises(VitnullError, match="its tensor noise would hold values that are not finite"):
+        broken.save(tmp_path / "noise.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

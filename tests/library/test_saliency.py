@@ -100,7 +100,7 @@ def test_targets_that_the_model_has_not(target: Any, model: Model) -> None:
         (lambda m: ask(m, IMAGES[:0], "gradient"), r"images have the shape \[0, 3, 32, 32\]"),
         (lambda m: ask(m, 255 * IMAGES, "gradient"), "images reach from 128 to 128"),
         (lambda m: ask(m, IMAGES - 1, "gradient"), "images reach from -0.5 to -0.5.*Do not normalise"),
-        (lambda m: ask(m, IMAGES * torch.nan, "gradient"), "images reach from nan"),
+        (lambda m: ask(m, IMAGES * torch.nan, "gradient"), "images hold values that are not finite"),
         (lambda m: ask(m, (255 * IMAGES).byte(), "gradient"), "images are torch.uint8"),
     ],
 )

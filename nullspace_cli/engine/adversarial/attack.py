@@ -32,7 +32,7 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.preimage.solver import PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.affine import nearest_affine
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform, from_8_bits, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import GREY_SHARES, EvalTransform, from_8_bits, in_rgb, to_8_bits
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
@@ -56,6 +56,7 @@ class AttackSolution:
         pixels: the 8-bit result; unbounded, the preview: the image clipped to [0, 1].
         bounded: whether `pixels` is the result.
         strength: of the target's detail.
+        grey: whether the network reads pictures in grey.
         view: what the network sees of pictures of this size; None where it reads them as they are.
         solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
     """
@@ -70,10 +71,17 @@ class AttackSolution:
     view: ResizeOperator | None
     solver: dict[str, Any]
     likeness: Likeness
+    grey: bool
 
-    def seen(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+    def seen(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "c h w"]:
         """The network's input for an image, in [0, 1] pixel units and without rounding, float64."""
-        return image.double() if self.view is None else self.view.apply(image.double())
+        image = self.read(image)
+        return image if self.view is None else self.view.apply(image)
+
+    def read(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "c H W"]:
+        """The channels that the network reads of an image, or of a difference of images, float64."""
+        image = image.double()
+        return torch.einsum("c,chw->hw", image.new_tensor(GREY_SHARES), image)[None] if self.grey else image
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,12 @@ class Attack:
             ModelError: the model cannot be loaded.
             NoNullspaceError: it has no nullspace of the kind that was asked for.
         """
+        self.network.transform.require_pictures()
+        if self.channels == "red" and self.network.transform.input_size[0] != 3:
+            raise UsageError(
+                "The model reads pictures in grey, of which no channel is red.",
+                hint='Use `channels="all"`.',
+            )
         if self.size == "native":
             _ = self.network.model
             return
@@ -185,7 +199,7 @@ class Attack:
         if self.size == "native":
             resized = transform.resize(source.pixels)
             height, width, _ = resized.shape
-            wanted = fit(source.turn.stored(target), width, height)
+            wanted = transform.as_read(fit(source.turn.stored(target), width, height))
             inside = transform.seen_part(source.width, source.height, native=False)
             result = wanted.copy()
             result[inside] = resized[inside]
@@ -227,6 +241,7 @@ class Attack:
             view=ResizeOperator(network.transform, width, height),
             solver=dict(made.solver),
             likeness=likeness(made.pixels, made.source, wanted, sigma),
+            grey=network.transform.input_size[0] == 1,
         )
 
     def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
@@ -240,18 +255,19 @@ class Attack:
         cut, free = space.patch_map.patchify, free_entries(space, self.channels)
         solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
         image = space.patch_map.unpatchify(solution.value, asked)
-        preview = to_8_bits(image)
+        preview = in_rgb(to_8_bits(image))
         return AttackSolution(
-            image=image,
-            source=x,
-            target=t,
+            image=image.expand(3, -1, -1),
+            source=x.expand(3, -1, -1),
+            target=t.expand(3, -1, -1),
             pixels=preview,
             bounded=False,
             strength=strength,
             nullspace="patch",
             view=None,
             solver={**solution.figures(self.norm), "patches": len(solution.value)},
-            likeness=likeness(preview, shown, wanted, sigma),
+            likeness=likeness(preview, in_rgb(shown), in_rgb(wanted), sigma),
+            grey=len(x) == 1,
         )
 
 

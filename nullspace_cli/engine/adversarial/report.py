@@ -148,8 +148,9 @@ def controls(
     seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
     view = result.view
     assert view is not None  # results at native size have one
-    norm = (result.image - result.source)[:, *read].double().norm()
-    gaussian = torch.zeros(result.image.shape, dtype=torch.float64)
+    change = result.read(result.image - result.source)
+    norm = change[:, *read].norm()
+    gaussian = torch.zeros_like(change)
     gaussian[:, *read] = torch.randn(gaussian[:, *read].shape, generator=generator, dtype=torch.float64)
     noises = (noise * (norm / noise.norm()) for noise in (gaussian, view.adjoint(seen)))
     return torch.stack([view.apply(noise) - view.fill for noise in noises])

@@ -52,8 +52,16 @@ class Provenance:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], provenance: Provenance, *, force: bool = False) -> Path:
-    """Write tensors and their provenance as safetensors."""
+    """Write tensors and their provenance as safetensors.
+
+    Raises:
+        ArtifactError: the file cannot be written, or is there already and `force` is not given; or a tensor holds a
+            value that is not finite, so that `read_tensors` would refuse it.
+    """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    broken = [name for name, tensor in on_cpu.items() if not is_finite(tensor)]
+    if broken:
+        raise ArtifactError(f"{path} was not written: its tensor {broken[0]} would hold values that are not finite.")
     data = save(on_cpu, {METADATA_KEY: provenance.to_json()})
     return write_bytes(path, data, force=force)
 

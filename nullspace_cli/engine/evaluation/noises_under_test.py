@@ -144,6 +144,12 @@ class Case(NamedTuple):
     trial: int
     noise: Noise
 
+    @property
+    def described(self) -> str:
+        """In words, for messages."""
+        source = f"the noise of {self.tested.noise.source}"
+        return source if self.control == "none" else f"the control '{self.control}' of {source}"
+
 
 def cases_of(noises: Sequence[NoiseUnderTest], controls: Sequence[Control], trials: int, seed: int) -> list[Case]:
     """Each noise, then the draws of its controls, which do not depend on the other noises."""

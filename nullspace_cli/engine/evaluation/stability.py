@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +30,7 @@ from nullspace_cli.engine.data.loader import Batch, batches, left_out
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
-from nullspace_cli.engine.models.model import Model, Outputs
+from nullspace_cli.engine.models.model import Model, Outputs, not_finite
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
@@ -47,6 +47,12 @@ class _Answer(NamedTuple):
     logits: Float64[Tensor, "b k"] | None
     probabilities: Float64[Tensor, "b k"] | None
     features: Float64[Tensor, "b f"]
+
+    @property
+    def finite(self) -> Bool[Tensor, " b"]:
+        """Of which images all of it is."""
+        found = self.features.isfinite().all(1)
+        return found if self.logits is None else found & self.logits.isfinite().all(1)
 
     @classmethod
     def of(cls, outputs: Outputs) -> "_Answer":
@@ -72,12 +78,10 @@ class _Answer(NamedTuple):
         assert clean.logits is not None
         assert clean.probabilities is not None
         before, after = clean.logits.argmax(1), self.logits.argmax(1)
-        # The largest of entries that are not all numbers says nothing.
-        match = (before == after) & self.logits.isfinite().all(1)
         confidence = (self.probabilities - clean.probabilities).gather(1, before[:, None])[:, 0].abs()
         logits = metrics.squared_change(clean.logits, self.logits)
         probabilities = metrics.squared_change(clean.probabilities, self.probabilities)
-        return torch.stack([*self.clean(), match.double(), logits, probabilities, *features, confidence])
+        return torch.stack([*self.clean(), (before == after).double(), logits, probabilities, *features, confidence])
 
 
 class _Part(NamedTuple):
@@ -239,12 +243,13 @@ def evaluate(
         cases: as of `cases_of`.
         skip_bad: leave out images that cannot be read or do not fit into memory, which else are an error.
         notice: is told of noise that was learned on images read in another way, of images that are left out or
-            doubtful, of memory that ran short, and of outputs that are not finite.
+            doubtful, and of memory that ran short.
         advance: is called for each image.
 
     Raises:
         DataError: no image could be read.
         ImageError: one could not, and they are not to be skipped.
+        ModelError: the model answers an image, without noise or with one, with numbers that are not finite.
     """
     ranks = ranks or Ranks()
     if ranks.first:
@@ -258,9 +263,6 @@ def evaluate(
     truth = ground_truth(model, images.classes)
     if truth.doubt and ranks.first:
         notice(truth.doubt)
-    broken = ~np.isfinite(whole.noisy[:, NOISY.index("feature_mse")])
-    if broken.any() and ranks.first:
-        notice(f"with {int(broken.any(1).sum())} noises the outputs are not finite numbers; their means are null")
     return Evaluation(
         model=model,
         cases=list(cases),
@@ -304,14 +306,28 @@ def _measure(
         x = model.transform.normalize(part.pixels).to(model.device)
         values = {level: site.read(x) for level, site in entries.items()}
         clean = _Answer.of(entries[levels[0]].answer(values[levels[0]]))  # without noise, all entries lead to the same
-        noisy = [_Answer.of(entries[level].answer(values[level] + delta)).noisy(clean) for level, delta in deltas]
+        noisy, finite = [], [clean.finite]
+        for level, delta in deltas:
+            answer = _Answer.of(entries[level].answer(values[level] + delta))
+            noisy.append(answer.noisy(clean))
+            finite.append(answer.finite)
+        figures = torch.cat([torch.stack(finite).double(), clean.clean(), *noisy]).cpu().numpy()  # at once
+        broken = np.argwhere(figures[: len(finite)] == 0)
+        if len(broken):
+            case, row = broken[0].tolist()
+            level, delta = deltas[case - 1] if case else (levels[0], torch.zeros(()))
+            noisy_row = values[level][row : row + 1] + delta.to(model.device)
+            with_noise = f" with {cases[case - 1].described}" if case else ""
+            of = f"{part.names[row]}{with_noise}"
+            raise not_finite(model, of, lambda other: entries[level].on(other).answer(noisy_row))
+        clean_figures, noisy_figures = np.split(figures[len(finite) :], [len(CLEAN)])
         found.append(
             _Part(
                 positions=part.positions,
                 names=part.names,
                 labels=part.labels,
-                clean=clean.clean().cpu().numpy(),
-                noisy=torch.stack(noisy).cpu().numpy(),
+                clean=clean_figures,
+                noisy=noisy_figures.reshape(len(cases), len(NOISY), len(part)),
                 skipped=[],
                 features_only=clean.logits is None,
             )

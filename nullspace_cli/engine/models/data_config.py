@@ -29,7 +29,8 @@ def data_config_of(module: nn.Module, name: str) -> dict[str, Any]:
     config["input_size"] = (int(channels), *size)
     for key in ("mean", "std"):
         values = tuple(config[key])
-        config[key] = values if len(values) == channels else (values * channels)[:channels]
+        if len(values) != channels:  # those of pictures in colour, which no loader of timm's could take
+            config[key] = (sum(values) / len(values),) if channels == 1 else (values * channels)[:channels]
     return config
 
 

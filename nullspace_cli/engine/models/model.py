@@ -1,6 +1,6 @@
 """A model that can be asked: what it answers, and what is said of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError, is_out_of_memory
+from nullspace_cli.engine.models.not_finite import first_not_finite
 from nullspace_cli.engine.models.stem import Stem, find_stem
 from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
@@ -63,20 +64,29 @@ class Model:
         return replace(self, amp="none")
 
     @torch.no_grad()
-    def __call__(self, images: Float[Tensor, "b c h w"]) -> Outputs:
-        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU."""
+    def __call__(self, images: Float[Tensor, "b c h w"], of: str = "the images") -> Outputs:
+        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU.
+
+        Args:
+            of: what the images are, for the message.
+
+        Raises:
+            ModelError: not all of it are finite numbers.
+        """
         parts: list[Outputs] = []
 
         def ask(start: int, stop: int) -> None:
-            logits, features = self.forward(images[start:stop])
+            chunk = images[start:stop]
+            logits, features = self.forward(chunk)
             parts.append(Outputs(None if logits is None else logits.cpu(), features.cpu()))
+            require_finite_answers(self, parts[-1], of, lambda model: model.forward(chunk))
 
         in_chunks(ask, len(images), self.batch_size)
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
 
     def predict(self, images: Float[Tensor, "b c h w"]) -> Outputs:
-        """Logits and features of images in [0, 1] of the model's input size, as float32 on the CPU."""
+        """Logits and features of images in [0, 1] of the model's input size, as of the call."""
         return self(self.transform.to_normalized(images))
 
     @full_precision  # but for what `amp` asks for
@@ -146,24 +156,46 @@ def _noting(layer: nn.Module, seen: list[Tensor]) -> Callable[..., Any]:
     return forward
 
 
-def finite(outputs: Outputs, model: Model, of: str) -> Outputs:
-    """What a model says, if it says something.
+PRECISIONS = {"none": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def require_finite_answers(
+    model: Model, outputs: Iterable[Tensor | None], of: str | Sequence[str], ask: Callable[[Model], object]
+) -> None:
+    """See that what a model says are numbers.
 
     Args:
-        of: what the model was shown, for the message.
+        outputs: on the CPU, so that no device is waited for.
+        of: what the model was shown, or what in each row, for the message.
+        ask: asks a copy of the model the same once more.
 
     Raises:
-        ModelError: not all of it are finite numbers.
+        ModelError: they are not all finite.
     """
-    for name, values in outputs._asdict().items():
+    for values in outputs:
         if values is not None and not bool(values.isfinite().all()):
-            hint = "Check them." if model.amp == "none" else 'Check them, or use `amp="bf16"` or none.'
-            raise ModelError(
-                f"{model.name} answers {of} with {name} that are not finite numbers, with these weights: "
-                f"{model.weights}.",
-                hint=hint,
-            )
-    return outputs
+            row = int(values.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
+            raise not_finite(model, of if isinstance(of, str) else of[row], ask)
+
+
+def not_finite(model: Model, of: str, ask: Callable[[Model], object]) -> ModelError:
+    """Of outputs that are not finite: which part of the network is the first to be so, and what to do.
+
+    Args:
+        of, ask: as of `require_finite_answers`.
+    """
+
+    def first(asked: Model) -> str | None:
+        return first_not_finite(asked.module, lambda module: ask(replace(asked, module=module)))
+
+    where, weights = first(model), f"Check the weights ({model.weights}), and what the model is shown."
+    hint = 'Use `amp="none"`: in float32 all are finite.' if model.amp != "none" else weights
+    if model.amp != "none" and first(model.in_full_precision()) is not None:
+        hint = f"Nor are they in float32. {weights}"
+    found = f"the first to hold such is {where}" if where else "asked again, it answers with finite ones"
+    return ModelError(
+        f"{model.name} answers {of} with numbers that are not finite, in {PRECISIONS[model.amp]}: {found}.", hint=hint
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Batch, Store, batches, left_out
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.models.model import Model, require_finite_answers
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
@@ -54,7 +54,8 @@ class ReferenceCache:
         def look(batch: Batch, start: int, stop: int) -> None:
             part = batch.part(start, stop)
             read = site.read(transform.normalize(part.pixels))
-            clean, values = finite(site.answer(read), model, "the images").answer.cpu(), read.cpu()
+            clean, values = site.answer(read).answer.cpu(), read.cpu()
+            require_finite_answers(model, [clean], part.names, lambda other: site.on(other).answer(read))
             if not self._row:
                 self._allocate(store, len(positions), part, values, clean)
             self._keep(part, values, clean)

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, require_weights, write_tensors
+from nullspace_cli.engine.documents.artefacts import Provenance, is_finite, read_tensors, require_weights, write_tensors
 from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
-from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.models.model import Model, Outputs, not_finite
 from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
 from nullspace_cli.engine.noise.loss import loss
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
@@ -110,6 +110,8 @@ class Learner:
 
     def record(self, plan: Plan) -> dict[str, Any]:
         """The keys of the JSON document that equal runs share."""
+        if not is_finite(self.noise):  # only a last step can leave it so: the next one would have been refused
+            raise VitnullError(f"The noise of limit {self.limit:g} is not finite.", hint="Use a smaller `lr`.")
         steps = len(self.losses)
         per_round = plan.steps // plan.rounds
         rounds = -(-steps // per_round)
@@ -215,17 +217,33 @@ class Trainer:
         self._ranks.sum(gradient)
         self._ranks.sum(sums)
         gradient /= len(images)
-        if not bool(gradient.isfinite().all()):
-            raise VitnullError(
-                f"The gradient is not finite after {self.done} steps.",
-                hint='Use `amp="bf16"` or none, or a smaller `lr`.',
-            )
+        # Squares, which AdamW keeps; asked for together, so that a card is waited for once.
+        finite = torch.stack([gradient.square().isfinite().all(), sums.isfinite().all()])
+        if not bool(finite.all()):
+            raise self._not_finite(active, noises, mine)
         self.images += len(mine) * len(active)
         lr = self.plan.lr * PROTOCOLS[self.plan.protocol].decay(self.done, self.plan.steps)
         for learner, part, (total, change) in zip(active, gradient, sums.tolist(), strict=True):
             learner.losses.append(total / len(images))
             learner.probability_change += change
             learner.step(part[None], lr)
+
+    @torch.no_grad()
+    def _not_finite(self, active: Sequence[Learner], noises: Tensor, images: Sequence[int]) -> VitnullError:
+        """Why a step could not be made: an answer that is not finite, or else its gradient."""
+        for image in images:
+            inputs, _ = self._cache([image])
+            for learner, noise in zip(active, noises, strict=True):
+                ask = partial(self._answer, inputs + noise)
+                if not bool(ask(self._model).answer.isfinite().all()):
+                    of = f"an image with the noise of limit {learner.limit:g} after {self.done} steps"
+                    return not_finite(self._model, of, ask)
+        return VitnullError(
+            f"The gradient is not finite after {self.done} steps.", hint='Use `amp="bf16"` or none, or a smaller `lr`.'
+        )
+
+    def _answer(self, values: Float[Tensor, "b *shape"], model: Model) -> Outputs:
+        return self._site.on(model).answer(values)
 
     @full_precision
     def _gradient(

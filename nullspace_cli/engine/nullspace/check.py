@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -67,7 +67,7 @@ def check_basis(
     null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
-    outputs = finite(model.in_full_precision()(model.transform.to_normalized(batch)), model, "probe images")
+    outputs = model.in_full_precision()(model.transform.to_normalized(batch), "probe images with noise")
     values = outputs.answer.double()
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from nullspace_cli.engine.documents.artefacts import read_provenance
 from nullspace_cli.engine.documents.kinds import BASIS
 from nullspace_cli.engine.models.loading import load_model, load_view
-from nullspace_cli.engine.models.model import Model, ModelView, finite
+from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis, patch_map_of
 from nullspace_cli.engine.nullspace.basis_file import load_row_space
@@ -84,7 +84,7 @@ class LazyModel:
         """The model, which has been seen to answer: before anything is made of it, and written."""
         model = load_model(self.request)
         probe = model.transform.to_normalized(probe_images(model, 1, 0))
-        finite(model(probe), model, "a probe image")
+        model(probe, "a probe image")
         return model
 
     def _find_patches(self) -> PatchSpace:

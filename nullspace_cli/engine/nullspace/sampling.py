@@ -28,7 +28,7 @@ def control_noises(
     random = equal_norm_noise(noise, generator)
     seen = patch_map.patchify(random) @ row_space.mT @ row_space
     within = patch_map.unpatchify(seen, torch.zeros_like(random))
-    return random, within * (noise.norm() / within.norm())
+    return random, within * (noise.norm() / within.norm().clamp_min(torch.finfo(within.dtype).tiny))  # of no noise none
 
 
 def null_noise(

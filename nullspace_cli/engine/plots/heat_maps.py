@@ -29,7 +29,7 @@ def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArr
 
 
 def overlay(
-    image: Float[Tensor, "3 h w"],
+    image: Float[Tensor, "c h w"],
     saliency: Float[Tensor, "gh gw"],
     read: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> UInt8[NDArray[np.uint8], "h w 3"]:

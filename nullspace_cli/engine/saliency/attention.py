@@ -17,7 +17,7 @@ from nullspace_cli.engine.saliency.transformer import WatchedTransformer, explai
 
 
 def raw_attention(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """The last layer's attention from the class token to the patches, mean over heads: mean_h A_B[h, 0, :].
 
@@ -33,7 +33,7 @@ def raw_attention(
 
 
 def rollout(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """Attention rollout: the class row of M_B ... M_1, M = 0.5 mean_h A + 0.5 I with its rows scaled to sum to 1.
 
@@ -54,7 +54,7 @@ def rollout(
 
 
 def attention_gradcam(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """GradCAM with heads for channels: (mean_h w_h A_B[h, 0, :])+, w_h the mean over patches of dS/dA_B[h, 0, :].
 
@@ -73,7 +73,7 @@ def attention_gradcam(
 
 
 def token_gradcam(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """GradCAM (Selvaraju et al. 2017, eq. 1 and 2) on tokens: (sum_k w_k T[:, k])+, w_k the mean over patches of dS/dT.
 

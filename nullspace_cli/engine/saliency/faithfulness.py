@@ -84,7 +84,7 @@ class Faithfulness:
 
 def faithfulness(
     model: Model,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     maps: Float[Tensor, "b gh gw"],
     labels: Int[Tensor, " b"] | None = None,
     *,
@@ -152,7 +152,7 @@ class FaithfulnessOfMany:
 
     def add(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b c h w"],
         maps: Mapping[str, Float[Tensor, "b gh gw"]],
         labels: Int[Tensor, " b"] | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ def _places(values: Float[Tensor, "b h w"], seed: int) -> Int[Tensor, "b h w"]:
     return order.argsort(dim=1).view_as(values)
 
 
-def _predictions(model: Model, images: Float[Tensor, "b 3 h w"], place: Int[Tensor, "b h w"]) -> Int[Tensor, "f b"]:
+def _predictions(model: Model, images: Float[Tensor, "b c h w"], place: Int[Tensor, "b h w"]) -> Int[Tensor, "f b"]:
     """The top-1 classes without the pixels of the first places, for each fraction of them."""
     pixels = images.shape[2] * images.shape[3]
     found = []

@@ -17,7 +17,7 @@ from nullspace_cli.engine.saliency import attention, cnn, gradients, relevance, 
 
 Family = Literal["tokens", "pixels", "features"]
 Function = Callable[
-    [Any, Float[Tensor, "b 3 h w"], Int[Tensor, " b"] | None],  # a model; of "tokens", its WatchedTransformer too
+    [Any, Float[Tensor, "b c h w"], Int[Tensor, " b"] | None],  # a model; of "tokens", its WatchedTransformer too
     Float[Tensor, "b gh gw"],
 ]
 
@@ -131,7 +131,7 @@ class SaliencyMaps:
 
     @full_precision
     def __call__(
-        self, images: Float[Tensor, "b 3 h w"], method: Method, classes: Int[Tensor, " b"] | None = None
+        self, images: Float[Tensor, "b c h w"], method: Method, classes: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b gh gw"]:
         """Where the model sees evidence for `classes` (None: each image's own top-1) in normalised images.
 
@@ -153,6 +153,7 @@ class SaliencyMaps:
                 )
         maps = method.function(self._watched if method.family == "tokens" else model, images, classes)
         if not bool(maps.isfinite().all()):
+            model.in_full_precision()(images.float())  # whose error, if its answers are not finite, names the layer
             raise ModelError(
                 f"The map that {method.name} makes of {model.name} is not finite. Check its weights: {model.weights}."
             )
@@ -161,7 +162,7 @@ class SaliencyMaps:
 
 def explain(
     model: Model,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     method: Method,
     classes: Int[Tensor, " b"] | None = None,
 ) -> Float[Tensor, "b gh gw"]:

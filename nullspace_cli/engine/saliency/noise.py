@@ -65,7 +65,7 @@ class NoiseComparison:
 
     def add(
         self,
-        images: Float[Tensor, "b 3 h w"],
+        images: Float[Tensor, "b c h w"],
         classes: Int[Tensor, " b"] | None,
         maps: Mapping[str, Float[Tensor, "b gh gw"]],
     ) -> None:
@@ -95,7 +95,7 @@ class NoiseComparison:
             for kind, same in kept.items():
                 self._kept[kind] += same
 
-    def noises(self, seed: int) -> dict[Kind, Float[Tensor, "3 h w"]]:
+    def noises(self, seed: int) -> dict[Kind, Float[Tensor, "c h w"]]:
         """One image's noises, in pixel units, all of the norm of the first."""
         patch_map, nullspace = self._basis
         null = null_noise(self._basis.pixel_basis, self._model.transform.input_size[1:], self._rms, seed)

@@ -25,7 +25,7 @@ from nullspace_cli.engine.saliency.transformer import Trace, WatchedTransformer,
 
 def attribution(
     model: Model | WatchedTransformer,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     classes: Int[Tensor, " b"] | None = None,
     *,
     start_layer: int = 0,
@@ -55,7 +55,7 @@ def attribution(
 
 
 def partial_lrp(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b gh gw"]:
     """Partial LRP: the class row of the last layer's mean_h (R_A)+ (Voita et al. 2019; Chefer et al. 2021, section 4).
 
@@ -70,7 +70,7 @@ def partial_lrp(
 
 
 def full_lrp(
-    model: Model | WatchedTransformer, images: Float[Tensor, "b 3 h w"], classes: Int[Tensor, " b"] | None = None
+    model: Model | WatchedTransformer, images: Float[Tensor, "b c h w"], classes: Int[Tensor, " b"] | None = None
 ) -> Float[Tensor, "b h w"]:
     """Full LRP: the relevance of each pixel, summed over its channels (Chefer et al. 2021, section 4), signed.
 

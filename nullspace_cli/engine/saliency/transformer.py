@@ -73,7 +73,7 @@ class WatchedTransformer:
         for block in self._blocks:
             block.attn.fused_attn = False  # a fused kernel never holds the probabilities
 
-    def trace(self, images: Float[Tensor, "b 3 h w"], *, to_pixels: bool = False) -> Trace:
+    def trace(self, images: Float[Tensor, "b c h w"], *, to_pixels: bool = False) -> Trace:
         """Run the copy on normalised images and keep what its attention did.
 
         Args:
@@ -109,7 +109,7 @@ class WatchedTransformer:
         self._require_square(trace)
         return trace
 
-    def pass_size(self, images: Float[Tensor, "b 3 h w"]) -> int:
+    def pass_size(self, images: Float[Tensor, "b c h w"]) -> int:
         """How many of these images to look at in one pass: `batch_size`, or fewer where memory demands it."""
         gh, gw = self._grid(images)
         tokens = gh * gw + self._prefix
@@ -168,7 +168,7 @@ def obstacle(model: Model) -> str | None:
 @differentiating
 def explain_by_passes(
     model: Model | WatchedTransformer,
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b c h w"],
     classes: Int[Tensor, " b"] | None,
     explain: Callable[[WatchedTransformer, Tensor, Tensor | None], Float[Tensor, "p gh gw"]],
 ) -> Float[Tensor, "b gh gw"]:

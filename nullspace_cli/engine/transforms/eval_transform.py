@@ -32,7 +32,7 @@ class Geometry:
     top: int
     left: int
     crop: tuple[int, int]
-    fill: tuple[int, int, int]
+    fill: tuple[int, ...]
 
     @property
     def overlaps(self) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -45,8 +45,8 @@ class Geometry:
 class EvalTransform:
     """The eval transform that a timm data config describes; called on pixels it returns what the model is given.
 
-    `input_size` is (c, h, w), `mean` and `std` hold c numbers; images can be given where c is 3. `crop_mode` says how
-    the resize aims at 1 / `crop_pct` times the crop's size: "center"
+    `input_size` is (c, h, w), `mean` and `std` hold c numbers; pictures can be given where c is 3, or 1 for a model
+    that reads them in grey. `crop_mode` says how the resize aims at 1 / `crop_pct` times the crop's size: "center"
     covers it, "squash" gives up the aspect ratio to match it, "border" fits into it and pads with the mean colour.
 
     Raises:
@@ -87,7 +87,7 @@ class EvalTransform:
         """The transform of the paper's experiments in place of the model's: to the input's size, bilinear, no crop."""
         return replace(self, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
 
-    def __call__(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> Float32[Tensor, "3 h w"]:
+    def __call__(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> Float32[Tensor, "c h w"]:
         """The model's normalised input for an image, the very bits of timm's own transform.
 
         Raises:
@@ -95,15 +95,26 @@ class EvalTransform:
         """
         return self.normalize(self.input_pixels(pixels))
 
+    def require_pictures(self) -> None:
+        """See that the model reads pictures: RGB, or grey.
+
+        Raises:
+            ModelError: it reads another number of channels.
+        """
+        if self.input_size[0] not in (1, 3):
+            raise ModelError(
+                f"The model reads {self.input_size[0]} channels; pictures have 3, or 1 in grey. Use a model of either "
+                f"kind, or the library, which takes tensors."
+            )
+
     def geometry(self, width: int, height: int) -> Geometry:
         """Where an image's pixels go.
 
         Raises:
-            ImageError: resized, an image that elongated would be empty or would not fit into memory; or the model does
-                not read RGB.
+            ImageError: resized, an image that elongated would be empty or would not fit into memory.
+            ModelError: as `require_pictures`.
         """
-        if self.input_size[0] != 3:
-            raise ImageError(f"The model reads {self.input_size[0]} channels, images have 3. Use an RGB model.")
+        self.require_pictures()
         resized = self._resized(width, height)
         if min(resized) < 1 or math.prod(resized) > MAX_RESIZED:
             raise ImageError(
@@ -129,29 +140,36 @@ class EvalTransform:
             spans.append(slice(int(kept.start * ratio), math.ceil(kept.stop * ratio)))
         return spans[0], spans[1]
 
-    def resize(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h1 w1 3"]:
+    def as_read(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "H W c"]:
+        """The channels that the model reads: all three, or Pillow's grey of them, as timm's loader makes it."""
+        return pixels if self.input_size[0] == 3 else in_grey(pixels)
+
+    def resize(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h1 w1 c"]:
         """The first step alone, with PIL's rounding to 8 bits after each of its two passes.
 
         Raises:
             ImageError: the image is too elongated to be resized.
         """
         height, width, _ = pixels.shape
-        return self.resample(pixels, self.geometry(width, height).resized)
+        resized = self.geometry(width, height).resized
+        if self.input_size[0] == 1:
+            return self.resample(in_grey(pixels)[..., 0], resized)[..., None]
+        return self.resample(pixels, resized)
 
     def resample(self, pixels: UInt8[NDArray[Any], "H W *c"], size: tuple[int, int]) -> UInt8[NDArray[Any], "h1 w1 *c"]:
         """PIL's resize to any (width, height) by the transform's filter; also of one pass alone, or of one channel."""
         return np.array(Image.fromarray(pixels).resize(size, Image.Resampling[self.interpolation.upper()]))
 
-    def crop(self, pixels: UInt8[NDArray[Any], "h1 w1 3"]) -> UInt8[NDArray[Any], "h w 3"]:
+    def crop(self, pixels: UInt8[NDArray[Any], "h1 w1 c"]) -> UInt8[NDArray[Any], "h w c"]:
         """The second step alone: the centre of an image that has been resized, padded where it is too small."""
         (height, width), (crop_height, crop_width) = pixels.shape[:2], self.input_size[1:]
         rows, target_rows = overlap(_centred(crop_height, height), crop_height, height)
         columns, target_columns = overlap(_centred(crop_width, width), crop_width, width)
-        cropped = np.full((crop_height, crop_width, 3), self._fill, dtype=np.uint8)
+        cropped = np.full((crop_height, crop_width, pixels.shape[2]), self._fill, dtype=np.uint8)
         cropped[target_rows, target_columns] = pixels[rows, columns]
         return cropped
 
-    def input_pixels(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h w 3"]:
+    def input_pixels(self, pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "h w c"]:
         """What the model sees of an image, as 8-bit pixels.
 
         Raises:
@@ -159,35 +177,32 @@ class EvalTransform:
         """
         return self.crop(self.resize(pixels))
 
-    def normalize(self, pixels: Shaped[NDArray[Any], "*batch h w 3"]) -> Float32[Tensor, "*batch 3 h w"]:
+    def normalize(self, pixels: Shaped[NDArray[Any], "*batch h w c"]) -> Float32[Tensor, "*batch c h w"]:
         """(pixels / 255 - mean) / std, in torchvision's order of float32 operations; floats are in [0, 1] already."""
         planes = np.moveaxis(pixels, -1, -3).copy()  # torch takes no negative strides and warns of read-only memory
         images = torch.from_numpy(planes).to(torch.float32)
         return self.to_normalized(images.div(255) if pixels.dtype == np.uint8 else images)
 
-    def to_normalized(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+    def to_normalized(self, images: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c H W"]:
         """Images in [0, 1] to the model's normalised space: (x - mean) / std."""
         return (images - per_channel(self.mean, images)) / per_channel(self.std, images)
 
-    def to_pixels(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+    def to_pixels(self, images: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c H W"]:
         """Normalised images back to [0, 1]: x std + mean."""
         return images * per_channel(self.std, images) + per_channel(self.mean, images)
 
-    def delta_to_normalized(self, delta: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+    def delta_to_normalized(self, delta: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c H W"]:
         """A difference of images in [0, 1] as a difference of normalised images: the mean cancels."""
         return delta / per_channel(self.std, delta)
 
-    def delta_to_pixels(self, delta: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 H W"]:
+    def delta_to_pixels(self, delta: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c H W"]:
         """A difference of normalised images as a difference of images in [0, 1]: the mean cancels."""
         return delta * per_channel(self.std, delta)
 
     @property
-    def _fill(self) -> tuple[int, int, int]:
+    def _fill(self) -> tuple[int, ...]:
         """The colour of the padding."""
-        if self.crop_mode != "border":
-            return (0, 0, 0)
-        red, green, blue = (round(255 * value) for value in self.mean)
-        return (red, green, blue)
+        return tuple(round(255 * value) if self.crop_mode == "border" else 0 for value in self.mean)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) after the resize. Each mode rounds in its own way, in timm as here."""
@@ -203,6 +218,20 @@ class EvalTransform:
         return round(width / ratio), round(height / ratio)
 
 
+GREY_SHARES = tuple(share / 65536 for share in (19595, 38470, 7471))
+"""Of red, green and blue in Pillow's grey, before it is rounded. They sum to 1: as all three move, so does the grey."""
+
+
+def in_grey(pixels: UInt8[NDArray[Any], "H W 3"]) -> UInt8[NDArray[Any], "H W 1"]:
+    """Pillow's grey of colours; of three equal channels that is their value."""
+    return np.array(Image.fromarray(pixels).convert("L"))[..., None]
+
+
+def in_rgb(pixels: UInt8[NDArray[Any], "h w c"]) -> UInt8[NDArray[Any], "h w 3"]:
+    """What a model is shown as a picture: as it is, or grey in three equal channels."""
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
 def from_8_bits(pixels: UInt8[NDArray[Any], "h w c"]) -> Float[Tensor, "c h w"]:
     """8-bit pixels in [0, 1], float64."""
     return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).double() / 255
@@ -214,7 +243,7 @@ def to_8_bits(image: Float[Tensor, "c h w"]) -> UInt8[NDArray[Any], "h w c"]:
     return pixels
 
 
-def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "3 1 1"]:
+def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "c 1 1"]:
     if not like.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {like.dtype}")  # whose means would all be 0
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

@@ -20,7 +20,7 @@ class ResizeOperator:
     """The eval transform of one image size, up to its rounding to 8 bits, as an affine operator on pixels in [0, 1].
 
     View(x) = rows x cols^T + fill for each channel: `rows` [h, H] and `cols` [w, W] are sparse (COO) with PIL's resize
-    coefficients, to the precision of float32, cut to the crop; `fill` [3, h, w] is the padding's colour, zero inside
+    coefficients, to the precision of float32, cut to the crop; `fill` [c, h, w] is the padding's colour, zero inside
     the image. All are float64 on the CPU until `to` is called. Normalisation is left to the transform.
 
     Raises:
@@ -35,15 +35,15 @@ class ResizeOperator:
         cols = _resampling(transform.interpolation, width, resized_width, geometry.left, crop_width)
         self.rows: Float[Tensor, "h H"] = rows
         self.cols: Float[Tensor, "w W"] = cols
-        self.fill: Float[Tensor, "3 h w"] = per_channel(geometry.fill, rows).repeat(1, crop_height, crop_width) / 255
+        self.fill: Float[Tensor, "c h w"] = per_channel(geometry.fill, rows).repeat(1, crop_height, crop_width) / 255
         (_, target_rows), (_, target_columns) = geometry.overlaps
         self.fill[:, target_rows, target_columns] = 0
 
-    def apply(self, images: Float[Tensor, "*batch 3 H W"]) -> Float[Tensor, "*batch 3 h w"]:
+    def apply(self, images: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c h w"]:
         """What the model sees of images in [0, 1], before rounding; differentiable."""
         return _multiply(self.cols, _multiply(self.rows, images, -2), -1) + self.fill
 
-    def adjoint(self, views: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 H W"]:
+    def adjoint(self, views: Float[Tensor, "*batch c h w"]) -> Float[Tensor, "*batch c H W"]:
         """rows^T y cols: the transpose of the linear part of `apply`, <apply(x) - fill, y> = <x, adjoint(y)>."""
         return _multiply(self.cols.t(), _multiply(self.rows.t(), views, -2), -1)
 

@@ -24,9 +24,9 @@ from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, to_8_bits
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, in_rgb, to_8_bits
 from nullspace_cli.engine.watermark.design import Aim
-from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
+from nullspace_cli.engine.watermark.mark_style import GREY, MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
 
 CANVAS, CROPS = 1 << 22, 16
@@ -96,6 +96,8 @@ class ModelSize:
 
     @cached_property
     def _tint(self) -> tuple[float, float, float]:
+        if self.space.patch_map.in_chans == 1:
+            return GREY
         return visible_tint(self.space.row_space, self.space.patch_map.patch_size, MODEL_PERIOD)
 
     def _canvas(self, picture: Picture) -> "_Canvas":
@@ -120,37 +122,37 @@ class ModelSize:
             "unmarked_patches": int((~solved).sum()),
         }
         return Watermarked(
-            source=to_8_bits(canvas.source),
-            wanted=to_8_bits(wanted),
-            pixels=to_8_bits(rounded),
+            source=in_rgb(to_8_bits(canvas.source)),
+            wanted=in_rgb(to_8_bits(wanted)),
+            pixels=in_rgb(to_8_bits(rounded)),
             nullspace="patch",
             rounding=self.rounding,
             solver=certificate,
-            unrounded=lambda: Unrounded(image, canvas.source, canvas.target),
+            unrounded=lambda: Unrounded(*(part.expand(3, -1, -1) for part in (image, canvas.source, canvas.target))),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Canvas:
-    """One image at model size, [3, h, w] in [0, 1], and the crop of it that the network reads."""
+    """One image at model size, [c, h, w] in [0, 1], and the crop of it that the network reads."""
 
     space: PatchSpace
     geometry: Geometry
-    source: Float[Tensor, "3 h w"]
-    target: Float[Tensor, "3 h w"]
+    source: Float[Tensor, "c h w"]
+    target: Float[Tensor, "c h w"]
 
     @property
     def patches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x, t and the bounds, patch by patch; padding is not part of the file, so its bounds are its own value."""
         cut = self.space.patch_map.patchify
         x, t = cut(self._crop(self.source)), cut(self._crop(self.target))
-        inside = torch.zeros(3, *self.geometry.crop, dtype=torch.bool)
+        inside = torch.zeros(len(self.source), *self.geometry.crop, dtype=torch.bool)
         (_, rows_seen), (_, cols_seen) = self.geometry.overlaps
         inside[:, rows_seen, cols_seen] = True
         free = cut(inside)
         return x, t, torch.where(free, 0.0, x), torch.where(free, 1.0, x)
 
-    def with_patches(self, image: Float[Tensor, "3 h w"], patches: Float[Tensor, "m n"]) -> Float[Tensor, "3 h w"]:
+    def with_patches(self, image: Float[Tensor, "c h w"], patches: Float[Tensor, "m n"]) -> Float[Tensor, "c h w"]:
         """A copy of the image whose crop is made of these patches."""
         crop = self.space.patch_map.unpatchify(patches, self._crop(image))
         whole = image.clone()
@@ -158,9 +160,9 @@ class _Canvas:
         whole[:, rows, cols] = crop[:, rows_seen, cols_seen]
         return whole
 
-    def _crop(self, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 ch cw"]:
+    def _crop(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "c ch cw"]:
         fill = torch.tensor(self.geometry.fill, dtype=image.dtype)[:, None, None] / 255
-        crop = fill.expand(3, *self.geometry.crop).clone()
+        crop = fill.expand(-1, *self.geometry.crop).clone()
         (rows, rows_seen), (cols, cols_seen) = self.geometry.overlaps
         crop[:, rows_seen, cols_seen] = image[:, rows, cols]
         return crop

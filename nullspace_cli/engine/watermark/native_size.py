@@ -27,7 +27,7 @@ from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
-from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform, in_grey
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim
 from nullspace_cli.engine.watermark.mark_style import (
@@ -131,21 +131,35 @@ class _Task:
 
     @classmethod
     def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
-        channels = 1 if picture.grey else 3
+        grey = maker.transform.input_size[0] == 1
+        channels = 1 if picture.grey or grey else 3
         view = ResizeOperator(maker.transform, picture.width, picture.height)
         preimages = maker.solvers(view, channels, maker.device)
         transposed = preimages.passes.transposed
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
-        if (writable := picture.range()) is not None:
-            low, high = (bound[..., :channels] for bound in writable)
-            if np.array_equal(low, high):
-                raise ImageError(
-                    f"{picture.path} has no opaque pixel: as loaders read it, nothing of it may change.",
-                    hint='Use `reading="shown"`.',
-                )
-            bounds = (_by_rows(low, transposed), _by_rows(high, transposed))
-        source = _by_rows(picture.levels[..., :channels], transposed)
-        return cls(maker, picture, view, preimages, source, *bounds)
+        levels = in_grey(picture.levels) if grey else picture.levels[..., :channels]
+        if (writable := picture.range()) is not None and np.array_equal(*writable):
+            raise ImageError(
+                f"{picture.path} has no opaque pixel: as loaders read it, nothing of it may change.",
+                hint='Use `reading="shown"`.',
+            )
+        if grey and not picture.grey:
+            writable = _range_of_grey(picture, levels)
+        if writable is not None:
+            low, high = (_by_rows(bound[..., :channels], transposed) for bound in writable)
+            bounds = (low, high)
+        return cls(maker, picture, view, preimages, _by_rows(levels, transposed), *bounds)
+
+    def _in_colour(self, levels: Levels) -> Pixels:
+        """The picture with other levels, as the solver has them: where it has one channel, all three move alike.
+
+        Pillow's grey then moves by just as much, and a picture in colour stays one.
+        """
+        transposed = self.preimages.passes.transposed
+        if levels.shape[1] == 3:
+            return _colours(levels, transposed)
+        change = _colours(levels, transposed).astype(np.int16) - _colours(self.source, transposed)
+        return (self.picture.levels + change).astype(np.uint8)
 
     @property
     def ratios(self) -> tuple[float, float]:
@@ -185,7 +199,7 @@ class _Task:
         return self._result("resize", target, pixels, found.projection, found.solution, solver)
 
     @cached_property
-    def _view_of_other(self) -> UInt8[NDArray[np.uint8], "ch cw 3"] | None:
+    def _view_of_other(self) -> UInt8[NDArray[np.uint8], "ch cw c"] | None:
         """What the model is given of the source by the other reading, the crop turned as it is by this one.
 
         None where that cannot be: how the source is to be shown is unknown, or the crop is no square and lies across.
@@ -199,7 +213,7 @@ class _Task:
 
     def _strayed(self, pixels: Levels) -> Bool[NDArray[np.bool_], "h c w"]:
         """Where the other reading's input moves by more than a level: with it, the rounding of each pass is another."""
-        made = with_levels(self.picture, _colours(pixels, self.preimages.passes.transposed))
+        made = with_levels(self.picture, self._in_colour(pixels))
         before, after = self._view_of_other, _by_other_reading(self.maker.transform, made)
         assert before is not None
         off = (np.abs(after.astype(np.int16) - before) > 1).any(2)
@@ -211,14 +225,15 @@ class _Task:
 
     def by_patches(self, space: PatchSpace) -> Watermarked:
         """Keep the patch embeddings of the model's input, which itself may change within their nullspace."""
-        space = space.of_grey() if self.picture.grey else space
+        one_channel = self.source.shape[1] == 1
+        space = space.of_grey() if one_channel and space.patch_map.in_chans == 3 else space
         if len(space.row_space) == space.patch_map.patch_dim:
             raise NoNullspaceError(
                 f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
             )
         ratios = self.ratios
         period = (MODEL_PERIOD[0] * ratios[0], MODEL_PERIOD[1] * ratios[1])
-        tint = GREY if self.picture.grey else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
+        tint = GREY if one_channel else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
         target = self._target("outline", period, tint)
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
@@ -329,11 +344,12 @@ class _Task:
 
     def _target(self, default: MarkStyle, period: Period, tint: Tint = GREY) -> Levels:
         """The target image within the bounds, in levels."""
-        colours = self.picture.levels[..., : self.source.shape[1]]
-        image = torch.from_numpy(np.moveaxis(colours, 2, 0).astype(np.float32)).div_(255)
+        transposed = self.preimages.passes.transposed
+        axes = (1, 2, 0) if transposed else (1, 0, 2)
+        image = torch.from_numpy(self.source.transpose(axes).astype(np.float32)).div_(255)
         target = self.maker.design.target(image, default, period, tint, self.picture.turn)
         levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
-        return np.clip(_by_rows(levels, self.preimages.passes.transposed), self.lower, self.upper)
+        return np.clip(_by_rows(levels, transposed), self.lower, self.upper)
 
     def _problem(self, target: Levels, wanted: View) -> PreimageProblem:
         return PreimageProblem(target, wanted, self.source, self.lower, self.upper)
@@ -355,13 +371,17 @@ class _Task:
             for strip, _, z in projection.images(solution.y):
                 image[strip.start : strip.stop] = z.view(len(z), *target.shape[1:])
             axes = (1, 2, 0) if transposed else (1, 0, 2)
-            parts = (image, torch.from_numpy(self.source), torch.from_numpy(target))
-            return Unrounded(*(part.permute(axes).float().expand(3, -1, -1) / 255 for part in parts))
+            levels = (image, torch.from_numpy(self.source), torch.from_numpy(target))
+            parts = [part.permute(axes).float().expand(3, -1, -1) for part in levels]
+            if len(self.source[0]) == 1 and not self.picture.grey:  # all three channels move alike
+                colours = torch.from_numpy(np.moveaxis(self.picture.levels, 2, 0).astype(np.float32))
+                parts = [colours + (part - parts[1]) for part in parts]
+            return Unrounded(*(part / 255 for part in parts))
 
         return Watermarked(
             self.picture.levels,
-            _colours(target, transposed),
-            _colours(pixels, transposed),
+            self._in_colour(target),
+            self._in_colour(pixels),
             nullspace,
             self.maker.rounding,
             solver,
@@ -374,7 +394,26 @@ def _figures(projection: ResizeProblem, point: DualPoint) -> dict[str, Any]:
     return projection.certificate(point, tolerance=CELL).figures(2)
 
 
-def _by_other_reading(transform: EvalTransform, picture: Picture) -> UInt8[NDArray[np.uint8], "h w 3"]:
+def _range_of_grey(
+    picture: Picture, grey: UInt8[NDArray[np.uint8], "H W 1"]
+) -> tuple[UInt8[NDArray[np.uint8], "H W 1"], UInt8[NDArray[np.uint8], "H W 1"]]:
+    """The darkest and the lightest grey that a picture in colour can have when its three channels move alike.
+
+    Raises:
+        ImageError: no pixel can move.
+    """
+    levels = picture.levels
+    low, high = picture.range() or (np.uint8(0), np.uint8(255))
+    down, up = (room.min(2, keepdims=True) for room in (levels - low, high - levels))
+    if not (down.any() or up.any()):
+        raise ImageError(
+            f"{picture.path} is saturated everywhere: its grey, which the model reads, cannot change as long as its "
+            f"colours stay. Convert it to greyscale first."
+        )
+    return grey - down, grey + up
+
+
+def _by_other_reading(transform: EvalTransform, picture: Picture) -> UInt8[NDArray[np.uint8], "h w c"]:
     """The model's input by the reading that the picture does not have, the crop turned as the picture's own lies."""
     timm = picture.reading == "timm"
     seen = transform.input_pixels(picture.read_as("shown" if timm else "timm").pixels)

@@ -23,7 +23,7 @@ from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
-from nullspace_cli.engine.models.model import Model, finite
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
 from nullspace_cli.engine.runtime.distributed import Ranks
@@ -31,13 +31,13 @@ from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
 from nullspace_cli.engine.saliency.noise import NoiseComparison
-from nullspace_cli.engine.transforms.eval_transform import from_8_bits
+from nullspace_cli.engine.transforms.eval_transform import from_8_bits, in_rgb
 from nullspace_cli.engine.workflows.failed_input import Failed
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
 """What the names of files end with."""
 
-Pixels = UInt8[NDArray[np.uint8], "h w 3"]
+Pixels = UInt8[NDArray[np.uint8], "h w c"]
 Maps = dict[str, Float[Tensor, "gh gw"]]
 
 
@@ -79,7 +79,7 @@ class Explained(NamedTuple):
     """
 
     source: Path
-    image: Float[Tensor, "3 h w"]
+    image: Float[Tensor, "c h w"]
     explained: int | None
     maps: Maps
     record: dict[str, Any]
@@ -88,7 +88,7 @@ class Explained(NamedTuple):
 class ExplainedBatch(NamedTuple):
     """Images, the classes that were explained (None without a head), the maps of each method, true classes if known."""
 
-    images: Float[Tensor, "b 3 h w"]
+    images: Float[Tensor, "b c h w"]
     classes: Int[Tensor, " b"] | None
     maps: dict[str, Float[Tensor, "b gh gw"]]
     labels: Int[Tensor, " b"] | None
@@ -212,6 +212,7 @@ class Explainer:
 
     def each(self, jobs: Sequence[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
+        self.model.transform.require_pictures()
         for start in range(0, len(jobs), self.group):
             yield self._together(jobs[start : start + self.group])
 
@@ -232,7 +233,7 @@ class Explainer:
 
         def look(start: int, stop: int) -> None:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
-            logits = finite(self.model.in_full_precision()(images), self.model, "the images").logits
+            logits = self.model.in_full_precision()(images).logits
             classes = self._classes(logits)
             maps = {method.name: self.maps(images, method, classes) for method in self.methods}
             for k, image in enumerate(images):
@@ -282,7 +283,7 @@ class Explainer:
         if job.sheet:
             titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
             titled = {titles[name]: picture for name, picture in shown.items()}
-            draw_saliency(job.sheet, self._title(index, prediction), upright(seen), titled, force=self.force)
+            draw_saliency(job.sheet, self._title(index, prediction), upright(in_rgb(seen)), titled, force=self.force)
         if job.tensors:
             parameters = {"source": job.source.name, "class": index, "methods": list(maps)}
             parents = {"source": sha256_of(job.source)}

@@ -123,14 +123,20 @@ class NoiseRun:
 
     def _run(self, trainer: Trainer) -> None:
         saved = time.monotonic()
-        with self.progress("steps", trainer.plan.steps - trainer.done) as advance:
-            for done in trainer.steps():
-                advance()
-                now = time.monotonic()
-                if now - saved >= SAVE_SECONDS if self.every is None else done % self.every == 0:
-                    if self.ranks.first:
-                        trainer.save(self.state)
-                    saved = now
+        try:
+            with self.progress("steps", trainer.plan.steps - trainer.done) as advance:
+                for done in trainer.steps():
+                    advance()
+                    now = time.monotonic()
+                    if now - saved >= SAVE_SECONDS if self.every is None else done % self.every == 0:
+                        if self.ranks.first:
+                            trainer.save(self.state)
+                        saved = now
+        except VitnullError:
+            if self.ranks.first and trainer.done:  # a step that fails has changed nothing yet
+                trainer.save(self.state)
+                self.notice(f"the run as it stood after {trainer.done} steps is kept in {self.state}")
+            raise
 
     def _finish(self, trainer: Trainer, files: dict[float, Path], rate: float) -> dict[float, LearningResult]:
         done = {}

@@ -118,6 +118,7 @@ class WatermarkPipeline:
             ModelError: the model cannot be loaded.
             NoNullspaceError: it has no nullspace of the kind that was asked for.
         """
+        self.network.transform.require_pictures()
         if self.size == "model" or self.nullspace == "patch":
             _ = self.network.patches
         elif self.verify:

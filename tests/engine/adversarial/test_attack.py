@@ -232,7 +232,7 @@ def test_controls_at_native_size_go_through_the_resize() -> None:
     image[:, :20] = 1.0  # where nothing is read, nothing counts
     pixels = np.zeros((480, 320, 3), np.uint8)
     likely = likeness(pixels, pixels, pixels, (1.0, 1.0))
-    result = AttackSolution(image, source, source, pixels, True, 1.0, "resize", view, {}, likely)
+    result = AttackSolution(image, source, source, pixels, True, 1.0, "resize", view, {}, likely, grey=False)
     gaussian, within = controls(result, None, read, 0)
     assert gaussian.shape == within.shape == (3, 64, 64)
     norm = 0.1 * (3 * 256 * 256) ** 0.5

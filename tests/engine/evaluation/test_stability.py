@@ -1,7 +1,6 @@
 """The one pass over the data: what it costs, and what it makes of the figures. tests/cli holds them against timm."""
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -141,18 +140,14 @@ def test_controls_do_not_depend_on_the_company(vit: Model) -> None:
     assert not any(torch.equal(a.noise.delta, b.noise.delta) for a, b in zip(alone[1:], other[1:], strict=True))
 
 
-def test_outputs_that_are_no_numbers(vit: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is no number torch takes the first for the largest; here it is so without noise."""
-    monkeypatch.setattr(vit.module.get_parameter("head.bias"), "data", 100 * torch.eye(1000)[0])
-    noise = noise_under_test(vit, "input")
+@pytest.mark.parametrize("level", ["input", "encoder"])
+def test_answers_that_are_no_numbers_are_refused(vit: Model, images: ImageSet, level: Level) -> None:
+    noise = noise_under_test(vit, level)
     huge = replace(noise, noise=replace(noise.noise, delta=torch.full_like(noise.noise.delta, 3e38)))
-    notices: list[str] = []
-    found = evaluate(vit, images, plain(vit, noise, huge), notice=notices.append)
-    assert notices == ["with 1 noises the outputs are not finite numbers; their means are null"]
-    good, bad = found.results()
-    assert good["logit_mse"] is not None
-    assert (bad["match_percent"], bad["logit_mse"], bad["feature_mse"], bad["feature_cosine"]) == (0, None, None, None)
-    assert "NaN" not in json.dumps([good, bad, *found.per_image()])
+    layer = "layer patch_embed.proj" if level == "input" else "layer blocks.0.norm1"
+    message = f"{images.name_of(0)} with the noise of {huge.noise.source} .*first to hold such is what its {layer}"
+    with pytest.raises(ModelError, match=message):
+        evaluate(vit, images, plain(vit, noise, huge))
 
 
 def test_spread() -> None:

@@ -392,3 +392,17 @@ def test_a_view_needs_the_configuration_only(source: str, tmp_path: Path, monkey
     )
     assert view.transform.input_size == (3, 96, 96)
     assert view.transform.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_rope_224", "eva02_tiny_patch14_224"])
+def test_weights_in_naflex_are_the_same_model(name: str, tmp_path: Path) -> None:
+    """Rotary embeddings and all: what `use_naflex` makes of a model's weights answers as the model does."""
+    plain = timm.create_model(name, depth=1).eval()
+    state = {key: value + 0.02 * torch.randn_like(value) for key, value in plain.state_dict().items()}
+    plain.load_state_dict(state)
+    save_file(state, tmp_path / "weights.safetensors")
+    kwargs = {"depth": 1, "use_naflex": True}
+    model = load_model(ModelRequest(name, checkpoint=tmp_path / "weights.safetensors", kwargs=kwargs, device="cpu"))
+    images = torch.randn(1, *model.transform.input_size)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images).answer, plain(images), rtol=1e-4, atol=1e-5)

@@ -88,6 +88,16 @@ def test_same_bits_as_timm(
         assert torch.equal(transform(pixels), reference(Image.fromarray(pixels))), (width, height)
 
 
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("size", [(32, 32), (24, 41)])
+def test_grey_is_what_timm_makes_of_a_picture_in_mode_l(size: tuple[int, int], crop_mode: str) -> None:
+    config = CONFIG | {"input_size": (1, *size), "mean": (0.45,), "std": (0.23,), "crop_mode": crop_mode}
+    reference, transform = create_transform(**config, is_training=False), EvalTransform.from_data_config(config)
+    for width, height in SIZES:
+        pixels = random_image(width, height)
+        assert torch.equal(transform(pixels), reference(Image.fromarray(pixels).convert("L"))), (width, height)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 120),
@@ -211,10 +221,11 @@ def test_config_that_makes_no_sense(changes: dict[str, Any], message: str) -> No
         transform_of(**changes)
 
 
-def test_a_model_of_other_channels_takes_no_images() -> None:
-    transform = transform_of(input_size=(1, 32, 32), mean=(0.5,), std=(0.5,))
-    assert transform.to_normalized(torch.ones(2, 1, 4, 4)).unique().tolist() == [1.0]
-    with pytest.raises(ImageError, match="reads 1 channels"):
+@pytest.mark.parametrize("channels", [2, 4, 12])
+def test_a_model_of_other_channels_takes_no_pictures(channels: int) -> None:
+    transform = transform_of(input_size=(channels, 32, 32), mean=(0.5,) * channels, std=(0.5,) * channels)
+    assert transform.to_normalized(torch.ones(2, channels, 4, 4)).unique().tolist() == [1.0]
+    with pytest.raises(ModelError, match=f"reads {channels} channels"):
         transform(random_image(40, 40))
 
 
