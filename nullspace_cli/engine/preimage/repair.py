@@ -58,7 +58,11 @@ class Repair:
             if not wrong.any():
                 break
             reach = 2 ** (sweep - SWEEPS) if sweep >= SWEEPS else 0
-            near = binary_dilation(wrong.any(1), np.ones((2 * reach + 1,) * 2, bool)) if reach else wrong.any(1)
+            near = (
+                binary_dilation(np.asarray(wrong.any(1)), np.ones((2 * reach + 1,) * 2, bool))
+                if reach
+                else wrong.any(1)
+            )
             for i, j in np.argwhere(near):
                 part = (rows[i], slice(None), columns[j])
                 pixels[part] = lower[part] = upper[part] = problem.source[part]
