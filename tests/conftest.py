@@ -21,6 +21,24 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
 from tests.shapes import check_shapes
 
+CACHE = tempfile.TemporaryDirectory()
+"""In place of the user's cache of the hub: weights that happen to be in that are not there for the tests."""
+
+
+def settle_environment() -> None:
+    """Settle it before anything imports torch or the hub's client, which read it once: the conftest files below do."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = CACHE.name
+    os.environ["COLUMNS"] = "200"
+    os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # no colours, not even where CI asks for them
+    # The tests' matrices are small: a second thread gains nothing, and waits for its turn where cores are few or busy.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in ("VITNULL_MODEL", "VITNULL_CACHE", "PYTHONUNBUFFERED"):
+        os.environ.pop(name, None)
+    os.environ["VITNULL_DEVICE"] = "cpu"  # what a test says nothing of is not the machine's to decide
+
+
+settle_environment()
 check_shapes()
 
 if TYPE_CHECKING:
@@ -42,18 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Settle the environment before anything imports torch or the hub's client, which read it once."""
-    cache = tempfile.TemporaryDirectory()
-    config.add_cleanup(cache.cleanup)
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HOME"] = cache.name  # weights that happen to be in the user's cache are not there for the tests
-    os.environ["COLUMNS"] = "200"
-    os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # no colours, not even where CI asks for them
-    # The tests' matrices are small: a second thread gains nothing, and waits for its turn where cores are few or busy.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    for name in ("VITNULL_MODEL", "VITNULL_CACHE", "PYTHONUNBUFFERED"):
-        os.environ.pop(name, None)
-    os.environ["VITNULL_DEVICE"] = "cpu"  # what a test says nothing of is not the machine's to decide
+    config.add_cleanup(CACHE.cleanup)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
