@@ -30,6 +30,10 @@ class PreimageProblem:
     upper: Levels | int = 255
     strayed: Callable[[Levels], Bool[NDArray[np.bool_], "h c w"]] | None = None
 
+    def astray(self, pixels: Levels) -> Bool[NDArray[np.bool_], "h c w"]:
+        """As of `strayed`; nothing where there is no other reader."""
+        return np.zeros(self.wanted.shape, bool) if self.strayed is None else self.strayed(pixels)
+
     @property
     def fixed(self) -> Bool[NDArray[np.bool_], "H c W"]:
         """Which pixels cannot change."""

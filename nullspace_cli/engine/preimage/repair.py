@@ -1,6 +1,5 @@
 """The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +17,17 @@ STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
 
 
+MANY = 500
+"""Wrong values that are repaired one by one when nothing else is left to be tried."""
+
 SWEEPS = 12
 """How often the source is restored under the wrong values alone."""
+
+LAST_SWEEP = 40
+"""How often it is for another reader's sake."""
+
+KEPT = 0.95
+"""Share of the changed pixels that another reader's sake must leave."""
 
 
 class Repair:
@@ -47,31 +55,44 @@ class Repair:
     def restored(self, found: Preimage, problem: PreimageProblem) -> Preimage:
         """The source's own pixels under what is still wrong, and under what that makes wrong, until nothing is.
 
+        Then under what is astray, as far as that is few and costs little of the picture.
+        """
+        right = self._given_back(found, problem)
+        astray = problem.astray(right.pixels).sum()
+        if not 0 < astray <= MANY:
+            return right
+        other = self._given_back(right, problem, astray=True)
+        less = problem.astray(other.pixels).sum() < astray and not other.wrong.any()
+        kept = (other.pixels != problem.source).sum() >= KEPT * (right.pixels != problem.source).sum()
+        return other if less and kept else right
+
+    def _given_back(self, found: Preimage, problem: PreimageProblem, *, astray: bool = False) -> Preimage:
+        """The source's pixels under what is wrong, or `astray` as well; the best that was come by.
+
         A value all of whose pixels are the source's is right; what else it touches is repaired with the pixels around.
         Where that goes on and on, because each pixel is read by many values, ever more around is restored at once.
         """
         assert problem.source is not None
-        pixels, wrong = found.pixels.copy(), found.wrong
+        pixels, wrong, fewest = found.pixels.copy(), found.wrong, np.inf
         rows, columns = self._passes.row_windows, self._passes.col_windows
         lower, upper = (np.array(bound, np.uint8) for bound in (problem.lower, problem.upper))
-        for sweep in itertools.count():
-            if not wrong.any():
-                break
-            reach = 2 ** (sweep - SWEEPS) if sweep >= SWEEPS else 0
-            near = (
-                binary_dilation(np.asarray(wrong.any(1)), np.ones((2 * reach + 1,) * 2, bool))
-                if reach
-                else wrong.any(1)
-            )
+        sweep = 0
+        while True:
+            amiss = wrong | problem.astray(pixels) if astray else wrong
+            if amiss.sum() < fewest:
+                found, fewest = found._replace(pixels=pixels.copy(), wrong=wrong), amiss.sum()
+            if not fewest or (astray and sweep == LAST_SWEEP):
+                return found
+            near = amiss.any(1)
+            if sweep >= SWEEPS and not astray:
+                near = binary_dilation(np.asarray(near), np.ones((2 ** (sweep - SWEEPS + 1) + 1,) * 2, bool))
             for i, j in np.argwhere(near):
                 part = (rows[i], slice(None), columns[j])
                 pixels[part] = lower[part] = upper[part] = problem.source[part]
             wrong = self._passes(pixels) != problem.wanted
-            if wrong.sum() <= FEW:
+            if wrong.sum() <= MANY:
                 wrong = self._repair_each(pixels, wrong, replace(problem, lower=lower, upper=upper))
-            if wrong.sum() < found.wrong.sum():
-                found = found._replace(pixels=pixels.copy(), wrong=wrong)
-        return found
+            sweep += 1
 
     def blended(
         self, target: Levels, source: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], *, wholly: bool = False

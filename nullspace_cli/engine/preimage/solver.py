@@ -83,7 +83,7 @@ class PreimageSolver:
             target = self._masked(problem.source, target, J_real)
         lower, upper = self._with_margin(problem)
         best: Preimage | None = None
-        fewest = (0, 0)
+        fewest = 0
         for k in range(rounds if problem.strayed is None else rounds + STRAYED_ROUNDS):
             projection = self.projection(replace(problem, target=target, lower=lower, upper=upper))
             beyond = self._second_real(J_real - J_real.clip(0, 255))  # what PIL cuts off between its passes
@@ -93,11 +93,11 @@ class PreimageSolver:
             J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
             found = self.repair(Preimage(pixels, wrong, target, projection, solution), problem)
-            strayed = np.zeros_like(found.wrong) if problem.strayed is None else problem.strayed(found.pixels)
-            count = int(found.wrong.sum()), int(strayed.sum())
+            strayed = problem.astray(found.pixels)
+            count = int((found.wrong | strayed).sum())
             if best is None or count < fewest:
                 best, fewest = found, count
-            if problem.source is None or not any(fewest):
+            if problem.source is None or not fewest:
                 break
             amiss = found.wrong | strayed
             target = self.repair.blended(target, problem.source, amiss, wholly=k >= rounds)
