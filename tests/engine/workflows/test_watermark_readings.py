@@ -95,7 +95,7 @@ def test_turned_photos(name: str, orientation: int, tmp_path: Path) -> None:
     upright = change(shown, source, result)
     # Only where rows and columns change places may rounding differ: by a level, hardly ever by two.
     assert upright.max() <= (2 if orientation >= 5 else 0)
-    assert (upright > 1).mean() < 2e-4
+    assert (upright > 1).mean() < 3e-4
     assert record["reading"] == "timm"
     assert record["input_pixels_changed"] == 0
     assert record["input_pixels_changed_shown"] == pytest.approx((upright > 0).mean())
