@@ -158,7 +158,7 @@ def test_several_files_with_an_index(kind: str, trained: nn.Module, tmp_path: Pa
     assert_same(module, trained)
     for changed, message in (
         ({**places, "model.more": files[0]}, "lacks tensors that .* says it has: model.more"),
-        ({**places, names[0]: "../w"}, r"names the file '\.\./w'"),
+        ({**places, names[0]: "../w"}, r"is '\.\./w' \(text\); expected the name of a weights file beside"),
         ({**places, names[0]: "gone.bin"}, "gone.bin"),
         ({}, "weight_map"),
     ):
