@@ -32,6 +32,7 @@ transformers.utils.logging.disable_progress_bar()
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIT: dict[str, Any] = {**SMALL, "intermediate_size": 52, "patch_size": 8, "image_size": 32}
+ODD = {"hidden_size": 44, "intermediate_size": 49}  # 44 * (49 / 44) is less than 49
 DINO2: dict[str, Any] = {**SMALL, "patch_size": 7, "image_size": 35}
 DINO3: dict[str, Any] = {**SMALL, "patch_size": 8, "intermediate_size": 64, "image_size": 40}
 CLASSES: dict[str, Any] = {"id2label": {0: "cat", 1: "dog", 2: "cow"}, "label2id": {"cat": 0, "dog": 1, "cow": 2}}
@@ -69,7 +70,10 @@ def config_of(folder: Path, **changes: Any) -> None:
 CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ViTForImageClassification", {**VIT, "num_labels": 5}),
     ("ViTForImageClassification", {**VIT, "image_size": [32, 48], "hidden_act": "gelu_new", "qkv_bias": False}),
-    ("ViTForImageClassification", {**VIT, "image_size": [35, 50], "hidden_act": "quick_gelu", "layer_norm_eps": 0.1}),
+    (
+        "ViTForImageClassification",
+        {**VIT, "image_size": [35, 50], "hidden_act": "quick_gelu", "layer_norm_eps": 0.1, **ODD},
+    ),
     ("ViTModel", {**VIT, "num_channels": 1}),
     ("DeiTForImageClassification", VIT),
     ("DeiTForImageClassificationWithTeacher", VIT),
@@ -142,7 +146,7 @@ def vit(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_said_of_it(vit: Path) -> None:
+def test_what_is_said_of_it(vit: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = load(vit)
     assert (model.name, model.weights) == (f"local-dir:{vit}", "pretrained")
     assert (model.labels, model.synsets, model.num_classes) == (("cat", "dog", "cow"), None, 3)
@@ -152,6 +156,9 @@ def test_what_is_said_of_it(vit: Path) -> None:
     assert load(vit).labels is None
     config_of(vit, id2label=None, num_labels=3)
     assert load(vit).num_classes == 3
+    config_of(vit, problem_type="multi_label_classification")
+    assert load(vit).num_classes == 3
+    assert "its classes do not exclude each other" in caplog.text
 
 
 def test_imagenet_is_known_by_its_labels(tmp_path: Path) -> None:
