@@ -24,13 +24,13 @@ from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_
 from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_finite, require_floats
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
-from nullspace_cli.engine.models.fitting import splits
+from nullspace_cli.engine.models.fitting import Conversion, splits
 from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.models.transformers_hub import fetched_folder
 from nullspace_cli.engine.models.transformers_twin import is_transformers, synsets_of, twin_of
 from nullspace_cli.engine.models.transformers_weights import converted
-from nullspace_cli.engine.models.weights_file import read_weights, require_file, require_usable, weights_in
+from nullspace_cli.engine.models.weights_file import is_index, read_weights, require_file, require_usable, weights_in
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
@@ -58,7 +58,7 @@ def load_model(request: ModelRequest) -> Model:
                 with torch.device("meta"), within_bounds(request.name):
                     _create(own, demo.architecture)
             module = _create(own, demo.architecture)
-            weights = _fill(module, request, WEIGHTS / demo.weights)
+            weights = _fill(module, request, WEIGHTS / demo.weights, "embedded")
             built, config = _Built(module, request.name, weights, CLASSES, None), dict(demo.data_config)
         else:
             built = _build(request)
@@ -131,7 +131,9 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
     if not surveyed and not (is_modest(request.kwargs) and is_modest(config)):
         load_view(request)  # refuses what is too large, at the expense of no memory
     file = weights_in(folder) if folder and published else None
-    types = _types_in(file, name) if file else {}
+    index = file if file and is_index(file) else None
+    by_timm = published and not index  # which takes no weights from several files
+    types = _types_in(file, name) if file and by_timm else {}
     if published and ":" not in name:
         _require_published(name)
     with within_bounds(name) if surveyed else nullcontext():
@@ -139,13 +141,14 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
             with hub_access(offline=request.offline):
                 module = _create(request, name, pretrained=published)
         else:
-            module = _create(request, name, pretrained=published)
+            module = _create(request, name, pretrained=by_timm)
     if file:
         require_floats(module.state_dict(), types, file)
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if ":" not in name and cfg.get("architecture"):
         name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
-    return _Built(module, name, "pretrained" if published else _fill(module, request), *_imagenet_classes(module))
+    weights = "pretrained" if by_timm else _fill(module, request, index, "pretrained")
+    return _Built(module, name, weights, *_imagenet_classes(module))
 
 
 def _build_twin(request: ModelRequest, folder: Path, *, surveyed: bool) -> _Built:
@@ -154,7 +157,7 @@ def _build_twin(request: ModelRequest, folder: Path, *, surveyed: bool) -> _Buil
     published = request.pretrained and request.checkpoint is None
     with _cannot_load(name):
         twin = twin_of(folder)
-        file = request.checkpoint or (weights_in(folder) if published else None)
+        file = weights_in(folder) if published else None
         if published and file is None:
             raise ModelError(f"{folder} holds no weights. Expected model.safetensors or pytorch_model.bin.")
     refuse_arguments(request.kwargs, name)
@@ -165,21 +168,26 @@ def _build_twin(request: ModelRequest, folder: Path, *, surveyed: bool) -> _Buil
             build()
     with within_bounds(name) if surveyed else nullcontext():
         module = build()
-    if file is not None:
-        conversion = partial(converted, layout=twin.layout, module=module)
-        load_checkpoint(module, file, request.checkpoint_key, conversion=conversion)
-    weights = "pretrained" if published else str(request.checkpoint or "random")
+    conversion = partial(converted, layout=twin.layout, module=module)
+    weights = _fill(module, request, file, "pretrained", conversion)
     labels = twin.labels if twin.labels and len(twin.labels) == getattr(module, "num_classes", 0) else None
     return _Built(module, name, weights, labels, synsets_of(labels))
 
 
-def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None) -> str:
-    """Load the weights file that was asked for, if any, into a freshly built module; say where its weights are from."""
-    file = request.checkpoint or (embedded if request.pretrained else None)
+def _fill(
+    module: nn.Module, request: ModelRequest, own: Path | None, whence: str, conversion: Conversion | None = None
+) -> str:
+    """Load the weights file that was asked for, if any, into a freshly built module; say where its weights are from.
+
+    Args:
+        own: the model's own file, and `whence` it is.
+        conversion: as of `load_checkpoint`.
+    """
+    file = request.checkpoint or (own if request.pretrained else None)
     if file is None:
         return "random"
-    load_checkpoint(module, file, request.checkpoint_key)
-    return str(request.checkpoint or "embedded")
+    load_checkpoint(module, file, request.checkpoint_key, conversion=conversion)
+    return str(request.checkpoint or whence)
 
 
 def _create(

@@ -7,10 +7,7 @@ from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.files.hub import fetch
 from nullspace_cli.engine.models.transformers_images import FILE
 from nullspace_cli.engine.models.transformers_twin import is_transformers
-from nullspace_cli.engine.models.weights_file import files_of
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""Where transformers writes weights, in the order in which it looks for them."""
+from nullspace_cli.engine.models.weights_file import TRANSFORMERS_NAMES, files_of
 
 
 def fetched_folder(repository: str, *, weights: bool, cache: str | None) -> Path | None:
@@ -42,7 +39,7 @@ def _fetch_weights(commit: str, cache: str | None) -> None:
     Without a network it is not known which of the files the repository has: then the first one in the cache is taken.
     """
     failures = []
-    for name in WEIGHTS:
+    for name in TRANSFORMERS_NAMES:
         try:
             found = fetch(commit, name, cache)
             if found is None:
@@ -54,4 +51,4 @@ def _fetch_weights(commit: str, cache: str | None) -> None:
             failures.append(error)
     if failures:
         raise failures[0]
-    raise ModelError(f"the repository has no weights: none of {', '.join(WEIGHTS)}.")
+    raise ModelError(f"the repository has no weights: none of {', '.join(TRANSFORMERS_NAMES)}.")

@@ -140,6 +140,17 @@ def test_weights_under_the_names_of_the_module(name: str, tmp_path: Path) -> Non
     assert load(tmp_path).weights_sha256 == sha256
 
 
+@pytest.mark.parametrize("name", ["ViTForImageClassification", "DINOv3ViTModel"])
+def test_weights_in_several_files(name: str, tmp_path: Path) -> None:
+    theirs = saved(tmp_path / "one", name, **VIT)
+    theirs.save_pretrained(tmp_path / "several", max_shard_size="20KB")
+    assert len(list((tmp_path / "several").glob("*.safetensors"))) > 1
+    assert load(tmp_path / "several").weights_sha256 == load(tmp_path / "one").weights_sha256
+    (tmp_path / "several" / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../one/model"}}')
+    with pytest.raises(ModelError, match=r"weight_map\.a is '\.\./one/model'"):
+        load(tmp_path / "several")
+
+
 @pytest.fixture
 def vit(tmp_path: Path) -> Path:
     saved(tmp_path, "ViTForImageClassification", **VIT, **CLASSES)
