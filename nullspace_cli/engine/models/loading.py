@@ -148,7 +148,7 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
     if ":" not in name and cfg.get("architecture"):
         name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
     weights = "pretrained" if by_timm else _fill(module, request, index, "pretrained")
-    return _Built(module, name, weights, *_imagenet_classes(module))
+    return _Built(module, name, weights, *_classes_of(module))
 
 
 def _build_twin(request: ModelRequest, folder: Path, *, surveyed: bool) -> _Built:
@@ -348,15 +348,22 @@ def _require_published(name: str) -> None:
         )
 
 
-def _imagenet_classes(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Names and synsets of the classes, where the model's pretraining says that they are ImageNet's or its subsets'."""
+def _classes_of(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Names and synsets of the classes, where the model's pretraining names them.
+
+    Where it does not, and they are as many as ImageNet's or a subset's, they are these.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if getattr(module, "num_classes", 0) != cfg.get("num_classes"):
         return None, None
     subset = infer_imagenet_subset(module)
-    if subset is None:
-        return None, None
-    info = ImageNetInfo(subset)
-    return tuple(info.label_descriptions()), tuple(info.label_names())
+    imagenet = ImageNetInfo(subset) if subset else None
+    names, descriptions = cfg.get("label_names"), cfg.get("label_descriptions")
+    names = list(names) if isinstance(names, list | tuple) else []
+    if names and len(names) == cfg["num_classes"] and not (imagenet and names == imagenet.label_names()):
+        described = descriptions if isinstance(descriptions, dict) else {}
+        labels = tuple(str(described.get(name, name)) for name in names)
+        return labels, synsets_of(labels)
+    return (tuple(imagenet.label_descriptions()), tuple(imagenet.label_names())) if imagenet else (None, None)
