@@ -278,7 +278,12 @@ def _images(folder: Path, config: TransformersConfig, family: Family) -> dict[st
             folder, *own, family.processor,
         )  # fmt: skip
         processor = ImageProcessorConfig(size=list(own), do_center_crop=False)
-    return data_config(processor, family.processor, own, config.num_channels or 0)
+    images = data_config(processor, family.processor, own, config.num_channels or 0)
+    if images["crop_mode"] == "center":
+        logger.info(
+            "%s: crops within a margin of 3, 7, 11, ... pixels begin one pixel later than in transformers", folder
+        )
+    return images
 
 
 def _pair(sides: Sides | None) -> tuple[int, int]:

@@ -372,8 +372,9 @@ def seen(processor: Any, pixels: Any) -> Tensor:
     return made
 
 
-def test_a_crop_within_some_margins_lies_a_pixel_further_on(vit: Path) -> None:
+def test_a_crop_within_some_margins_lies_a_pixel_further_on(vit: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What docs/transformers.md says of margins of 3, 7, 11, ... pixels: timm rounds half of them up."""
+    caplog.set_level(logging.INFO)
     theirs = processor("Bit", vit, size={"shortest_edge": 64}, crop_size=size(56, 56))
     transform = load_view(ModelRequest(f"local-dir:{vit}")).transform
     for width in range(65, 100):
@@ -381,6 +382,11 @@ def test_a_crop_within_some_margins_lies_a_pixel_further_on(vit: Path) -> None:
         further = margins(transform, 64, width)[1] % 4 == 3
         ours, expected = transform(pixels), seen(theirs, pixels)
         assert torch.equal(ours[..., : 56 - further], expected[..., further:]), width
+    assert caplog.text.count("begin one pixel later") == 1
+    caplog.clear()
+    processor("ViT", vit)
+    load_view(ModelRequest(f"local-dir:{vit}"))
+    assert "one pixel" not in caplog.text
 
 
 def levels(transform: EvalTransform, theirs: Any, pixels: Any) -> Tensor:
