@@ -12,6 +12,7 @@ from typing import Any
 from nullspace_cli.engine.documents.commands.registry import DOCUMENTS, LINES
 from nullspace_cli.engine.documents.kinds import ARTEFACTS
 from nullspace_cli.engine.documents.model_folder import ModelFolder
+from nullspace_cli.engine.documents.transformers_folder import ImageProcessorConfig, TransformersConfig
 
 FOLDER = Path(__file__).parent / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -24,6 +25,8 @@ def schemas() -> Iterator[tuple[str, str]]:
         **{f"{name}.line": model for name, model in LINES.items()},
         **{f"{kind}.safetensors": model for kind, model in ARTEFACTS.items()},
         "model-folder": ModelFolder,
+        "transformers-config": TransformersConfig,
+        "image-processor": ImageProcessorConfig,
     }
     for name, model in named.items():
         schema = {"$schema": DIALECT, "$id": f"vitnull/{name}", **_plain(model.model_json_schema())}

@@ -421,14 +421,21 @@ def _own(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 # Folders with a model
 
 
-def configs(good: Mapping[str, Any]) -> Iterator[Case]:
-    """Broken config.json files."""
+def settings(good: Mapping[str, Any]) -> Iterator[Case]:
+    """Broken files of one JSON document."""
     for name, text in texts("x"):
         yield of_bytes(f"text {name}", text.encode())
     yield of_bytes("not utf-8", b'{"architecture": "\xff"}')
     for name, changed in mutations(good):
         yield of_bytes(name, json.dumps(changed).encode(), refused=False)
-    settings: tuple[tuple[str, dict[str, Any]], ...] = (
+    yield from irregular()
+    yield from rubbish()
+
+
+def configs(good: Mapping[str, Any]) -> Iterator[Case]:
+    """Broken config.json files of timm's."""
+    yield from settings(good)
+    data: tuple[tuple[str, dict[str, Any]], ...] = (
         ("huge input", {"input_size": [3, 10**9, 10**9]}), ("flat input", {"input_size": [3, 32]}),
         ("negative input", {"input_size": [3, -32, 32]}),
         ("crop of text", {"crop_pct": "0.9"}), ("crop of nothing", {"crop_pct": 1e-300}),
@@ -437,7 +444,7 @@ def configs(good: Mapping[str, Any]) -> Iterator[Case]:
         ("unknown filter", {"interpolation": "random"}), ("unknown crop", {"crop_mode": "middle"}),
         ("classes as text", {"num_classes": "5"}), ("many classes", {"num_classes": 10**9}),
     )  # fmt: skip
-    for name, changes in settings:
+    for name, changes in data:
         changed = {**good, "pretrained_cfg": {**good["pretrained_cfg"], **changes}}
         yield of_bytes(name, json.dumps(changed).encode())
     for name, value in (
@@ -452,5 +459,3 @@ def configs(good: Mapping[str, Any]) -> Iterator[Case]:
     )  # fmt: skip
     for name, changes in arguments:
         yield of_bytes(name, json.dumps({**good, "model_args": {**good["model_args"], **changes}}).encode())
-    yield from irregular()
-    yield from rubbish()

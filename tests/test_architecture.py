@@ -152,6 +152,7 @@ def test_the_demo_stands_on_nothing(module: str) -> None:
     [
         ("timm", {name for name in ENGINE_MODULES if name.startswith("engine.models.")} | {"demo.train"}),
         ("huggingface_hub", {"engine.files.hub"}),
+        ("transformers", set()),
         ("matplotlib", {name for name in ENGINE_MODULES if name.startswith("engine.plots.")}),
         ("typer", {name for name in COMMAND_MODULES if name != "commands.console"}),
     ],

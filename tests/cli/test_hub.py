@@ -1,5 +1,6 @@
 """Models from a hub: a mirror on this machine that answers as the real one does, or refuses, lies and falls silent."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -73,10 +74,12 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(status)
         if status != 200 or data is None:
             self.send_header("X-Error-Code", code)
+            if code == "EntryNotFound":
+                self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        self.send_header("ETag", f'"{len(data)}"')
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:40]}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -132,6 +135,26 @@ def test_a_mirror_and_its_cache(fetch: Fetch, files: dict[str, bytes], tmp_path:
     message = fetch("hf-hub:org/fine", "--offline", "--force").message
     assert "the cache is broken" in message
     assert str(link) in message
+
+
+def test_a_model_of_transformers_in_several_files(fetch: Fetch, mirror: Mirror, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=32
+    )
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    mirror.files = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    assert len(mirror.files) > 3
+    here = fetch(f"local-dir:{tmp_path / 'model'}", expect=0).document
+    document = fetch("hf-hub:org/fine", "--force", expect=0).document
+    assert document["weights_sha256"] == here["weights_sha256"]
+    assert (
+        fetch("hf-hub:org/fine", "--offline", "--force", expect=0).document["weights_sha256"] == here["weights_sha256"]
+    )
+    message = fetch("hf-hub:org/cut").message
+    assert "The weights of hf-hub:org/cut could not be fetched" in message
+    assert "cut off" in message
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,65 @@ def test_folders(trained: Any, tmp_path: Path, part: int) -> None:
     hold_all(cases[part::PARTS], tmp_path, read, "config.json")
 
 
+@parts
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_folders_of_transformers(tmp_path: Path, part: int, name: str) -> None:
+    sizes = {"height": 36, "width": 36}
+    good: dict[str, dict[str, Any]] = {
+        "config.json": {
+            "model_type": "dinov2_with_registers", "architectures": ["Dinov2WithRegistersForImageClassification"],
+            "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 4, "hidden_act": "gelu",
+            "layer_norm_eps": 1e-6, "image_size": 32, "patch_size": 8, "num_channels": 3, "qkv_bias": True,
+            "use_swiglu_ffn": False, "num_register_tokens": 4, "id2label": {"0": "cat", "1": "dog"},
+            "problem_type": "single_label_classification",
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "DeiTImageProcessor", "do_resize": True, "size": sizes, "resample": 3,
+            "do_center_crop": True, "crop_size": {"height": 32, "width": 32}, "do_rescale": True,
+            "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3,
+        },
+    }  # fmt: skip
+
+    def read(path: Path) -> None:
+        for other in good.keys() - {name}:
+            path.with_name(other).write_text(json.dumps(good[other]))
+        load_model(ModelRequest(f"local-dir:{path.parent}", pretrained=False, device="cpu"))
+
+    cases = list(corpus.settings(good[name]))
+    if name == "preprocessor_config.json":  # which may be missing, and of whose keys each may be
+        cases = [case for case in cases if case.name not in ("missing", "text object")]
+    assert len(cases) > 150
+    hold_all(cases[part::PARTS], tmp_path, read, name)
+
+
+@parts
+def test_folders_of_transformers_with_broken_weights(tmp_path: Path, part: int) -> None:
+    config = {
+        "model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 8, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    shapes = {"embeddings.cls_token": (1, 1, 8), "embeddings.position_embeddings": (1, 5, 8),
+              "embeddings.patch_embeddings.projection.weight": (8, 3, 4, 4), "layernorm.weight": (8,)}  # fmt: skip
+    for layer in ("attention.attention.query", "attention.attention.key", "attention.attention.value",
+                  "attention.output.dense", "intermediate.dense", "output.dense"):  # fmt: skip
+        shapes |= {f"encoder.layer.0.{layer}.weight": (8, 8), f"encoder.layer.0.{layer}.bias": (8,)}
+    for norm in ("before", "after"):
+        shapes |= {f"encoder.layer.0.layernorm_{norm}.{kind}": (8,) for kind in ("weight", "bias")}
+    shapes |= {"embeddings.patch_embeddings.projection.bias": (8,), "layernorm.bias": (8,)}
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+
+    def read(path: Path) -> None:
+        path.with_name("config.json").write_text(json.dumps(config))
+        load_model(ModelRequest(f"local-dir:{path.parent}", device="cpu"))
+
+    (tmp_path / "whole").mkdir()
+    save_file(state, tmp_path / "whole" / "model.safetensors")
+    read(tmp_path / "whole" / "model.safetensors")
+    cases = [case for case in corpus.weights(state) if case.name.endswith(".safetensors")]
+    cases = [case for case in cases if not case.name.startswith(("missing.", "dangling", "loop"))]
+    hold_all(cases[part::PARTS], tmp_path, read, "model.safetensors")
+
+
 def test_folders_with_broken_weights(trained: Any, tmp_path: Path) -> None:
     config = {"architecture": NAME, "num_classes": 5, "model_args": KWARGS, "pretrained_cfg": {"num_classes": 5}}
 

@@ -6,8 +6,14 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Document
 
+FileName = Annotated[
+    str,
+    Field(pattern=r"^[^/\\\x00]*[^/\\\x00.][^/\\\x00]*$", description="the name of a weights file beside it"),
+]
+"""In no other folder; "." and ".." are none."""
+
 
 class WeightsIndex(Document):
     """model.safetensors.index.json, or pytorch_model.bin.index.json."""
 
-    weight_map: Annotated[dict[str, str], Field(min_length=1)]
+    weight_map: Annotated[dict[str, FileName], Field(min_length=1)]

@@ -106,6 +106,30 @@ def _asked(endpoint: str, patience: float, timeout: float = 5.0) -> CutOff:
     return ""
 
 
+def fetch(repository: str, file: str, cache: str | None) -> Path | None:
+    """A file of the hub's, in its cache; None where the repository has none of that name. To be called in `hub_access`.
+
+    Args:
+        repository: "owner/name", or "owner/name@revision".
+        cache: the folder of the cache, if not the client's own.
+
+    Raises:
+        Exception: the client's, of whatever kind, where it cannot be had or known.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    name, _, revision = repository.partition("@")
+    try:
+        return Path(hf_hub_download(name, file, revision=revision or None, cache_dir=cache))
+    except LocalEntryNotFoundError:
+        if try_to_load_from_cache(name, file, cache_dir=cache, revision=revision or None) is _CACHED_NO_EXIST:
+            return None
+        raise
+    except EntryNotFoundError:
+        return None
+
+
 def is_failed_fetch(error: BaseException) -> bool:
     """Whether an error is of fetching something, or of reading what has been fetched."""
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in PACKAGES

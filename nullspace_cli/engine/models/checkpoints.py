@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.documents.artefacts import is_finite
 from nullspace_cli.engine.errors import ModelError
-from nullspace_cli.engine.models.fitting import Fit, fit
+from nullspace_cli.engine.models.fitting import Conversion, Fit, fit
 from nullspace_cli.engine.models.jax_weights import load_jax_weights
 from nullspace_cli.engine.models.misfit import misfit
 from nullspace_cli.engine.models.weights_file import WRAPPERS, read_weights, require_file, require_usable, shown, some
@@ -27,7 +27,9 @@ ROOM, SLACK = 16, 2**30
 and so many bytes beside (the head of another data set)."""
 
 
-def load_checkpoint(module: nn.Module, path: Path, key: str | None = None) -> None:
+def load_checkpoint(
+    module: nn.Module, path: Path, key: str | None = None, *, conversion: Conversion | None = None
+) -> None:
     """Load a weights file into a module, every tensor of it.
 
     Which of the file's dictionaries, behind which prefix, is found by fitting, see `fitting`. What was taken of a file
@@ -35,6 +37,7 @@ def load_checkpoint(module: nn.Module, path: Path, key: str | None = None) -> No
 
     Args:
         key: the dictionary or prefix to take them from, "teacher" or "state_dict.net.encoder".
+        conversion: of another library's names and shapes, in the place of timm's own for the architecture.
 
     Raises:
         ModelError: the file is missing, damaged, needs unpickling of code, or does not fit the architecture; or some of
@@ -49,9 +52,9 @@ def load_checkpoint(module: nn.Module, path: Path, key: str | None = None) -> No
     own = module.state_dict()
     held = read_weights(path, _allowance(module))
     chosen = held if key is None else _under(key, held, path)
-    found = fit(module, chosen)
+    found = fit(module, chosen, conversion)
     if found is None:
-        raise misfit(module, path, chosen)
+        raise misfit(module, path, chosen, conversion)
     require_usable(found.state, path)
     require_floats(own, {name: value.dtype for name, value in found.state.items()}, path)
     state = {name: value.to(own[name].dtype) for name, value in found.state.items()}

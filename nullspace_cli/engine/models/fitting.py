@@ -2,7 +2,8 @@
 
 A file's tensors have dotted names, a network's too. What is sought is one prefix, of dictionaries and of wrappers alike
 ("state_dict.model.", "teacher.backbone."), behind which the file has all that the network has, of the same shapes: as
-they stand, or after timm's own conversion for the architecture (other authors' names, other position grids).
+they stand, or after a conversion: timm's own for the architecture (other authors' names, other position grids), or the
+one that is given in its place, of a library with names of its own.
 
 Of several that fit, an average of weights over training is taken before a teacher, a teacher before the rest, and a
 student last; of equals, the first in the file.
@@ -11,7 +12,7 @@ student last; of equals, the first in the file.
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -25,13 +26,16 @@ PREFERENCE = (
 """Words in a prefix, best first; one with none of them is of the third rank."""
 OTHER_PARTS = frozenset(
     {
-        *("center", "criterion", "decoder", "head", "heads", "loss", "mask", "optimizer", "predictor", "projection"),
-        *("projector", "prototypes", "queue"),
+        *("center", "criterion", "decoder", "head", "heads", "loss", "mask", "optimizer", "pooler", "predictor"),
+        *("projection", "projector", "prototypes", "queue"),
     }
 )
 """Words in the names of what only training uses, and that may stand beside a network's own parts."""
 CONVERSIONS = 16
-"""Prefixes behind which timm's conversion is tried."""
+"""Prefixes behind which a conversion is tried."""
+
+Conversion = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Makes another library's tensors a network's, as far as it knows them; the others keep their names."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Fit:
     Attributes:
         prefix: what precedes them in the file, "" or "state_dict.model.".
         state: what is behind the prefix and belongs to the network.
-        converted: the names, in the network, of what timm's conversion has made: there they have another name or shape.
+        converted: the names, in the network, of what a conversion has made: there they have another name or shape.
         left_out: what is behind the prefix and is of no use to this network.
         others: the prefixes that would have done as well.
     """
@@ -65,8 +69,12 @@ class Differences:
         return len(self.missing) + len(self.foreign) + len(self.reshaped)
 
 
-def fit(module: nn.Module, held: Mapping[str, Tensor]) -> Fit | None:
-    """The tensors of a file that are a network's; None where none fit."""
+def fit(module: nn.Module, held: Mapping[str, Tensor], conversion: Conversion | None = None) -> Fit | None:
+    """The tensors of a file that are a network's; None where none fit.
+
+    Args:
+        conversion: in the place of timm's own for the architecture.
+    """
     own = module.state_dict()
     fits = {}
     for prefix in prefixes(own, held):
@@ -76,7 +84,7 @@ def fit(module: nn.Module, held: Mapping[str, Tensor]) -> Fit | None:
     if not fits:
         for prefix in _roots(own, held):
             part = behind(prefix, held)
-            converted = convert(module, part)
+            converted = convert(module, part, conversion)
             if converted is not None and not differences(module, own, converted):
                 fits[prefix] = _taken(prefix, own, part, converted)
     # A conversion may look for prefixes by itself: then it is the longest that was found.
@@ -87,6 +95,24 @@ def fit(module: nn.Module, held: Mapping[str, Tensor]) -> Fit | None:
         return None
     best = min(fits, key=_rank)
     return Fit(**{**vars(fits[best]), "others": tuple(prefix for prefix in fits if prefix != best)})
+
+
+def nearest(
+    module: nn.Module, held: Mapping[str, Tensor], conversion: Conversion | None = None
+) -> tuple[str, Mapping[str, Tensor], Differences]:
+    """What comes closest to a network that nothing fits: the prefix, the tensors, and what keeps them from fitting."""
+    own = module.state_dict()
+
+    def candidates() -> Iterator[tuple[str, Mapping[str, Tensor], Differences]]:
+        prefix = next(iter(prefixes(own, held)), "")
+        state = behind(prefix, held)
+        yield prefix, state, differences(module, own, state)
+        for prefix in _roots(own, held):
+            converted = convert(module, behind(prefix, held), conversion)
+            if converted is not None:
+                yield prefix, converted, differences(module, own, converted)
+
+    return min(candidates(), key=lambda candidate: len(candidate[2]))
 
 
 def behind(prefix: str, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,11 +144,16 @@ def stem_weight(module: nn.Module) -> str | None:
     return name if isinstance(first, str) and name in module.state_dict() else None
 
 
-def convert(module: nn.Module, part: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """timm's own conversion for the architecture; None where it has none, or the file is none that it knows.
+def convert(
+    module: nn.Module, part: Mapping[str, Tensor], conversion: Conversion | None = None
+) -> Mapping[str, Tensor] | None:
+    """What a conversion makes of tensors, by default timm's own for the architecture.
 
-    A first layer of another patch size, which timm resamples, is none that it may make: it would be nobody's network.
+    None where timm has none, or the file is none that it knows. A first layer of another patch size, which timm
+    resamples, is none that it may make: it would be nobody's network.
     """
+    if conversion is not None:
+        return conversion(part)
     rules = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     stem = stem_weight(module)
     if rules is None or (stem and module.state_dict()[stem].numel() not in {value.numel() for value in part.values()}):

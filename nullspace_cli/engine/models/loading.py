@@ -3,10 +3,12 @@
 import difflib
 import os
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -22,10 +24,13 @@ from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_
 from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_finite, require_floats
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
-from nullspace_cli.engine.models.fitting import splits
+from nullspace_cli.engine.models.fitting import Conversion, splits
 from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
-from nullspace_cli.engine.models.weights_file import read_weights, require_file, require_usable, weights_in
+from nullspace_cli.engine.models.transformers_hub import fetched_folder
+from nullspace_cli.engine.models.transformers_twin import is_transformers, synsets_of, twin_of
+from nullspace_cli.engine.models.transformers_weights import converted
+from nullspace_cli.engine.models.weights_file import is_index, read_weights, require_file, require_usable, weights_in
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
@@ -52,16 +57,16 @@ def load_model(request: ModelRequest) -> Model:
             if not is_modest(request.kwargs):
                 with torch.device("meta"), within_bounds(request.name):
                     _create(own, demo.architecture)
-            module, name = _create(own, demo.architecture), request.name
-            weights = _fill(module, request, WEIGHTS / demo.weights)
-            config = dict(demo.data_config)
+            module = _create(own, demo.architecture)
+            weights = _fill(module, request, WEIGHTS / demo.weights, "embedded")
+            built, config = _Built(module, request.name, weights, CLASSES, None), dict(demo.data_config)
         else:
-            module, name, weights = _build(request)
-            config = data_config_of(module, name)
+            built = _build(request)
+            config = data_config_of(built.module, built.name)
+    module, name, weights, labels, synsets = built
     require_finite(module.state_dict(), f"{name} ({weights})")
     module.eval().requires_grad_(False)
     weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back
-    labels, synsets = (CLASSES, None) if demo else _imagenet_classes(module)
     return Model(
         module=module.to(device),
         name=name,
@@ -92,15 +97,25 @@ def load_view(request: ModelRequest) -> ModelView:
         transform = transform_of(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
     with WITHOUT_WARNINGS, torch.device("meta"):
-        module, name, _ = _build(
+        module, name, *_ = _build(
             replace(request, checkpoint=None, checkpoint_key=None, pretrained=False), surveyed=True
         )
         transform = transform_of(data_config_of(module, name), name)
         return ModelView(name, transform, classifier_of(module) is not None)
 
 
-def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module, str, str]:
-    """A model by its timm, hub or folder name: the module, its full name, and where its weights came from.
+class _Built(NamedTuple):
+    """A module, its full name, where its weights came from, and its classes' names and synsets, where known."""
+
+    module: nn.Module
+    name: str
+    weights: str
+    labels: tuple[str, ...] | None
+    synsets: tuple[str, ...] | None
+
+
+def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
+    """A model by its timm, hub or folder name.
 
     Args:
         surveyed: whether this is the model without memory already, by which what cannot be built is found out.
@@ -108,59 +123,123 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module,
     name = request.name
     published = request.pretrained and request.checkpoint is None
     folder = _folder_of(name)
-    config = _read_folder(folder) if folder else {}
+    written = folder or _fetched(request)
+    config = _read_folder(written, name) if written else {}
+    if written and is_transformers(config):
+        return _build_twin(request, written, surveyed=surveyed)
     refuse_arguments({**(config.get("model_args") or {}), **request.kwargs}, name)
     if not surveyed and not (is_modest(request.kwargs) and is_modest(config)):
         load_view(request)  # refuses what is too large, at the expense of no memory
     file = weights_in(folder) if folder and published else None
-    types = _types_in(file, name) if file else {}
+    index = file if file and is_index(file) else None
+    by_timm = published and not index  # which takes no weights from several files
+    types = _types_in(file, name) if file and by_timm else {}
     if published and ":" not in name:
         _require_published(name)
     with within_bounds(name) if surveyed else nullcontext():
-        if name.startswith("hf-hub:") or (published and not folder):
+        if _hub_name(name) or (published and not folder):
             with hub_access(offline=request.offline):
                 module = _create(request, name, pretrained=published)
         else:
-            module = _create(request, name, pretrained=published)
+            module = _create(request, name, pretrained=by_timm)
     if file:
         require_floats(module.state_dict(), types, file)
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if ":" not in name and cfg.get("architecture"):
         name = ".".join(part for part in (cfg["architecture"], cfg.get("tag")) if part)
-    return module, name, "pretrained" if published else _fill(module, request)
+    weights = "pretrained" if by_timm else _fill(module, request, index, "pretrained")
+    return _Built(module, name, weights, *_classes_of(module))
 
 
-def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None) -> str:
-    """Load the weights file that was asked for, if any, into a freshly built module; say where its weights are from."""
-    file = request.checkpoint or (embedded if request.pretrained else None)
+def _build_twin(request: ModelRequest, folder: Path, *, surveyed: bool) -> _Built:
+    """timm's network for a model that transformers wrote."""
+    name = request.name
+    published = request.pretrained and request.checkpoint is None
+    with _cannot_load(name):
+        twin = twin_of(folder)
+        file = weights_in(folder) if published else None
+        if published and file is None:
+            raise ModelError(f"{folder} holds no weights. Expected model.safetensors or pytorch_model.bin.")
+    refuse_arguments(request.kwargs, name)
+    own = replace(request, kwargs={**twin.arguments, **request.kwargs})
+    build = partial(_create, own, twin.architecture, finish=twin.finish, called=name)
+    if not surveyed and not is_modest(own.kwargs):
+        with torch.device("meta"), within_bounds(name):
+            build()
+    with within_bounds(name) if surveyed else nullcontext():
+        module = build()
+    conversion = partial(converted, layout=twin.layout, module=module)
+    weights = _fill(module, request, file, "pretrained", conversion)
+    labels = twin.labels if twin.labels and len(twin.labels) == getattr(module, "num_classes", 0) else None
+    return _Built(module, name, weights, labels, synsets_of(labels))
+
+
+def _fill(
+    module: nn.Module, request: ModelRequest, own: Path | None, whence: str, conversion: Conversion | None = None
+) -> str:
+    """Load the weights file that was asked for, if any, into a freshly built module; say where its weights are from.
+
+    Args:
+        own: the model's own file, and `whence` it is.
+        conversion: as of `load_checkpoint`.
+    """
+    file = request.checkpoint or (own if request.pretrained else None)
     if file is None:
         return "random"
-    load_checkpoint(module, file, request.checkpoint_key)
-    return str(request.checkpoint or "embedded")
+    load_checkpoint(module, file, request.checkpoint_key, conversion=conversion)
+    return str(request.checkpoint or whence)
 
 
-def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn.Module:
-    """`timm.create_model` with its many ways to fail put into words."""
+def _create(
+    request: ModelRequest,
+    name: str,
+    *,
+    pretrained: bool = False,
+    called: str | None = None,
+    finish: Callable[[nn.Module], None] = lambda module: None,
+) -> nn.Module:
+    """`timm.create_model` with its many ways to fail put into words.
+
+    Args:
+        called: what messages call the model, if not `name`.
+        finish: what is built in afterwards, with random numbers of the same seed.
+    """
     import timm
 
     cache = os.environ.get("VITNULL_CACHE")
-    with _BUILDING, torch.random.fork_rng(devices=[]):
+    with _BUILDING, torch.random.fork_rng(devices=[]), _in_words(called or name, request):
         torch.default_generator.manual_seed(request.seed)  # `torch.manual_seed` would seed those of all GPUs too
-        try:
-            module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
-        except Exception as error:  # whatever goes wrong in there goes wrong with this name, these arguments or files
-            if isinstance(error, ModelError) or is_out_of_memory(error):
-                raise
-            if _folder_of(name) and not request.kwargs:
-                raise _unloadable(name, error) from error
-            if isinstance(error, TypeError):
-                raise ModelError(f"{name} does not take these model arguments: {error}.", hint=SEE_KWARGS) from error
-            if is_failed_fetch(error):
-                raise failed_fetch(name, error, _repository_of(name), cache) from error
-            raise _unbuildable(name, error) from error
+        module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
+        finish(module)
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
-        raise ModelError(f"{name} has no weights, built with these arguments.", hint=SEE_KWARGS)
+        raise ModelError(f"{called or name} has no weights, built with these arguments.", hint=SEE_KWARGS)
     return module
+
+
+@contextmanager
+def _in_words(name: str, request: ModelRequest) -> Iterator[None]:
+    """Whatever goes wrong within goes wrong with this name, these arguments or files."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ModelError) or is_out_of_memory(error):
+            raise
+        if _folder_of(name) and not request.kwargs:
+            raise _unloadable(name, error) from error
+        if isinstance(error, TypeError):
+            raise ModelError(f"{name} does not take these model arguments: {error}.", hint=SEE_KWARGS) from error
+        if is_failed_fetch(error):
+            raise failed_fetch(name, error, _repository_of(name), os.environ.get("VITNULL_CACHE")) from error
+        raise _unbuildable(name, error) from error
+
+
+@contextmanager
+def _cannot_load(name: str) -> Iterator[None]:
+    """Say of what is wrong with a file whose model it belongs to."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"Cannot load {name}: {error}") from error
 
 
 def _folder_of(name: str) -> Path | None:
@@ -169,8 +248,24 @@ def _folder_of(name: str) -> Path | None:
     return Path(folder) if colon and source.lower() == "local-dir" else None
 
 
-def _read_folder(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder, which has been checked.
+def _hub_name(name: str) -> str | None:
+    """The repository on the hub, "owner/name" or "owner/name@revision", that a name means by itself."""
+    source, colon, repository = name.partition(":")
+    return repository if colon and source.lower() in ("hf-hub", "hf_hub") else None
+
+
+def _fetched(request: ModelRequest) -> Path | None:
+    """The folder that a model of transformers' has been fetched to; None for timm's, which fetches its own."""
+    repository = _hub_name(request.name)
+    if not repository:
+        return None
+    published = request.pretrained and request.checkpoint is None
+    with hub_access(offline=request.offline), _in_words(request.name, request), _cannot_load(request.name):
+        return fetched_folder(repository, weights=published, cache=os.environ.get("VITNULL_CACHE"))
+
+
+def _read_folder(folder: Path, name: str) -> dict[str, Any]:
+    """The config.json of a folder; timm's has been checked.
 
     Raises:
         ModelError: there is none, or one of its keys is not what it should be.
@@ -178,15 +273,15 @@ def _read_folder(folder: Path) -> dict[str, Any]:
     import timm
 
     expected = "a folder with a config.json that names the architecture, and its weights"
-    try:
+    with _cannot_load(name):
         config = read_json(folder / "config.json", expected, ModelError)
+        if is_transformers(config):
+            return dict(config)
         ModelFolder.read(config, str(folder / "config.json"), ModelError)
         if not timm.is_model(config["architecture"]):
             close = difflib.get_close_matches(config["architecture"], timm.list_models(), n=3)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             raise ModelError(f"its config.json names the architecture {config['architecture']!r}; timm has none.{hint}")
-    except ModelError as error:
-        raise ModelError(f"Cannot load local-dir:{folder}: {error}") from error
     return dict(config)
 
 
@@ -195,12 +290,10 @@ def _types_in(file: Path, name: str) -> dict[str, torch.dtype]:
 
     Under the names that they have in the file, and in each of its dictionaries and wrappers.
     """
-    try:
+    with _cannot_load(name):
         state = read_weights(file)
         require_usable(state, file)
         return {rest: value.dtype for key, value in state.items() for _, rest in splits(key)}
-    except ModelError as error:
-        raise ModelError(f"Cannot load {name}: {error}") from error
 
 
 def _unloadable(name: str, error: Exception) -> ModelError:
@@ -211,11 +304,11 @@ def _unloadable(name: str, error: Exception) -> ModelError:
 
 
 def _repository_of(name: str) -> str | None:
-    """The repository of the hub, "org/name", that a name stands for."""
+    """The repository on the hub that a name stands for; those of timm's names too."""
     import timm
 
-    if name.startswith("hf-hub:"):
-        return name.removeprefix("hf-hub:")
+    if repository := _hub_name(name):
+        return repository
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError:
@@ -255,15 +348,22 @@ def _require_published(name: str) -> None:
         )
 
 
-def _imagenet_classes(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """Names and synsets of the classes, where the model's pretraining says that they are ImageNet's or its subsets'."""
+def _classes_of(module: nn.Module) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """Names and synsets of the classes, where the model's pretraining names them.
+
+    Where it does not, and they are as many as ImageNet's or a subset's, they are these.
+    """
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     cfg = getattr(module, "pretrained_cfg", None) or {}
     if getattr(module, "num_classes", 0) != cfg.get("num_classes"):
         return None, None
     subset = infer_imagenet_subset(module)
-    if subset is None:
-        return None, None
-    info = ImageNetInfo(subset)
-    return tuple(info.label_descriptions()), tuple(info.label_names())
+    imagenet = ImageNetInfo(subset) if subset else None
+    names, descriptions = cfg.get("label_names"), cfg.get("label_descriptions")
+    names = list(names) if isinstance(names, list | tuple) else []
+    if names and len(names) == cfg["num_classes"] and not (imagenet and names == imagenet.label_names()):
+        described = descriptions if isinstance(descriptions, dict) else {}
+        labels = tuple(str(described.get(name, name)) for name in names)
+        return labels, synsets_of(labels)
+    return (tuple(imagenet.label_descriptions()), tuple(imagenet.label_names())) if imagenet else (None, None)

@@ -9,30 +9,23 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.closest_names import closest_names
-from nullspace_cli.engine.models.fitting import (
-    Differences,
-    behind,
-    classifiers,
-    convert,
-    differences,
-    prefixes,
-    stem_weight,
-)
+from nullspace_cli.engine.models.fitting import Conversion, Differences, classifiers, nearest, stem_weight
 from nullspace_cli.engine.models.weights_file import shown, some
 
 Cause = tuple[str, str, set[str]]
 """What is the matter, the arguments of timm that would mend it, and the tensors whose differences that explains."""
 
 
-def misfit(module: nn.Module, path: Path, held: Mapping[str, Tensor]) -> ModelError:
-    """The error for a file that has no tensors for a network, with what would mend it as far as that can be told."""
+def misfit(
+    module: nn.Module, path: Path, held: Mapping[str, Tensor], conversion: Conversion | None = None
+) -> ModelError:
+    """The error for a file that has no tensors for a network, with what would mend it as far as that can be told.
+
+    Args:
+        conversion: in the place of timm's own, as in `fit`.
+    """
     own = module.state_dict()
-    prefix = next(iter(prefixes(own, held)), "")
-    state = behind(prefix, held)
-    wrong = differences(module, own, state)
-    converted = convert(module, state)
-    if converted is not None and len(other := differences(module, own, converted)) < len(wrong):
-        state, wrong = converted, other
+    prefix, state, wrong = nearest(module, held, conversion)
     found = (find(module, own, state, wrong) for find in (_classes, _patches, _channels, _grid, _depth))
     causes = [cause for cause in found if cause]
     explained = {name for _, _, names in causes for name in names}

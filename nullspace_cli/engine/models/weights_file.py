@@ -4,7 +4,6 @@
 nested its weights, and by which words, is for whoever fits them to a network. What is no tensor is passed over.
 """
 
-import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -31,9 +30,15 @@ MAX_DEPTH = 16
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """What torch itself inserts into names, anywhere: by compiling, sharding and recomputing parts of a network."""
 
-FOLDER_NAMES = (
+TRANSFORMERS_NAMES = (
     "model.safetensors",
+    f"model.safetensors{INDEX}",
     "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+)
+"""Where transformers writes weights, in the order in which it looks for them."""
+FOLDER_NAMES = (
+    *TRANSFORMERS_NAMES,
     "pytorch_model.pth",
     "model.pth",
     "open_clip_model.safetensors",
@@ -42,7 +47,8 @@ FOLDER_NAMES = (
     "open_clip_pytorch_model.pth",
 )
 FOLDER_ENDINGS = (".safetensors", ".pth", ".pth.tar", ".bin")
-"""Which file timm takes the weights of a folder from: the first name that is there, else the first ending."""
+"""Which file timm takes the weights of a folder from: the first name that is there, else the first ending. An index of
+several it passes over."""
 
 
 def require_file(path: Path) -> None:
@@ -51,10 +57,15 @@ def require_file(path: Path) -> None:
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file that timm takes the weights of a folder from."""
+    """The file with the weights of a folder, or the index of several."""
     named = (folder / name for name in FOLDER_NAMES)
     others = (path for ending in FOLDER_ENDINGS for path in sorted(folder.glob(f"*{ending}")))
     return next((path for paths in (named, others) for path in paths if path.exists()), None)
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file says which of several others weights are in."""
+    return path.name.endswith(INDEX)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -63,7 +74,7 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         ModelError: the index is damaged.
     """
-    return [path, *sorted(set(_shards(path).values()))] if path.name.endswith(INDEX) else [path]
+    return [path, *sorted(set(_shards(path).values()))] if is_index(path) else [path]
 
 
 def read_weights(path: Path, allowance: int | None = None) -> dict[str, Tensor]:
@@ -77,7 +88,7 @@ def read_weights(path: Path, allowance: int | None = None) -> dict[str, Tensor]:
     Raises:
         ModelError: it is damaged, needs unpickling of code, claims more than it may, or holds no named tensors.
     """
-    held = _read_shards(path, allowance) if path.name.endswith(INDEX) else _read_file(path, allowance)
+    held = _read_shards(path, allowance) if is_index(path) else _read_file(path, allowance)
     state: dict[str, Tensor] = {}
     for parts, tensor in _tensors_in(held, path):
         name = ".".join(part for part in ".".join(parts).split(".") if part not in WRAPPERS)
@@ -200,9 +211,6 @@ def _shards(index: Path) -> dict[str, Path]:
     """Which file each tensor of an index is in; they lie beside it."""
     document = read_json(index, "the index of a model's weights files", ModelError)
     names = WeightsIndex.read(document, f"{index}", ModelError).weight_map
-    for name in set(names.values()):
-        if name in ("", ".", "..") or re.search(r"[/\\\0]", name) or name.endswith(INDEX):
-            raise ModelError(f"{index} names the file {shown(name)!r}. Expected the name of a weights file beside it.")
     return {tensor: index.with_name(name) for tensor, name in names.items()}
 
 

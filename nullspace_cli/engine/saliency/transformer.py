@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.models.transformers_twin import CLASS_AND_MEAN
 from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
@@ -33,7 +34,8 @@ class Trace:
         last_tokens: what the last block's attention reads, behind its norm [b, n, d].
         answer: logits, or the features of a model without a head [b, k].
         readers: how much of each token goes into the answer [n]: 1 for the class token; 1/2 each for the class and the
-            distillation token; 1 / (number of patches) for each patch under global average pooling.
+            distillation token; 1 / (number of patches) for each patch under global average pooling; half of either for
+            the class token and the mean of all patches.
         grid: rows and columns of patches; their tokens come last.
     """
 
@@ -133,6 +135,8 @@ class WatchedTransformer:
         readers = torch.zeros(tokens, dtype=like.dtype, device=like.device)
         if self._module.global_pool == "token":
             readers[: 2 if hasattr(self._module, "dist_token") else 1] = 1
+        elif self._module.global_pool == CLASS_AND_MEAN:
+            readers[0], readers[self._prefix :] = 1, 1 / (tokens - self._prefix)
         else:
             readers[0 if getattr(self._module, "pool_include_prefix", False) else self._prefix :] = 1
         return readers / readers.sum()
@@ -160,7 +164,7 @@ def obstacle(model: Model) -> str | None:
     if not (hasattr(module, "num_prefix_tokens") and hasattr(embed, "dynamic_feat_size")):
         return "has no grid of patch tokens"
     pooling = getattr(module, "global_pool", None)
-    if pooling not in ("token", "avg"):
+    if pooling not in ("token", "avg", CLASS_AND_MEAN):
         return f"reads its answer by {pooling!r} pooling" if pooling else "answers with all of its tokens"
     return None
 

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nullspace_cli.engine.errors import ModelError, UsageError
+from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import load_checkpoint
 from nullspace_cli.engine.models.closest_names import closest_names
+from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model_request import ModelRequest
 
 State = Mapping[str, Tensor]
@@ -143,22 +145,41 @@ def test_a_key_chooses_and_what_was_taken_is_said(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_several_files_with_an_index(kind: str, trained: nn.Module, tmp_path: Path) -> None:
-    state = behind("model.", trained.state_dict())
+def write_shards(state: State, kind: str, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Two files and their index, by the names that are usual; the index's path, and which tensor is where."""
     names, write = sorted(state), save_file if kind == "safetensors" else torch.save
-    files = [f"model-{i}-of-2.{kind}" for i in (1, 2)]
+    stem = "model" if kind == "safetensors" else "pytorch_model"
+    files = [f"{stem}-{i}-of-2.{kind}" for i in (1, 2)]
     places = {name: files[i % 2] for i, name in enumerate(names)}
     for file in files:
-        write({name: state[name] for name in names if places[name] == file}, tmp_path / file)
-    index = tmp_path / f"model.{kind}.index.json"
+        write({name: state[name] for name in names if places[name] == file}, folder / file)
+    index = folder / f"{stem}.{kind}.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index, places
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_folders_with_several_files(kind: str, trained: nn.Module, tmp_path: Path) -> None:
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": SIZES}
+    pretrained_cfg = {"num_classes": 10, "classifier": "head"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": pretrained_cfg}))
+    write_shards(trained.state_dict(), kind, tmp_path)
+    model = load_model(ModelRequest(f"local-dir:{tmp_path}", device="cpu"))
+    assert (model.weights, model.weights_sha256) == ("pretrained", hash_state(trained.state_dict()))
+    with pytest.raises(ModelError, match=r"head has 10 classes, the model's 7"):
+        load_model(ModelRequest(f"local-dir:{tmp_path}", device="cpu", kwargs={"num_classes": 7}))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_several_files_with_an_index(kind: str, trained: nn.Module, tmp_path: Path) -> None:
+    index, places = write_shards(behind("model.", trained.state_dict()), kind, tmp_path)
+    names, files = sorted(places), sorted(set(places.values()))
     module = build()
     load_checkpoint(module, index)
     assert_same(module, trained)
     for changed, message in (
         ({**places, "model.more": files[0]}, "lacks tensors that .* says it has: model.more"),
-        ({**places, names[0]: "../w"}, r"names the file '\.\./w'"),
+        ({**places, names[0]: "../w"}, r"is '\.\./w' \(text\); expected the name of a weights file beside"),
         ({**places, names[0]: "gone.bin"}, "gone.bin"),
         ({}, "weight_map"),
     ):

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
@@ -20,7 +21,7 @@ from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
-from nullspace_cli.engine.models.weights_file import FOLDER_ENDINGS, FOLDER_NAMES
+from nullspace_cli.engine.models.weights_file import FOLDER_ENDINGS, FOLDER_NAMES, is_index
 
 TINY = "vit_tiny_patch16_224"
 KWARGS = {"depth": 1, "embed_dim": 48, "num_heads": 3}
@@ -169,7 +170,7 @@ def test_foreign_checkpoints(tmp_path: Path, folder: Path) -> None:
 def test_the_file_of_a_folder_is_the_one_that_timm_takes() -> None:
     from timm.models import _hub
 
-    assert FOLDER_NAMES == _hub._PREFERRED_FILES
+    assert tuple(name for name in FOLDER_NAMES if not is_index(Path(name))) == _hub._PREFERRED_FILES
     assert FOLDER_ENDINGS == _hub._EXT_PRIORITY
 
 
@@ -185,6 +186,44 @@ def test_local_folder(tmp_path: Path, trained: Any) -> None:
     assert model.transform.interpolation == "bilinear"
     with pytest.raises(ModelError, match=r"Cannot load local-dir:.*config\.json"):
         load_model(ModelRequest(f"local-dir:{tmp_path / 'none'}", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("named", "labels"),
+    [
+        ({"label_names": ["c1", "c2"], "label_descriptions": {"c1": "cat", "c2": "dog"}}, ("cat", "dog")),
+        ({"label_names": ["cat", "dog"]}, ("cat", "dog")),
+        ({"label_names": ["cat"]}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_labels_of_a_folder(
+    named: dict[str, Any], labels: tuple[str, ...] | None, nested: bool, tmp_path: Path
+) -> None:
+    cfg = {"num_classes": 2, **(named if nested else {})}
+    document = {"architecture": TINY, "model_args": {**KWARGS, "num_classes": 2}, "pretrained_cfg": cfg}
+    (tmp_path / "config.json").write_text(json.dumps({**document, **({} if nested else named)}))
+    request = ModelRequest(f"local-dir:{tmp_path}", pretrained=False, device="cpu")
+    assert load_model(request).labels == labels
+    for other in (0, 3):
+        assert load_model(replace(request, kwargs={"num_classes": other})).labels is None
+
+
+def test_labels_of_a_folder_that_are_imagenets(tmp_path: Path) -> None:
+    """Which 1000 classes there are is for the folder to say, if it does: ImageNet's by any name, or others."""
+    info = ImageNetInfo()
+    synsets, descriptions = info.label_names(), tuple(info.label_descriptions())
+    others = [f"class {i}" for i in range(1000)]
+    for named, labels, known in (
+        ({"label_names": synsets}, descriptions, tuple(synsets)),
+        ({"label_names": descriptions}, descriptions, tuple(synsets)),
+        ({"label_names": others}, tuple(others), None),
+    ):
+        document = {"architecture": TINY, "model_args": KWARGS, "pretrained_cfg": {"num_classes": 1000, **named}}
+        (tmp_path / "config.json").write_text(json.dumps(document))
+        model = load_model(ModelRequest(f"local-dir:{tmp_path}", pretrained=False, device="cpu"))
+        assert (model.labels, model.synsets) == (labels, known)
 
 
 def test_random_weights_follow_the_seed() -> None:
