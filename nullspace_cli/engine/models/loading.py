@@ -3,7 +3,8 @@
 import difflib
 import os
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module,
             with hub_access(offline=request.offline):
                 module = _create(request, name, pretrained=published)
         else:
-            module = _create(request, name, pretrained=published)
+            module = _create(request, name, pretrained=published, file=file)
     if file:
         require_floats(module.state_dict(), types, file)
     cfg = getattr(module, "pretrained_cfg", None) or {}
@@ -139,15 +140,33 @@ def _fill(module: nn.Module, request: ModelRequest, embedded: Path | None = None
     return str(request.checkpoint or "embedded")
 
 
-def _create(request: ModelRequest, name: str, *, pretrained: bool = False) -> nn.Module:
-    """`timm.create_model` with its many ways to fail put into words."""
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Whoever loads a pickle gets its tensors: timm before 1.0.26 asks PyTorch to run what else it holds."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _create(request: ModelRequest, name: str, *, pretrained: bool = False, file: Path | None = None) -> nn.Module:
+    """`timm.create_model` with its many ways to fail put into words.
+
+    Args:
+        file: the weights, where they are a folder's: timm before 1.0.26 cannot read those in safetensors there.
+    """
     import timm
 
     cache = os.environ.get("VITNULL_CACHE")
-    with _BUILDING, torch.random.fork_rng(devices=[]):
+    own = {"pretrained_cfg_overlay": {"source": "", "file": str(file), "custom_load": False}} if file else {}
+    with _BUILDING, _weights_only(), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(request.seed)  # `torch.manual_seed` would seed those of all GPUs too
         try:
-            module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
+            module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **own, **request.kwargs)
         except Exception as error:  # whatever goes wrong in there goes wrong with this name, these arguments or files
             if isinstance(error, ModelError) or is_out_of_memory(error):
                 raise
