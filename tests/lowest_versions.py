@@ -11,7 +11,7 @@ def main() -> None:
     for requirement in (*project["dependencies"], *project["optional-dependencies"]["test"]):
         if not (lowest := re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement)):
             sys.exit(f"pyproject.toml: {requirement} does not read name>=version, so it has no lowest version")
-        print("==".join(lowest.groups()))
+        sys.stdout.write("==".join(lowest.groups()) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from nullspace_cli.engine.models.weights_file import read_weights, require_file,
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
+SOURCES = ("hf-hub", "hf_hub", "local-dir")
 _BUILDING = threading.Lock()
 """timm draws weights from the generator of the process: one model at a time."""
 
@@ -107,6 +108,7 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> tuple[nn.Module,
         surveyed: whether this is the model without memory already, by which what cannot be built is found out.
     """
     name = request.name
+    _require_source(name)
     published = request.pretrained and request.checkpoint is None
     folder = _folder_of(name)
     config = _read_folder(folder) if folder else {}
@@ -180,6 +182,25 @@ def _create(request: ModelRequest, name: str, *, pretrained: bool = False, file:
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         raise ModelError(f"{name} has no weights, built with these arguments.", hint=SEE_KWARGS)
     return module
+
+
+def _require_source(name: str) -> None:
+    """A hub's or a folder's name says so: timm before 1.0.29 takes ORG/NAME for its own model NAME.
+
+    Raises:
+        ModelError: it does not, or it says something else.
+    """
+    source, colon, _ = name.partition(":")
+    if not colon and ("/" in name or "\\" in name):
+        raise ModelError(
+            f"{name} could not be built: timm's own names have no slash. A model of the hub is hf-hub:{name}, "
+            f"one in a folder local-dir:{name}."
+        )
+    if colon and source.lower() not in SOURCES:
+        raise ModelError(
+            f"{name} could not be built: Unknown model source '{source}'. Give hf-hub:ORG/NAME, local-dir:PATH or a "
+            "name of timm's."
+        )
 
 
 def _folder_of(name: str) -> Path | None:
