@@ -1,10 +1,11 @@
 # Everything sets itself up: `make demo` or `make test` on a fresh machine need nothing but Python 3.11 or later.
 PYTHON ?= python3
 VENV ?= .venv
+LOWEST ?= .venv-lowest
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check bench docs dist-test clean
+.PHONY: setup demo test check test-lowest bench docs dist-test clean
 setup: $(READY)
 
 $(READY): pyproject.toml
@@ -28,6 +29,15 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
+test-lowest: $(LOWEST)/.ready
+	$(LOWEST)/bin/python -m pytest -n auto
+
+$(LOWEST)/.ready: pyproject.toml tests/lowest_versions.py
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) tests/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable '.[test]'
+	touch $@
+
 bench: $(READY)
 	$(BIN)/python -m benchmarks
 
@@ -45,4 +55,4 @@ dist-test: $(READY)
 	cd build/empty && bin/vitnull demo --force && bin/python -c 'from nullspace_cli import load_model; load_model("demo")'
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis vitnull-demo
+	rm -rf $(VENV) $(LOWEST) build .pytest_cache .mypy_cache .ruff_cache .hypothesis vitnull-demo

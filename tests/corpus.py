@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEEP = 100_000
+WRITES_COMPLEX = tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 7)  # others refuse to read them
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,8 @@ def broken_tensors(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[str, dict[
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool):
             if dtype != tensor.dtype:
                 yield f"tensor {name} as {dtype}", {**others, name: tensor.to(dtype)}
-        yield f"tensor {name} as complex", {**others, name: tensor.to(torch.complex64)}
+        if WRITES_COMPLEX:
+            yield f"tensor {name} as complex", {**others, name: tensor.to(torch.complex64)}
         yield f"tensor {name} wrapped", {**others, name: tensor[None].clone()}
         yield f"tensor {name} flat", {**others, name: torch.cat([tensor.flatten(), tensor.flatten()[:1]])}
         if tensor.ndim:
@@ -301,7 +304,11 @@ def weights(good: Mapping[str, "Tensor"]) -> Iterator[Case]:
             isinstance(state, dict)
             and all(isinstance(key, str) for key in state)
             and all(
-                isinstance(v, torch.Tensor) and v.layout == torch.strided and not v.is_quantized and not v.is_meta
+                isinstance(v, torch.Tensor)
+                and v.layout == torch.strided
+                and not v.is_quantized
+                and not v.is_meta
+                and (WRITES_COMPLEX or not v.is_complex())
                 for v in state.values()
             )
         ):

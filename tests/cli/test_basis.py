@@ -480,6 +480,20 @@ def test_code_in_a_local_folder_is_never_run(vitnull: Vitnull) -> None:
     assert not Path("executed").exists()
 
 
+def test_code_in_a_file_of_the_hub_is_never_run(vitnull: Vitnull, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITNULL_CACHE", "cache")
+    repository = Path("cache/models--org--evil")
+    snapshot = repository / "snapshots" / "1"
+    for folder in (snapshot, repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1")
+    config = {"architecture": "test_vit", "pretrained_cfg": {"hf_hub_filename": "evil.bin"}}
+    (snapshot / "config.json").write_text(json.dumps(config))
+    torch.save({"weight": Malicious()}, snapshot / "evil.bin")
+    assert "hf-hub:org/evil" in refused(vitnull, "hf-hub:org/evil")
+    assert not Path("executed").exists()
+
+
 def test_code_in_a_numpy_checkpoint_is_never_run(vitnull: Vitnull) -> None:
     np.savez("evil.npz", **{"embedding/kernel": np.array([Malicious()], dtype=object)})  # type: ignore[arg-type]
     assert "evil.npz" in refused(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import ImageFile
@@ -379,6 +380,7 @@ def read_again(source: Picture, pixels: UInt8[NDArray[np.uint8], "H W 3"], *, na
 
 
 _PHOTOMETRIC = 262  # TIFF's PhotometricInterpretation; 0 is WhiteIsZero
+_YCBCR = 6
 _BITS = 258  # TIFF's BitsPerSample
 _PLANAR = 284  # TIFF's PlanarConfiguration; 2 is one plane after the other
 _DEEP = 65535
@@ -430,10 +432,15 @@ class _Decoded:
 
 def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     source_mode, raw_mode, shallow = image.mode, _raw_mode(image), _is_shallow(image)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) == _YCBCR and (raw_mode, image.tile[0].codec_name) == ("RGBX", "raw"):
+        raise ImageError(
+            f"Cannot read {path}: it is a TIFF of YCbCr, which Pillow {PIL.__version__} cannot decode. "
+            "Convert it to PNG, or install Pillow 13 or later."
+        )
     image.load()
     orientation = orientation_of(image)
     loaded = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    tags = getattr(image, "tag_v2", {})
     planar = tags.get(_PLANAR) == 2
     deep = image.mode.startswith(("I", "F"))
     name, _, depth = raw_mode.partition(";")
@@ -448,6 +455,8 @@ def _decode(image: ImageFile.ImageFile, path: Path) -> _Decoded:
     else:
         if raw_mode in _SPREAD and "transparency" in image.info:
             image.info["transparency"] *= _SPREAD[raw_mode]  # from the file's depth to that of the decoded samples
+        elif image.mode == "1" and image.info.get("transparency"):
+            image.info["transparency"] = 255  # before Pillow 13 it is 1
         mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
         if image.has_transparency_data:
             mode += "A"

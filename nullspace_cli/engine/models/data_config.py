@@ -1,5 +1,7 @@
 """timm's data configuration of a model, and the evaluation transform that it describes."""
 
+import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,14 +18,16 @@ def data_config_of(module: nn.Module, name: str) -> dict[str, Any]:
     Raises:
         ModelError: a value in it is not of the type that it should be.
     """
+    import timm
     from timm.data import resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(module)
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
     DataConfig.read(lists, f"The data config of {name}", ModelError)
-    channels = getattr(module, "in_chans", config["input_size"][0])
-    built = getattr(getattr(module, "patch_embed", None), "img_size", None)
-    built = built or (getattr(module, "_traits", None) or {}).get("img_size")
+    embedding = _patch_embedding(module)
+    convolution = getattr(embedding, "proj", None)
+    channels = getattr(module, "in_chans", getattr(convolution, "in_channels", config["input_size"][0]))
+    built = getattr(embedding, "img_size", None) or (getattr(module, "_traits", None) or {}).get("img_size")
     size = built or config["input_size"][1:]
     size = (size, size) if isinstance(size, int) else tuple(size)
     config["input_size"] = (int(channels), *size)
@@ -31,7 +35,23 @@ def data_config_of(module: nn.Module, name: str) -> dict[str, Any]:
         values = tuple(config[key])
         if len(values) != channels:  # those of pictures in colour, which no loader of timm's could take
             config[key] = (sum(values) / len(values),) if channels == 1 else (values * channels)[:channels]
+    height, width = (math.floor(side / config["crop_pct"]) for side in config["input_size"][1:])
+    if config["crop_mode"] == "center" and height != width and version_of(timm.__version__) < (1, 0, 31):
+        config["interpolation"] = "bilinear"  # that timm resizes so, whatever it is told
     return config
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The three numbers that a version starts with."""
+    return tuple(map(int, re.findall(r"\d+", text)[:3]))
+
+
+def _patch_embedding(module: nn.Module) -> nn.Module | None:
+    """What cuts the image into patches, where there is such a layer: older timm leaves the size to it alone."""
+    convolution = (getattr(module, "pretrained_cfg", None) or {}).get("first_conv")
+    named = dict(module.named_modules())
+    places = ["patch_embed", *([convolution.rpartition(".")[0]] if isinstance(convolution, str) else [])]
+    return next((named[place] for place in places if hasattr(named.get(place), "img_size")), None)
 
 
 def transform_of(config: Mapping[str, Any], name: str) -> EvalTransform:

@@ -34,6 +34,7 @@ from nullspace_cli.engine.models.weights_file import is_index, read_weights, req
 from nullspace_cli.engine.runtime.autograd import ordinary_tensors
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS
 
+SOURCES = ("hf-hub", "hf_hub", "local-dir")
 _BUILDING = threading.Lock()
 """timm draws weights from the generator of the process: one model at a time."""
 
@@ -121,6 +122,7 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
         surveyed: whether this is the model without memory already, by which what cannot be built is found out.
     """
     name = request.name
+    _require_source(name)
     published = request.pretrained and request.checkpoint is None
     folder = _folder_of(name)
     written = folder or _fetched(request)
@@ -141,7 +143,7 @@ def _build(request: ModelRequest, *, surveyed: bool = False) -> _Built:
             with hub_access(offline=request.offline):
                 module = _create(request, name, pretrained=published)
         else:
-            module = _create(request, name, pretrained=by_timm)
+            module = _create(request, name, pretrained=by_timm, file=file if by_timm else None)
     if file:
         require_floats(module.state_dict(), types, file)
     cfg = getattr(module, "pretrained_cfg", None) or {}
@@ -190,26 +192,42 @@ def _fill(
     return str(request.checkpoint or whence)
 
 
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Whoever loads a pickle gets its tensors: timm before 1.0.26 asks PyTorch to run what else it holds."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
 def _create(
     request: ModelRequest,
     name: str,
     *,
     pretrained: bool = False,
+    file: Path | None = None,
     called: str | None = None,
     finish: Callable[[nn.Module], None] = lambda module: None,
 ) -> nn.Module:
     """`timm.create_model` with its many ways to fail put into words.
 
     Args:
+        file: the weights, where they are a folder's: timm before 1.0.26 cannot read those in safetensors there.
         called: what messages call the model, if not `name`.
         finish: what is built in afterwards, with random numbers of the same seed.
     """
     import timm
 
     cache = os.environ.get("VITNULL_CACHE")
-    with _BUILDING, torch.random.fork_rng(devices=[]), _in_words(called or name, request):
+    own = {"pretrained_cfg_overlay": {"source": "", "file": str(file), "custom_load": False}} if file else {}
+    with _BUILDING, _weights_only(), torch.random.fork_rng(devices=[]), _in_words(called or name, request):
         torch.default_generator.manual_seed(request.seed)  # `torch.manual_seed` would seed those of all GPUs too
-        module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **request.kwargs)
+        module: nn.Module = timm.create_model(name, pretrained=pretrained, cache_dir=cache, **own, **request.kwargs)
         finish(module)
     if not isinstance(module, nn.Module) or next(module.parameters(), None) is None:
         raise ModelError(f"{called or name} has no weights, built with these arguments.", hint=SEE_KWARGS)
@@ -240,6 +258,25 @@ def _cannot_load(name: str) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(f"Cannot load {name}: {error}") from error
+
+
+def _require_source(name: str) -> None:
+    """A hub's or a folder's name says so: timm before 1.0.29 takes ORG/NAME for its own model NAME.
+
+    Raises:
+        ModelError: it does not, or it says something else.
+    """
+    source, colon, _ = name.partition(":")
+    if not colon and ("/" in name or "\\" in name):
+        raise ModelError(
+            f"{name} could not be built: timm's own names have no slash. A model of the hub is hf-hub:{name}, "
+            f"one in a folder local-dir:{name}."
+        )
+    if colon and source.lower() not in SOURCES:
+        raise ModelError(
+            f"{name} could not be built: Unknown model source '{source}'. Give hf-hub:ORG/NAME, local-dir:PATH or a "
+            "name of timm's."
+        )
 
 
 def _folder_of(name: str) -> Path | None:

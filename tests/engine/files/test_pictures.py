@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
@@ -30,6 +31,8 @@ Array = NDArray[Any]
 read_shown = partial(read_picture, reading="shown")
 Save = Callable[..., Path]
 
+PILLOW = int(PIL.__version__.partition(".")[0])
+SINCE_13 = pytest.mark.skipif(PILLOW < 13, reason="Pillow reads TIFFs of YCbCr since 13.0")
 RNG = np.random.default_rng(0)
 COLOURS: Array = RNG.integers(0, 256, (11, 14, 3), dtype=np.uint8)
 RGB = Image.fromarray(COLOURS)
@@ -79,7 +82,7 @@ def on_white(rgba: Array) -> Array:
         ("CMYK", "a.jpg"),
         ("CMYK", "a.tif"),
         ("YCbCr", "a.jpg"),
-        ("YCbCr", "a.tif"),
+        pytest.param("YCbCr", "a.tif", marks=SINCE_13),
         ("LAB", "a.tif"),
     ],
 )
@@ -95,11 +98,17 @@ def test_opaque_images_are_what_pil_converts(save: Save, mode: str, name: str) -
     assert (picture.alpha, picture.source_mode, picture.path) == (None, source_mode, path)
 
 
-@pytest.mark.parametrize(("mode", "tolerance"), [("CMYK", 0), ("YCbCr", 2), ("LAB", 12)])
+@pytest.mark.parametrize(("mode", "tolerance"), [("CMYK", 0), pytest.param("YCbCr", 2, marks=SINCE_13), ("LAB", 12)])
 def test_other_colour_spaces_come_back_to_the_colours(save: Save, mode: str, tolerance: int) -> None:
     colours = Image.new("RGB", (4, 4), (200, 90, 40))
     pixels = read_shown(save(colours.convert(mode), "a.tif")).pixels
     assert np.abs(pixels.astype(int) - [200, 90, 40]).max() <= tolerance
+
+
+@pytest.mark.skipif(PILLOW >= 13, reason="this Pillow reads TIFFs of YCbCr")
+def test_what_an_older_pillow_cannot_read_is_refused_as_such(save: Save) -> None:
+    with pytest.raises(ImageError, match=r"TIFF of YCbCr.*to PNG, or install Pillow 13"):
+        read_picture(save(RGB.convert("YCbCr"), "a.tif"))
 
 
 def test_cmyk_jpeg_is_not_inverted(save: Save) -> None:

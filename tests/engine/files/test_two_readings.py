@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import ExifTags, Image
@@ -67,6 +68,8 @@ def pictures() -> dict[str, tuple[Image.Image, dict[str, Any]]]:
         "f.tif": (Image.fromarray((rng.random((90, 120)) * 300 - 20).astype(np.float32)), {}),
         "p.bmp": (palette, {}),
     }
+    if int(PIL.__version__.partition(".")[0]) < 13:
+        del found["ycbcr.tif"]  # neither timm's loader nor we can read it
     return found
 
 
@@ -110,6 +113,7 @@ def test_what_an_evaluation_reads_is_what_timms_loader_gives(folder: Path, monke
         std=TRANSFORM.std,
         crop_pct=TRANSFORM.crop_pct,
         num_workers=0,
+        persistent_workers=False,
         device=torch.device("cpu"),
     )
     opened: list[Image.Image] = []

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.engine.errors import ModelError, UsageError, VitnullError
@@ -280,6 +281,14 @@ def test_input_size_is_that_of_the_built_model(name: str, kwargs: dict[str, Any]
     model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
     assert model.transform.input_size == size
     assert model.stem().kind in ("patch", "overlapping")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (64, 64)])
+def test_what_is_not_square_is_resized_as_the_installed_timm_does(size: tuple[int, int]) -> None:
+    model = load(pretrained=False, kwargs={"depth": 1, "img_size": size})
+    config = resolve_model_data_config(model.module) | {"input_size": (3, *size)}
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 150, 3), np.uint8)
+    assert torch.equal(model.transform(pixels), create_transform(**config)(Image.fromarray(pixels)))
 
 
 def test_labels() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,6 +17,7 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from nullspace_cli.engine.errors import ImageError, ModelError
+from nullspace_cli.engine.models.data_config import version_of
 from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
@@ -30,6 +32,8 @@ CONFIG: dict[str, Any] = {
     "crop_mode": "center",
 }
 SIZES = [(32, 32), (36, 36), (45, 70), (70, 45), (37, 36), (5, 3), (1, 1), (31, 200), (200, 9), (64, 33), (101, 97)]
+AS_IT_IS_TOLD = version_of(timm.__version__) >= (1, 0, 31)
+"""Others resize by bilinear what the model does not read as a square (see models/data_config)."""
 CROP_PCTS = [0.875, 0.9, 0.95, 1.0, 1.15]
 
 
@@ -82,6 +86,8 @@ def test_same_bits_as_timm(
         "crop_mode": crop_mode,
         "crop_pct": crop_pct,
     }
+    if crop_mode == "center" and input_size[1] != input_size[2] and not AS_IT_IS_TOLD:
+        config["interpolation"] = "bilinear"
     reference, transform = create_transform(**config, is_training=False), EvalTransform.from_data_config(config)
     for width, height in SIZES:
         pixels = random_image(width, height)
@@ -115,6 +121,8 @@ def test_same_geometry_as_timm(width: int, height: int, crop_mode: str, crop_pct
         "crop_pct": crop_pct,
     }
     transform = EvalTransform.from_data_config(config)
+    height_told, width_told = (math.floor(side / crop_pct) for side in size)
+    assume(AS_IT_IS_TOLD or crop_mode != "center" or height_told == width_told)
     try:
         geometry = transform.geometry(width, height)
     except ImageError:
