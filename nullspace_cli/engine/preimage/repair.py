@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import maximum_filter
 
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, halved
@@ -85,7 +85,7 @@ class Repair:
                 return found
             near = amiss.any(1)
             if sweep >= SWEEPS and not astray:
-                near = binary_dilation(np.asarray(near), np.ones((2 ** (sweep - SWEEPS + 1) + 1,) * 2, bool))
+                near = maximum_filter(near, 2 ** (sweep - SWEEPS + 1) + 1)
             for i, j in np.argwhere(near):
                 part = (rows[i], slice(None), columns[j])
                 pixels[part] = lower[part] = upper[part] = problem.source[part]
