@@ -29,6 +29,9 @@ LAST_SWEEP = 40
 KEPT = 0.95
 """Share of the changed pixels that another reader's sake must leave."""
 
+CANDIDATES = 400
+"""Pixels that the local search tries for one change; a large kernel has more, much alike."""
+
 
 class Repair:
     """Local search around wrong values of the views of one size of picture."""
@@ -141,6 +144,8 @@ class Repair:
                 k, col = np.nonzero(step.any(2) & (there >= lower) & (there <= upper))
                 if not len(k):
                     continue
+                some = np.linspace(0, len(k) - 1, min(len(k), CANDIDATES)).astype(int)
+                k, col = k[some], col[some]
                 after = _excess(V + np.einsum("mn,np->nmp", A[:, k], step[k, col]), levels).sum((1, 2))
                 least = int(after.argmin())
                 if after[least] < cost - 1e-9:
