@@ -143,7 +143,7 @@ def in_both_orders(first: Callable[[threading.Event], None], second: Callable[[]
 @pytest.mark.parametrize("first", [True, False])
 def test_offline_and_online_at_once(unchanged: None, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_reachable", lambda endpoint: True)
+    monkeypatch.setattr(hub, "_asked", lambda endpoint, patience: "")
     seen: list[tuple[bool, bool]] = []
     entered = threading.Event()
 
@@ -267,7 +267,7 @@ def test_torchs_threads_are_shared_out_for_the_length_of_a_run(
 ) -> None:
     before, counts = state(), list[int]()
 
-    def together(self: WatermarkPipeline, jobs: Any) -> Any:
+    def together(self: WatermarkPipeline, jobs: Any, stop: threading.Event) -> Any:
         counts.append(torch.get_num_threads())
         if end == "failed":
             raise ZeroDivisionError
@@ -292,7 +292,7 @@ def test_runs_that_overlap(four_threads: None, monkeypatch: pytest.MonkeyPatch) 
     """The one that began first ends first."""
     before, both = state(), threading.Barrier(4)
 
-    def together(self: WatermarkPipeline, jobs: Any) -> Any:
+    def together(self: WatermarkPipeline, jobs: Any, stop: threading.Event) -> Any:
         both.wait(30)
         if jobs[0].source.name < "2":
             time.sleep(0.1)
