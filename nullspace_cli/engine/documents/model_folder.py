@@ -11,7 +11,10 @@ MAX_SIZE = 2**20
 """Nothing that is counted in a model (pixels of a side, layers, classes, channels) is more than a million."""
 
 Counted = Annotated[int, Field(ge=0, le=MAX_SIZE)]
-Size = Annotated[list[Annotated[int, Field(ge=1, le=MAX_SIZE)]], Field(min_length=3, max_length=3)]
+Dimension = Annotated[int, Field(ge=1, le=MAX_SIZE)]
+Size = Annotated[list[Dimension], Field(min_length=3, max_length=3)]
+Mean = Annotated[float, Field(ge=-MAX_MEAN, le=MAX_MEAN)]
+Std = Annotated[float, Field(ge=1 / MAX_STD, le=MAX_STD)]
 Layers = str | list[str] | None
 
 
@@ -25,8 +28,8 @@ class PretrainedConfig(Document):
     interpolation: str | None = None
     crop_pct: Annotated[float, Field(gt=0, le=MAX_SIZE)] | None = None
     crop_mode: str | None = None
-    mean: Annotated[list[Annotated[float, Field(ge=-MAX_MEAN, le=MAX_MEAN)]], Field(min_length=1)] | None = None
-    std: Annotated[list[Annotated[float, Field(ge=1 / MAX_STD, le=MAX_STD)]], Field(min_length=1)] | None = None
+    mean: Annotated[list[Mean], Field(min_length=1)] | None = None
+    std: Annotated[list[Std], Field(min_length=1)] | None = None
     num_classes: Counted | None = None
     label_offset: Counted | None = None
     label_names: list[str] | None = None

@@ -5,10 +5,8 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from nullspace_cli.engine.documents.base import Document
-from nullspace_cli.engine.documents.model_folder import MAX_SIZE
-from nullspace_cli.engine.documents.shared import MAX_MEAN, MAX_STD
+from nullspace_cli.engine.documents.model_folder import MAX_SIZE, Counted, Dimension, Mean, Std
 
-Dimension = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 Sides = Dimension | Annotated[list[Dimension], Field(min_length=2, max_length=2)]
 """One number for both, or height and width."""
 
@@ -25,7 +23,7 @@ class TransformersConfig(TransformersModel):
     architectures: Annotated[list[str], Field(min_length=1)] | None = None
     problem_type: str | None = None
     id2label: Annotated[dict[str, str], Field(max_length=MAX_SIZE)] | None = None
-    num_labels: Annotated[int, Field(ge=0, le=MAX_SIZE)] | None = None
+    num_labels: Counted | None = None
     image_size: Sides | None = None
     patch_size: Sides | None = None
     num_channels: Dimension | None = None
@@ -38,7 +36,7 @@ class TransformersConfig(TransformersModel):
     layer_norm_eps: Annotated[float, Field(ge=0, le=1)] | None = None
     qkv_bias: bool | None = None
     use_swiglu_ffn: bool | None = None
-    num_register_tokens: Annotated[int, Field(ge=0, le=MAX_SIZE)] | None = None
+    num_register_tokens: Counted | None = None
     rope_theta: Annotated[float, Field(gt=0)] | None = None
     query_bias: bool | None = None
     key_bias: bool | None = None
@@ -63,10 +61,6 @@ class Extent(Document):
     longest_edge: Dimension | None = None
     max_height: Dimension | None = None
     max_width: Dimension | None = None
-
-
-Mean = Annotated[float, Field(ge=-MAX_MEAN, le=MAX_MEAN)]
-Std = Annotated[float, Field(ge=1 / MAX_STD, le=MAX_STD)]
 
 
 class ImageProcessorConfig(Document):
