@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WRAPPERS = re.compile(
+BASE_MODEL = re.compile(
     r"(vit|deit|dinov2|dinov2_with_registers|model)\.(?=(embeddings|encoder|layers?|layernorm|norm)\.)"
 )
 """What stands before the names of the network in those of a model with a head."""
@@ -66,7 +66,7 @@ def converted(state: Mapping[str, Tensor], layout: Layout, module: nn.Module) ->
     """
     named: dict[str, Tensor] = {}
     for key, value in state.items():
-        inner = WRAPPERS.sub("", key, count=1)
+        inner = BASE_MODEL.sub("", key, count=1)
         name = _renamed(inner, (*NAMES, *layout.names))
         named[key if name in named else name] = value
     if named.get("reg_token") is not None and named["reg_token"].numel() == 0:

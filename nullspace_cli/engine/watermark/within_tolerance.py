@@ -5,13 +5,11 @@ The projection takes a small share of the tolerance, which leaves the rest to th
 mark is left by that, it takes more. The source itself has no error, so that there is always an answer.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
@@ -121,17 +119,14 @@ class WithinTolerance:
         seen = torch.from_numpy(self.preimages.readers_of(differs)).to(self.sigma.device)
         marked = self.constraint.within(self.constraint.patches(seen.float()).any(1))
         free = self.preimages.read_by(marked)
-        lower, upper = (np.where(free, bound, source).astype(np.uint8) for bound in self.bounds)
+        bounds = self.problem.lower, self.problem.upper
+        lower, upper = (np.where(free, bound, source).astype(np.uint8) for bound in bounds)
         target = np.where(free, self.problem.target, source)
         projection = self.preimages.projection(
             replace(self.problem, target=target, lower=lower, upper=upper), self.constraint
         )
         own = torch.from_numpy(self.problem.wanted).to(self.sigma)
         return projection, torch.where(marked, own, self._unrounded(source))
-
-    @property
-    def bounds(self) -> Iterator[NDArray[np.uint8] | int]:
-        yield from (self.problem.lower, self.problem.upper)
 
     def _unrounded(self, pixels: Levels) -> Float[Tensor, "h c w"]:
         """What Pillow makes of a picture, without its roundings."""
