@@ -60,7 +60,7 @@ class Launch:
             raise UsageError(
                 f"{count} processes were started for the work of one: all would do the same and write the same files.",
                 hint="Start one, without torchrun, or by srun -n 1. Where each is given other files, unset WORLD_SIZE "
-                "and SLURM_STEP_NUM_TASKS.",
+                "and SLURM_PROCID.",
             )
 
 
@@ -125,13 +125,16 @@ def _group(environ: Mapping[str, str]) -> Group | None:
 
 
 def _task(environ: Mapping[str, str], group: Group | None, terminal: bool) -> Task | None:
-    # SLURM_NTASKS is no sign: batch scripts and interactive allocations have it, where nothing is started twice.
-    if not (environ.get("SLURM_STEP_ID") and environ.get("SLURM_STEP_NUM_TASKS") and environ.get("SLURM_PROCID")):
+    if not environ.get("SLURM_PROCID"):
         return None
-    count, index = _whole(environ, "SLURM_STEP_NUM_TASKS", 1, least=1), _whole(environ, "SLURM_PROCID", 0)
+    tasks = "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    count, index = _whole(environ, tasks, 1, least=1), _whole(environ, "SLURM_PROCID", 0)
+    # A batch script is the first of its job's tasks by name, and told of the nodes; but of no step, and started once.
+    if environ.get("SLURM_JOB_NODELIST") and not environ.get("SLURM_STEP_ID") and index == 0:
+        return None
     if index >= count:
         raise UsageError(
-            f"SLURM_PROCID={index} is not below SLURM_STEP_NUM_TASKS={count}.",
+            f"SLURM_PROCID={index} is not below {tasks}={count}.",
             hint="They are Slurm's; unset both if they are left over.",
         )
     # Where tasks start a torchrun each, these may belong together; WORLD_SIZE set by hand is of all tasks.

@@ -26,12 +26,14 @@ def ranks(rank: str, world: str, local: str, here: str, **more: str) -> dict[str
         (ranks("1", "4", "1", "2"), Launch(SECOND)),
         ({**MASTER, "RANK": "1", "WORLD_SIZE": "4"}, Launch(Group(1, 4, 1, 4, "node1:29500"))),
         # An sbatch script, and the shell of an allocation, by itself and as a step.
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "3"}, Launch()),
+        ({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "3"}, Launch()),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, Launch()),
         ({**STEP, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Launch()),
         ({**STEP, "SLURM_PTY_PORT": "34889", "terminal": "yes"}, Launch()),
-        # srun -n 4, from that shell too
+        # srun -n 4, from that shell too; and what of it a container may be told
         (STEP, Launch(task=Task(2, 4))),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, Launch(task=Task(0, 4))),
+        ({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4", "SLURM_PROCID": "2"}, Launch(task=Task(2, 4))),
         ({**STEP, "SLURM_PTY_PORT": "34889"}, Launch(task=Task(2, 4))),
         ({**STEP, "terminal": "yes"}, Launch(task=Task(2, 4))),
         # srun torchrun: of one process each, of two each, and of two each that belong together
@@ -61,6 +63,7 @@ def test_what_was_started(environ: dict[str, str], launch: Launch) -> None:
         (ranks("1", "4", "2", "2"), r"contradict"),
         (ranks("1", "4", "1", "8"), r"contradict"),
         ({**ranks("1", "4", "1", "2"), "MASTER_PORT": "70000"}, r"^MASTER_PORT=70000 is not a whole number from 1 to"),
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "4"}, r"^SLURM_PROCID=4 is not below SLURM_NTASKS=4"),
         ({**STEP, "SLURM_PROCID": "4"}, r"^SLURM_PROCID=4 is not below SLURM_STEP_NUM_TASKS=4"),
     ],
 )  # fmt: skip
