@@ -161,8 +161,9 @@ def failed_fetch(name: str, error: BaseException, repository: str | None, cache:
         return unfetched(f": {where} has no such revision", "Check what stands behind the @.")
     if caused_by(errors.RepositoryNotFoundError):
         return unfetched(f": there is no {where}, or it is private", f"Check the name. {log_in}")
-    if caused_by(errors.RemoteEntryNotFoundError):
-        lacking = next((str(cause.response.url) for cause in causes if hasattr(cause, "response")), "its weights")
+    if caused_by(errors.EntryNotFoundError) and not caused_by(errors.LocalEntryNotFoundError):
+        answers = (getattr(cause, "response", None) for cause in causes)
+        lacking = next((str(answer.url) for answer in answers if answer is not None), "its weights")
         return unfetched(f": {where} lacks {lacking}", f"Check the name, or {OTHERWISE}")
     if status in (401, 403):
         return unfetched(f": {where} refuses access (HTTP {status})", log_in)

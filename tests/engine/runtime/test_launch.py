@@ -26,7 +26,7 @@ def ranks(rank: str, world: str, local: str, here: str, **more: str) -> dict[str
         (ranks("1", "4", "1", "2"), Launch(SECOND)),
         ({**MASTER, "RANK": "1", "WORLD_SIZE": "4"}, Launch(Group(1, 4, 1, 4, "node1:29500"))),
         # An sbatch script, and the shell of an allocation, by itself and as a step.
-        ({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "3"}, Launch()),
+        ({"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Launch()),
         ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, Launch()),
         ({**STEP, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, Launch()),
         ({**STEP, "SLURM_PTY_PORT": "34889", "terminal": "yes"}, Launch()),
