@@ -1,6 +1,8 @@
 """`vitnull learn-noise`: its files and documents, what it refuses, and runs that are killed, repeated or shared."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -213,6 +215,31 @@ def test_an_interrupted_run_is_not_thrown_away(learn: Callable[..., Outcome], no
     message = learn(expect=1).message
     assert "--resume" in message
     assert "--force" in message
+
+
+def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
+    learn: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--limit", "1", "--no-preview", "--checkpoint-every", "1")
+    name = "deit_tiny_patch16_224.encoder.lim1.noise.safetensors"
+    learn(*arguments)
+    whole = Path(name).read_bytes()
+    Path(name).unlink()
+    sync, saved = os.fsync, []
+
+    def fill(file: int) -> None:
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+        saved.append(file)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fill)
+        message = learn(*arguments, expect=1).message
+    assert f"Cannot write {name}.resume: No space left on device. Make room" in message
+    assert contents() == [f"{name}.resume"]
+    learn(*arguments, "--resume")
+    assert Path(name).read_bytes() == whole
 
 
 @pytest.mark.slow
