@@ -225,7 +225,8 @@ def test_a_disk_that_fills_up_costs_no_step_that_was_saved(
     learn(*arguments)
     whole = Path(name).read_bytes()
     Path(name).unlink()
-    sync, saved = os.fsync, []
+    sync = os.fsync
+    saved: list[int] = []
 
     def fill(file: int) -> None:
         if len(saved) == 2:
