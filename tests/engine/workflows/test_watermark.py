@@ -24,7 +24,8 @@ from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
