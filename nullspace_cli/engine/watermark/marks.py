@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.hashes import sha256_of
-from nullspace_cli.engine.files.pictures import Picture, read_picture
+from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
+from nullspace_cli.engine.watermark.svg import is_svg, read_svg
 
 Plane = NDArray[np.floating]
 Fit = Literal["contain", "cover", "stretch", "tile"]
@@ -116,7 +117,9 @@ class Placed:
 
 
 def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> Mark:
-    """Read a logo. Its alpha says where it covers; an opaque one covers wherever it is not its own background.
+    """Read a logo, a picture or an SVG.
+
+    Its alpha says where it covers; an opaque one covers wherever it is not its own background.
 
     The background of an opaque logo is the colour of its four corners, where they agree: a logo on white paper or on
     black stamps its drawing, not a rectangle. Where they differ, the whole picture is the mark.
@@ -127,6 +130,8 @@ def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> 
     Raises:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
+    if is_svg(path):
+        return mark_of(picture_of(read_svg(path), str(path)), path)
     picture = read_picture(path, "shown")
     picture.tell(notice)
     return mark_of(picture, path)

@@ -144,6 +144,8 @@ class _Task:
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
         levels = in_grey(picture.levels) if grey else picture.levels[..., :channels]
         if (writable := picture.range()) is not None and np.array_equal(*writable):
+            if picture.reading == "shown":
+                raise ImageError(f"{picture.path} is transparent everywhere: nothing on it would be seen.")
             raise ImageError(
                 f"{picture.path} has no opaque pixel: as loaders read it, nothing of it may change.",
                 hint='Use `reading="shown"`.',

@@ -25,8 +25,8 @@ def seen(source: Levels, wanted: Levels, pixels: Levels) -> Legibility:
     def unrounded() -> Unrounded:
         raise NotImplementedError
 
-    colours = [np.repeat(plane[..., None], 3, 2) for plane in (source, wanted, pixels)]
-    return legibility(Watermarked(*colours, "resize", "aware", {}, unrounded, lambda: INK))
+    x, t, z = (np.repeat(plane[..., None], 3, 2) for plane in (source, wanted, pixels))
+    return legibility(Watermarked(x, t, z, "resize", "aware", {}, unrounded, lambda: INK))
 
 
 def ground(level: int = 128) -> Levels:
