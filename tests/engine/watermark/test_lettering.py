@@ -108,7 +108,7 @@ def by_pillow(text: str) -> Image.Image:
 def likeness(text: str, expected: Image.Image) -> float:
     pixels = Image.fromarray((text_mark(text).coverage * 255).astype(np.uint8))
     found = pixels.crop(pixels.getbbox()).resize((300, 60))
-    return float(np.corrcoef(np.ravel(expected), np.ravel(found))[0, 1])
+    return float(np.corrcoef(np.asarray(expected).ravel(), np.asarray(found).ravel())[0, 1])
 
 
 def test_letters_that_the_built_in_font_lacks_are_those_of_another() -> None:
