@@ -248,7 +248,7 @@ def test_a_text_of_each_image(vitnull: Vitnull, no_weights: None, photo: Path) -
     with Image.open(photo) as image:
         image.save("a.png", exif=exif)
         image.save("b.png")
-    options = ("--nullspace", "resize", "--model", "demo", "--position", "bottom-right", "--json")
+    options = (*"--nullspace resize --model demo --position bottom-right --min-legibility 0".split(), "--json")
     outcome = vitnull("watermark", "a.png", "b.png", "--text", "{stem} {year}", *options, expect=4)
     (record,) = outcome.document["images"]
     assert (record["source"], record["text"]) == ("a.png", "a 2021")
