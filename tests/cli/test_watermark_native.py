@@ -248,12 +248,13 @@ def test_a_text_of_each_image(vitnull: Vitnull, no_weights: None, photo: Path) -
     with Image.open(photo) as image:
         image.save("a.png", exif=exif)
         image.save("b.png")
-    options = (*"--nullspace resize --model demo --position bottom-right --min-legibility 0".split(), "--json")
-    outcome = vitnull("watermark", "a.png", "b.png", "--text", "{stem} {year}", *options, expect=4)
+    stamp = ("watermark", "--nullspace", "resize", "--model", "demo", "--position", "bottom-right", "--json")
+    options = ("--min-legibility", "0")
+    outcome = vitnull(*stamp, "a.png", "b.png", "--text", "{stem} {year}", *options, expect=4)
     (record,) = outcome.document["images"]
     assert (record["source"], record["text"]) == ("a.png", "a 2021")
     assert "b.png says nothing of its year" in outcome.message
-    vitnull("watermark", "a.png", "--text", "a 2021", "-o", "same.png", *options)
+    vitnull(*stamp, "a.png", "--text", "a 2021", "-o", "same.png", *options)
     assert Path("same.png").read_bytes() == Path("a.watermarked.png").read_bytes()
 
 
