@@ -17,6 +17,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.threads import one_thread
+from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.legibility import LEGIBLE, legibility
 from nullspace_cli.engine.watermark.mark_style import MarkStyle
 from nullspace_cli.engine.watermark.marks import Fit, Position
@@ -24,7 +25,7 @@ from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoi
 from nullspace_cli.engine.watermark.result import Rounding
 from nullspace_cli.library.arguments import require_choice, require_model, require_number, wrong
 from nullspace_cli.library.inputs import AnyImage, read_image
-from nullspace_cli.library.watermarks import design_of, lettered, placement_of, read_mark_image
+from nullspace_cli.library.watermarks import lettered, placement_of, read_mark_image, require_drawing
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,10 @@ class Stamper:
         require_choice("reading", reading, READINGS)
         require_number("tolerance", tolerance, least=0)
         require_number("min_legibility", min_legibility, least=0, most=1)
+        require_drawing(style, strength)
         placement = placement_of(fit, position, margin, scale, opacity)
         made = lettered(text, font) if text is not None else read_mark_image(mark)  # type: ignore[arg-type]
-        self._design = design_of(made, placement, style, strength)
+        self._design = Design(made, placement, style, strength)
         self._model, self._nullspace, self._rounding = model, nullspace, rounding
         self._tolerance, self._reading, self._min_legibility = tolerance, reading, min_legibility
 

@@ -125,6 +125,7 @@ def make_watermark(
     require_choice("p", p, (1, 2))
     require_choice("rounding", rounding, get_args(Rounding))
     require_choice("reading", reading, READINGS)
+    require_drawing(style, strength)
     require_number("tolerance", tolerance, least=0)
     if p == 1 and size == "native":
         raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
@@ -132,7 +133,7 @@ def make_watermark(
         raise UsageError("At model size nothing is resized. Leave nullspace out.")
     source = read_image(image, "image", reading)
     placement = placement_of(fit, position, margin, scale, opacity)
-    design = design_of(read_mark_image(mark), placement, style, strength)
+    design = Design(read_mark_image(mark), placement, style, strength)
     network = LazyModel.of(model)
     if size == "model":
         (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
@@ -199,14 +200,13 @@ def placement_of(fit: Fit, position: Position, margin: float | None, scale: floa
     return Placement.suiting(fit, position, scale, margin, opacity)
 
 
-def design_of(mark: Mark, placement: Placement, style: MarkStyle | None, strength: float | None) -> Design:
-    """How a mark is drawn.
+def require_drawing(style: MarkStyle | None, strength: float | None) -> None:
+    """See that a mark can be drawn so.
 
     Raises:
-        UsageError: one of the settings makes no sense.
+        UsageError: it cannot.
     """
     if style is not None:
         require_choice("style", style, DEFAULT_STRENGTH)
     if strength is not None:
         require_number("strength", strength, above=0, most=100)
-    return Design(mark, placement, style, strength)
