@@ -15,7 +15,8 @@ from nullspace_cli.commands.options import DEFAULT_MODEL
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 SQUARES = {512: 2, 1024: 4, 4096: 40}

@@ -22,7 +22,7 @@ from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, visible_tint
-from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Mark, Placement
+from nullspace_cli.engine.watermark.marks import TILE_SCALE, Mark, Placement
 
 CHOSEN = (24, 12)
 """The patches that OSQP solves; SLSQP and HiGHS, which take far longer, solve the first of them."""
@@ -50,7 +50,7 @@ def make_problem() -> Problem:
     patch_map, nullspace = find_basis(load_model(request))
     A, B = nullspace.row_space.flatten(1), nullspace.basis.flatten(1)
     logo = draw_logo() / 255
-    design = Design(Mark(logo[..., :3], logo[..., 3], Path("logo")), Placement("tile", scale=DEFAULT_SCALE["tile"]))
+    design = Design(Mark(logo[..., :3], logo[..., 3], Path("logo")), Placement("tile", scale=TILE_SCALE))
     source = torch.from_numpy(draw("val", 4)[0].copy()).permute(2, 0, 1).double() / 255
     target = design.target(source, "outline", MODEL_PERIOD, visible_tint(A, patch_map.patch_size, MODEL_PERIOD))
     return Problem(A, B, patch_map.patchify(source), patch_map.patchify(target))

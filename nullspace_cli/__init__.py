@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from nullspace_cli.library.projections import round_to_8_bits as round_to_8_bits
     from nullspace_cli.library.saliency import explain as explain
     from nullspace_cli.library.saliency import explanation_methods as explanation_methods
+    from nullspace_cli.library.stamping import Stamper as Stamper
+    from nullspace_cli.library.stamping import watermark as watermark
     from nullspace_cli.library.watermarks import WatermarkResult as WatermarkResult
     from nullspace_cli.library.watermarks import make_watermark as make_watermark
     from nullspace_cli.library.watermarks import text_image as text_image
@@ -53,6 +55,7 @@ _HOMES = {
     "library.nullspaces": ("Nullspace", "check_nullspace", "find_nullspace"),
     "library.projections": ("project_affine_box", "resize_operator", "round_to_8_bits"),
     "library.saliency": ("explain", "explanation_methods"),
+    "library.stamping": ("Stamper", "watermark"),
     "library.watermarks": ("WatermarkResult", "make_watermark", "text_image"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

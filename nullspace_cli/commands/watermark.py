@@ -54,7 +54,20 @@ def watermark(
         str, typer.Option(envvar="VITNULL_MODEL", help="Whose answer stays: a timm name, hf-hub:, local-dir:, demo.")
     ] = DEFAULT_MODEL,
     text: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Letter this instead of a MARK; all FILES are images then.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Letter this instead of a MARK; all FILES are images then. {stem}, {name}, {width}, {height} and, "
+            "from EXIF, {year}, {author}, {copyright} are each image's own; {{ is a brace.",
+        ),
+    ] = None,
+    font: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=file_name,
+            help="A .ttf, .otf or .ttc for --text. [default: the built-in one, else what is installed]",
+        ),
     ] = None,
     files_from: FilesFromOption = None,
     nul: NulOption = False,
@@ -88,10 +101,19 @@ def watermark(
         typer.Option(help="How the mark fills its box; tile repeats it all over the image."),
     ] = "contain",
     position: Annotated[Position, typer.Option(help="Where the box lies.")] = "center",
+    margin: Annotated[
+        float | None,
+        number(
+            most=0.49,
+            help="Between the box and an edge, as a share of the image's shorter side. [default: 0.03; center, tile 0]",
+        ),
+    ] = None,
     scale: Annotated[
         float | None,
         number(
-            least=0.01, most=1, help="Side of the box (of a tile), as a share of the image's. [default: 0.8; tile 0.3]"
+            least=0.01,
+            most=1,
+            help="Side of the box (of a tile), as a share of the image's. [default: 0.8; in a corner 0.4; tile 0.3]",
         ),
     ] = None,
     opacity: Annotated[float, number(most=1, help="Multiplies the mark's own opacity.")] = 1.0,
@@ -101,6 +123,10 @@ def watermark(
     tolerance: Annotated[
         float, number(help="Largest embedding_error of the saved file that passes verification.")
     ] = 0.01,
+    min_legibility: Annotated[
+        float,
+        number(most=1, help="Smallest share of the mark that is to be seen; less is said, and ends in exit code 3."),
+    ] = 0.7,
     verify: Annotated[
         bool | None,
         typer.Option(
@@ -149,6 +175,8 @@ def watermark(
     """
     given = list(files or [])
     mark_path = None if text is not None else _mark_of(given)
+    if font is not None and text is None:
+        raise typer.BadParameter("letters nothing without --text", param_hint="--font")
     output.require_one_form(jsonl=jsonl)
     if size == "model" and nullspace == "resize":
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
@@ -156,12 +184,12 @@ def watermark(
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
     taken = shard_of(shard, console)
-    single, read = {"--diff": diff, "--float": float_}, [mark_path, basis, files_from, *options.files(model)]
+    single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
-    from nullspace_cli.engine.watermark.design import Design
-    from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
+    from nullspace_cli.engine.watermark.design import Design, TextDesign
+    from nullspace_cli.engine.watermark.marks import Placement, read_mark
     from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
     with joined_ranks(apart=True) as ranks:
@@ -178,8 +206,14 @@ def watermark(
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
         told = console.warn if ranks.first else lambda text: None
-        mark = text_mark(text) if text is not None else read_mark(mark_path, told)  # type: ignore[arg-type]
-        ranks.agree("marks", mark.sha256[:12])
+        placement = Placement.suiting(fit, position, scale, margin, opacity)
+        drawn = placement, None if treatment == "auto" else treatment, strength
+        design: Design | TextDesign
+        if mark_path is None:
+            design = TextDesign.read(str(text), font, *drawn)
+        else:
+            design = Design(read_mark(mark_path, told), *drawn)
+        ranks.agree("marks", design.sha256[:12])
         mine = ranks.share(planned.files)
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
@@ -188,8 +222,6 @@ def watermark(
         if ranks.first:
             run.failures |= planned.broken
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
-        placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
-        design = Design(mark, placement, None if treatment == "auto" else treatment, strength)
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
@@ -203,7 +235,7 @@ def watermark(
         with console.progress("images", len(jobs)) as advance:
             for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
                 console.detail(f"{done.record['source']} -> {done.record['output']}")
-                run.add(done.record, _judge(console, done.record, tolerance))
+                run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
         run.gather(ranks)
         if not ranks.first:
             return 0
@@ -227,9 +259,23 @@ def _mark_of(given: list[Path]) -> Path:
     return given.pop()
 
 
-def _judge(console: Console, record: Mapping[str, Any], tolerance: float) -> int:
+def _judge(console: Console, record: Mapping[str, Any], tolerance: float, min_legibility: float) -> int:
     unmarked = record["solver"].get("unmarked_patches")
     if unmarked:
         said = f"{unmarked} patches kept their source: the solver did not reach its tolerance there."
         console.warn(f"{record['source']}: {said}")
-    return exit_code_of(console, record, record["output"], tolerance)
+    broken = exit_code_of(console, record, record["output"], tolerance)
+    return broken or _judge_mark(console, record, min_legibility)
+
+
+def _judge_mark(console: Console, record: Mapping[str, Any], least: float) -> int:
+    """Say that people cannot read the mark, and what to do; the exit code that this ends in."""
+    seen = record["legibility"]["full"]
+    if seen >= least:
+        return 0
+    fault = "the mark cannot be seen" if seen == 0 else f"the mark can hardly be read: {seen:.0%} of it can be seen"
+    console.warn(
+        f"{record['output']}: {fault} (expected {least:.0%}). Plain white, plain black and fine detail leave it no "
+        "room: use --position, a larger --scale or a larger image; --min-legibility 0 accepts it."
+    )
+    return 3

@@ -64,6 +64,10 @@ class ImageError(VitnullError):
     """An image could not be read or is of a kind that cannot be converted faithfully."""
 
 
+class FontError(VitnullError):
+    """A font could not be read, or is of a kind that letters no mark."""
+
+
 class ArtifactError(VitnullError):
     """A file of ours could not be read or written, or does not belong to what it is used with."""
 

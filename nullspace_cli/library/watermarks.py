@@ -1,6 +1,7 @@
 """Visible marks that a network cannot see, on images at hand."""
 
-from functools import partial
+import logging
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,8 +14,11 @@ from nullspace_cli.engine.files.two_readings import READINGS, Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
+from nullspace_cli.engine.watermark.fonts import read_font
+from nullspace_cli.engine.watermark.legibility import Legibility, legibility
+from nullspace_cli.engine.watermark.lettering import text_mark
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, MarkStyle
-from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Fit, Placement, Position, mark_of, text_mark
+from nullspace_cli.engine.watermark.marks import Fit, Mark, Placement, Position, mark_of, read_mark
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
@@ -22,6 +26,8 @@ from nullspace_cli.engine.watermark.verification import Verification, figures, v
 from nullspace_cli.library.arguments import require_choice, require_model, require_number, wrong
 from nullspace_cli.library.inputs import AnyImage, read_image
 from nullspace_cli.library.outputs import save_picture
+
+logger = logging.getLogger(__name__)
 
 
 class WatermarkResult:
@@ -42,6 +48,11 @@ class WatermarkResult:
         self.verification = verification
         self.verified = verification.holds(tolerance)
 
+    @cached_property
+    def legibility(self) -> Legibility:
+        """The share of the mark that people can see, `full` size and at `half`; below 0.7 it can hardly be read."""
+        return legibility(self._made)
+
     def unrounded(self) -> Unrounded:
         """`image`, the exact solution before rounding, `source` and `target`: floats [3, H, W] in [0, 1]."""
         return self._made.unrounded()
@@ -60,7 +71,7 @@ class WatermarkResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON of `vitnull watermark` for one image, but for those of its files."""
-        return figures(self._made, self.verification, self._tolerance)
+        return figures(self._made, self.verification, self._tolerance, self.legibility)
 
     def __repr__(self) -> str:
         height, width, _ = self.pixels.shape
@@ -79,6 +90,7 @@ def make_watermark(
     style: MarkStyle | None = None,
     fit: Fit = "contain",
     position: Position = "center",
+    margin: float | None = None,
     scale: float | None = None,
     opacity: float = 1.0,
     strength: float | None = None,
@@ -96,8 +108,8 @@ def make_watermark(
         nullspace: at native size, of the "resize" that the model begins with, or of its "patch" embedding.
         p: minimised is the distance to the marked image, ||z - t||_p; 1 at model size alone.
         rounding: "aware" chooses the levels together, so that the embeddings stay; "nearest" each for itself.
-        style, fit, position, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`; None for what
-            suits the size.
+        style, fit, position, margin, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`; None
+            for what suits the rest.
         tolerance: largest relative change of the embeddings that passes verification.
         reading: how the model is given the image: as timm's loader gives it, pixels as they are stored and without
             alpha, or as it is "shown", turned upright by its EXIF orientation and on white.
@@ -112,25 +124,16 @@ def make_watermark(
     require_choice("nullspace", nullspace, get_args(NullspaceChoice))
     require_choice("p", p, (1, 2))
     require_choice("rounding", rounding, get_args(Rounding))
-    require_choice("fit", fit, get_args(Fit))
-    require_choice("position", position, get_args(Position))
     require_choice("reading", reading, READINGS)
-    require_number("opacity", opacity, above=0, most=1)
+    require_drawing(style, strength)
     require_number("tolerance", tolerance, least=0)
-    if style is not None:
-        require_choice("style", style, DEFAULT_STRENGTH)
-    if scale is not None:
-        require_number("scale", scale, least=0.01, most=1)
-    if strength is not None:
-        require_number("strength", strength, above=0, most=100)
     if p == 1 and size == "native":
         raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
     if size == "model" and nullspace == "resize":
         raise UsageError("At model size nothing is resized. Leave nullspace out.")
     source = read_image(image, "image", reading)
-    picture = read_image(mark, "mark", "shown")
-    placement = Placement(fit, position, DEFAULT_SCALE[fit] if scale is None else scale, opacity)
-    design = Design(mark_of(picture, picture.path), placement, style, strength)
+    placement = placement_of(fit, position, margin, scale, opacity)
+    design = Design(read_mark_image(mark), placement, style, strength)
     network = LazyModel.of(model)
     if size == "model":
         (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
@@ -149,13 +152,61 @@ def make_watermark(
     return WatermarkResult(source, made, verification, native=size == "native", tolerance=tolerance)
 
 
-def text_image(text: str) -> NDArray[np.uint8]:
-    r"""White lettering as a mark, uint8 [h, w, 4], in the font that Pillow carries; \n starts a new line.
+def text_image(text: str, font: Path | str | None = None) -> NDArray[np.uint8]:
+    r"""White lettering as a mark, uint8 [h, w, 4]; \n starts a new line.
+
+    Args:
+        font: a .ttf, .otf or .ttc; None for the one that Pillow carries or, for letters that it lacks, one that is
+            installed.
 
     Raises:
-        UsageError: the text is blank, or the font lacks one of its characters.
+        FontError: the font cannot be read, or is of another kind.
+        UsageError: the text is blank, or no font has one of its characters.
     """
+    mark = lettered(text, font)
+    return (np.concatenate([mark.colour, mark.coverage[..., None]], 2) * 255).round().astype(np.uint8)
+
+
+def lettered(text: str, font: Path | str | None) -> Mark:
+    """A text as a mark, as of `text_image`."""
     if not isinstance(text, str):
         raise wrong("text", text, "letters")
-    mark = text_mark(text)
-    return (np.concatenate([mark.colour, mark.coverage[..., None]], 2) * 255).round().astype(np.uint8)
+    if font is not None and not isinstance(font, str | Path):
+        raise wrong("font", font, "a path, or None")
+    return text_mark(text, None if font is None else read_font(Path(font)))
+
+
+def read_mark_image(mark: AnyImage) -> Mark:
+    """A picture as a mark."""
+    if isinstance(mark, str | Path):
+        return read_mark(Path(mark), logger.warning)
+    picture = read_image(mark, "mark", "shown")
+    return mark_of(picture, picture.path)
+
+
+def placement_of(fit: Fit, position: Position, margin: float | None, scale: float | None, opacity: float) -> Placement:
+    """Where a mark goes, and how strongly.
+
+    Raises:
+        UsageError: one of the settings makes no sense.
+    """
+    require_choice("fit", fit, get_args(Fit))
+    require_choice("position", position, get_args(Position))
+    require_number("opacity", opacity, above=0, most=1)
+    if margin is not None:
+        require_number("margin", margin, least=0, most=0.49)
+    if scale is not None:
+        require_number("scale", scale, least=0.01, most=1)
+    return Placement.suiting(fit, position, scale, margin, opacity)
+
+
+def require_drawing(style: MarkStyle | None, strength: float | None) -> None:
+    """See that a mark can be drawn so.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if style is not None:
+        require_choice("style", style, DEFAULT_STRENGTH)
+    if strength is not None:
+        require_number("strength", strength, above=0, most=100)

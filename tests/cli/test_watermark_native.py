@@ -204,14 +204,14 @@ def test_tiles_are_everywhere(through_resize: Vitnull, photo: Path) -> None:
 @pytest.mark.parametrize("option", ["--strength", "--opacity"])
 @pytest.mark.parametrize("nullspace", ["auto", "patch"])
 def test_no_mark_changes_nothing(stamp: Vitnull, photo: Path, option: str, nullspace: str) -> None:
-    (record,) = stamp(photo, option, "0", "--nullspace", nullspace).document["images"]
+    (record,) = stamp(photo, option, "0", "--nullspace", nullspace, expect=3).document["images"]
     assert (record["psnr"], record["mark_correlation"], record["input_pixels_changed"]) == (None, None, 0)
     assert np.array_equal(pixels_of(PHOTO), pixels_of(photo))
 
 
 def test_less_opacity_is_less_mark(through_resize: Vitnull, photo: Path) -> None:
     psnr = [
-        through_resize(photo, "--opacity", opacity, "--force").document["images"][0]["psnr"]
+        through_resize(photo, "--opacity", opacity, "--min-legibility", "0", "--force").document["images"][0]["psnr"]
         for opacity in ("1", "0.5", "0.2")
     ]
     assert psnr == sorted(psnr)
@@ -226,7 +226,52 @@ def test_a_blank_text(vitnull: Vitnull, no_weights: None, photo: Path, text: str
 
 def test_a_text_that_the_font_lacks(vitnull: Vitnull, no_weights: None, photo: Path) -> None:
     outcome = vitnull("watermark", photo, "--text", "印", "--model", "demo", expect=2)
-    assert "cannot write 印" in outcome.message
+    assert "glyph for 印 (U+5370). Use --font FILE" in outcome.message
+
+
+@pytest.mark.parametrize("ground", ["white", "black"])
+def test_a_mark_that_nobody_can_see(vitnull: Vitnull, no_weights: None, ground: str) -> None:
+    """There is no room for one; the model's input is the same for all that."""
+    Image.new("RGB", (500, 400), ground).save("plain.png")
+    stamp = ("watermark", "plain.png", "--text", "mine", "--model", "demo", "--json", "--force")
+    outcome = vitnull(*stamp, expect=3)
+    (record,) = outcome.document["images"]
+    assert (record["legibility"], record["verified"]) == ({"full": 0, "half": 0}, True)
+    assert "plain.watermarked.png: the mark cannot be seen" in outcome.message
+    assert vitnull(*stamp, "--min-legibility", "0").stderr == ""
+
+
+def test_a_text_of_each_image(vitnull: Vitnull, no_weights: None, photo: Path) -> None:
+    """One of them does not say when it was taken; the other is marked as with the text itself."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2021:01:02 03:04:05"
+    with Image.open(photo) as image:
+        image.save("a.png", exif=exif)
+        image.save("b.png")
+    stamp = ("watermark", "--nullspace", "resize", "--model", "demo", "--position", "bottom-right", "--json")
+    options = ("--min-legibility", "0")
+    outcome = vitnull(*stamp, "a.png", "b.png", "--text", "{stem} {year}", *options, expect=4)
+    (record,) = outcome.document["images"]
+    assert (record["source"], record["text"]) == ("a.png", "a 2021")
+    assert "b.png says nothing of its year" in outcome.message
+    vitnull(*stamp, "a.png", "--text", "a 2021", "-o", "same.png", *options)
+    assert Path("same.png").read_bytes() == Path("a.watermarked.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--text", "{date}"), "There are {stem}"),
+        (("--text", "a", "--font", "missing.ttf"), "Cannot read the font missing.ttf: it is missing"),
+        (("logo.png", "--font", "a.ttf"), "letters nothing without --text"),
+    ],
+)
+def test_texts_and_fonts_that_make_no_sense(
+    vitnull: Vitnull, no_weights: None, photo: Path, options: tuple[str, ...], reason: str
+) -> None:
+    code = 1 if "missing.ttf" in options else 2
+    assert reason in vitnull("watermark", photo, *options, "--model", "demo", expect=code).message
+    assert contents() == []
 
 
 # Kinds of files: what is kept, and that the input stays

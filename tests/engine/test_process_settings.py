@@ -26,7 +26,8 @@ from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, InTurns
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.workflows.failed_input import Failed
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 

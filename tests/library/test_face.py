@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import nullspace_cli
+import vitnull
 
 ROOT = Path(nullspace_cli.__file__).parent
 MODULES = sorted((ROOT / "library").glob("*.py"))
@@ -52,8 +53,23 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         nullspace_cli.find_nulspace  # noqa: B018
 
 
+def test_the_name_of_the_distribution_is_another_for_the_same() -> None:
+    assert all(getattr(vitnull, name) is getattr(nullspace_cli, name) for name in nullspace_cli.__all__)
+    assert set(vitnull.__all__) <= set(dir(vitnull))
+    (typed,) = (node for node in parsed(Path(vitnull.__file__)).body if isinstance(node, ast.If))
+    named = [alias.name for line in typed.body if isinstance(line, ast.ImportFrom) for alias in line.names]
+    assert named == sorted(set(vitnull.__all__) - {"__version__"})
+    with pytest.raises(AttributeError, match="module 'vitnull' has no attribute 'watermarks'"):
+        vitnull.watermarks  # noqa: B018
+
+
 @pytest.mark.parametrize(
-    "statement", ["import nullspace_cli; dir(nullspace_cli)", "from nullspace_cli import __version__"]
+    "statement",
+    [
+        "import nullspace_cli; dir(nullspace_cli)",
+        "from nullspace_cli import __version__",
+        "import vitnull; dir(vitnull)",
+    ],
 )
 def test_importing_the_package_imports_nothing_slow(statement: str) -> None:
     slow = ("torch", "timm", "pydantic", "matplotlib", "numpy", "scipy", "PIL", "typer", "rich")
@@ -66,7 +82,7 @@ def test_importing_the_package_imports_nothing_slow(statement: str) -> None:
 
 
 def test_the_package_says_that_it_is_typed() -> None:
-    assert (files("nullspace_cli") / "py.typed").is_file()
+    assert all((files(name) / "py.typed").is_file() for name in ("nullspace_cli", "vitnull"))
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
         return
     if records:
         console.grid(
-            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seconds"],
+            ["image", "size", "nullspace", "input", "class", "confidence", "mark", "seen", "seconds"],
             [
                 [
                     record["output"],
@@ -24,6 +24,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
                     {True: "kept", False: "CHANGED", None: "-"}[record["match"]],
                     "-" if record["confidence_change"] is None else f"{record['confidence_change']:.3%}",
                     "-" if record["mark_correlation"] is None else f"{record['mark_correlation']:.2f}",
+                    f"{record['legibility']['full']:.0%}",
                     f"{record['seconds']:.2f}",
                 ]
                 for record in records
@@ -56,6 +57,7 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
                 if record["psnr"] is not None and record["mark_correlation"] is not None
                 else "invisible",
             ),
+            ("seen", "{full:.0%} of the mark, {half:.0%} at half the size".format(**record["legibility"])),
             (
                 "solver",
                 f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "

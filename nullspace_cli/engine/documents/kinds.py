@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Positive, Sha256, Share
+from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Positive, Sha256, Share, may_lack
 from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Pixels, Plan, same
 
 
@@ -168,6 +168,7 @@ class WatermarkParameters(Document):
     position: str
     scale: Positive
     opacity: NonNegative
+    margin: NonNegative = may_lack("space at the edges, as a share of the shorter side; of files of earlier versions")
     treatment: str | None
     strength: NonNegative | None
 

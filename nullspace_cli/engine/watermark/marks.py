@@ -1,8 +1,8 @@
-"""The mark: a logo or a line of text, and where it goes on a canvas."""
+"""The mark: a logo, and where it goes on a canvas."""
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,32 +11,30 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-from nullspace_cli.engine.errors import ImageError, UsageError
+from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.hashes import sha256_of
-from nullspace_cli.engine.files.pictures import Picture, read_picture
+from nullspace_cli.engine.files.pictures import Picture, picture_of, read_picture
+from nullspace_cli.engine.watermark.svg import is_svg, read_svg
 
 Plane = NDArray[np.floating]
 Fit = Literal["contain", "cover", "stretch", "tile"]
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
-DEFAULT_SCALE: Mapping[Fit, float] = {"contain": 0.8, "cover": 0.8, "stretch": 0.8, "tile": 0.3}
-"""The `Placement.scale` that suits each fit: of tiles, three or four to the shorter side."""
+SCALE, CORNER_SCALE, TILE_SCALE = 0.8, 0.4, 0.3
+"""The `Placement.scale` that suits a box, one in a corner, and tiles: three or four to the shorter side."""
+
+MARGIN = 0.03
+"""The `Placement.margin` that suits a box at an edge."""
 
 GAP = 0.4
 """Between tiles, as a share of the geometric mean of a tile's sides: alike for square logos and for lines of text."""
 
-CAP_HEIGHT = 256
-"""Pixels of a capital of `text_mark`: marks are scaled down cleanly, never up, on canvases of usual size."""
-
 MARK_PIXELS = 1 << 24
 """Larger pictures of a mark are scaled down as they are read: as floats, 80 megapixels of colour are a gigabyte, and
 no canvas has room for all of them."""
-
-TEXT_SIDE = 8192
-"""Pixels; longer or more lines are lettered smaller, so that a page of text does not fill the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +47,11 @@ class Mark:
     colour: Plane
     coverage: Plane
     origin: Path | str
+
+    @property
+    def text(self) -> str | None:
+        """What it spells; None for a picture."""
+        return self.origin if isinstance(self.origin, str) else None
 
     @property
     def sha256(self) -> str:
@@ -66,6 +69,8 @@ class Placement:
         fit: "contain" keeps the mark's shape inside its box, "cover" fills the box and crops, "stretch" fills it;
             "tile" repeats the mark all over the canvas, so that it cannot be cropped away.
         position: where the box lies on the canvas; where one of the tiles does.
+        margin: between the box, where it lies at an edge, and that edge, as a share of the canvas's shorter side, below
+            0.5. The box gives way to it.
         scale: the box's sides as a share of the canvas's, in (0, 1]; of a tile, its longer side as a share of the
             canvas's shorter one.
         opacity: multiplies the mark's coverage.
@@ -78,6 +83,18 @@ class Placement:
     scale: float = 0.8
     opacity: float = 1.0
     strength: float = 3.0
+    margin: float = 0.0
+
+    @classmethod
+    def suiting(
+        cls, fit: Fit, position: Position, scale: float | None, margin: float | None, opacity: float
+    ) -> "Placement":
+        """That with the scale and the margin that suit fit and position, where none was asked for."""
+        if scale is None:
+            scale = TILE_SCALE if fit == "tile" else CORNER_SCALE if "-" in position else SCALE
+        if margin is None:
+            margin = 0.0 if fit == "tile" or position == "center" else MARGIN
+        return cls(fit, position, scale, opacity, margin=margin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +117,9 @@ class Placed:
 
 
 def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> Mark:
-    """Read a logo. Its alpha says where it covers; an opaque one covers wherever it is not its own background.
+    """Read a logo, a picture or an SVG.
+
+    Its alpha says where it covers; an opaque one covers wherever it is not its own background.
 
     The background of an opaque logo is the colour of its four corners, where they agree: a logo on white paper or on
     black stamps its drawing, not a rectangle. Where they differ, the whole picture is the mark.
@@ -111,6 +130,8 @@ def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> 
     Raises:
         ImageError: as `read_picture`, or nothing of the mark would be visible.
     """
+    if is_svg(path):
+        return mark_of(picture_of(read_svg(path), str(path)), path)
     picture = read_picture(path, "shown")
     picture.tell(notice)
     return mark_of(picture, path)
@@ -153,55 +174,13 @@ def _uncomposited(colour: Plane, coverage: Plane, ground: Plane | float = 1.0) -
     return np.clip((colour - (1 - alpha) * ground) / alpha, 0, 1)
 
 
-def text_mark(text: str) -> Mark:
-    r"""White lettering in the font that Pillow carries; a line break, or a typed \n, starts a new line.
-
-    Raises:
-        UsageError: the text is blank, or the font lacks one of its characters.
-    """
-    lines = [line.strip() for line in text.replace("\\n", "\n").expandtabs(1).splitlines()]
-    lettering = "\n".join(lines).strip("\n")
-    if not lettering:
-        raise UsageError(f"The text {text!r} is blank: nothing of it would be seen. Give some letters.")
-    font, stroke = _font(CAP_HEIGHT)
-    _check_glyphs(lettering, font)
-    side = max(1.5 * CAP_HEIGHT * len(lines), *(font.getlength(line) for line in lines))
-    if side > TEXT_SIDE:
-        font, stroke = _font(CAP_HEIGHT * TEXT_SIDE / side)
-    canvas = ImageDraw.Draw(Image.new("L", (1, 1)))
-    left, top, right, bottom = canvas.multiline_textbbox((0, 0), lettering, font, align="center", stroke_width=stroke)
-    image = Image.new("L", (math.ceil(right - left), math.ceil(bottom - top)))
-    drawing = ImageDraw.Draw(image)
-    drawing.multiline_text((-left, -top), lettering, 255, font, align="center", stroke_width=stroke)
-    coverage = np.pad(np.asarray(image.crop(image.getbbox()), np.float32) / 255, math.ceil(stroke))
-    return Mark(np.broadcast_to(np.float32(1), (*coverage.shape, 3)), coverage, text)
-
-
-def _font(cap_height: float) -> tuple[ImageFont.FreeTypeFont, float]:
-    """The font at a size, and the stroke that makes it bold enough to be read against a busy picture."""
-    font = ImageFont.load_default(cap_height)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    _, top, _, bottom = font.getbbox("H")
-    return font.font_variant(size=cap_height**2 / (bottom - top)), cap_height / 20
-
-
-def _check_glyphs(text: str, font: ImageFont.FreeTypeFont) -> None:
-    small = font.font_variant(size=32)
-
-    def drawn(character: str) -> bytes:
-        return bytes(small.getmask(character))
-
-    absent = drawn("\U0010ffff")
-    if lacking := sorted({c for c in text if not c.isspace() and drawn(c) == absent}):
-        raise UsageError(f"The built-in font cannot write {' '.join(lacking)}. Use a picture of the text as the mark.")
-
-
 def place(mark: Mark, width: int, height: int, placement: Placement) -> Placed:
     """Fit the mark onto a canvas of the given size, in pixels."""
+    margin = round(placement.margin * min(width, height))
     if placement.fit == "tile":
         box_w = box_h = max(1, round(min(width, height) * placement.scale))
     else:
-        box_w, box_h = max(1, round(width * placement.scale)), max(1, round(height * placement.scale))
+        box_w, box_h = (max(1, min(round(side * placement.scale), side - 2 * margin)) for side in (width, height))
     mark_h, mark_w = mark.coverage.shape
     ratios = (box_w / mark_w, box_h / mark_h)
     if placement.fit == "stretch":
@@ -217,7 +196,9 @@ def place(mark: Mark, width: int, height: int, placement: Placement) -> Placed:
         layers = _resized(mark, size, (0, 0, *size))
     _, h, w = layers.shape
     down, right = _corner(placement.position)
-    top, left = round((height - h) * down), round((width - w) * right)
+    top, left = (
+        margin + round((side - 2 * margin - own) * at) for side, own, at in ((height, h, down), (width, w, right))
+    )
     if placement.fit == "tile":
         layers, top, left = _tiled(layers, width, height, top, left), 0, 0
     colour = layers[:3].div_(layers[3].clamp_min(1e-6)).clamp_(0, 1)

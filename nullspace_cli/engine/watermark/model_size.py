@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ImageError
+from nullspace_cli.engine.files.orientation import Orientation
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -25,7 +27,7 @@ from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.solution import AffineBox, Solution
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, Geometry, from_8_bits, in_rgb, to_8_bits
-from nullspace_cli.engine.watermark.design import Aim
+from nullspace_cli.engine.watermark.design import Aim, drawn_on_grey, own_design
 from nullspace_cli.engine.watermark.mark_style import GREY, MODEL_PERIOD, visible_tint
 from nullspace_cli.engine.watermark.result import Rounding, Unrounded, Watermarked
 
@@ -39,6 +41,7 @@ class ModelSize:
     """Makes watermarks at model size; the patches of all images of a call are solved together.
 
     Attributes:
+        design: of all pictures; None where each call brings its own.
         norm: the p of eq. 7.
         rounding: "aware" rounds in the metric of the patch embedding, "nearest" each value for itself.
         tolerance: largest ||A (z - x)||_2 of a patch, by an orthonormal basis of A's row space, in [0, 1] pixel units.
@@ -46,20 +49,26 @@ class ModelSize:
 
     transform: EvalTransform
     space: PatchSpace
-    design: Aim
+    design: Aim | None
     norm: Literal[1, 2] = 2
     rounding: Rounding = "aware"
     tolerance: float = 1e-9
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @full_precision
-    def __call__(self, pictures: Sequence[Picture]) -> list[Watermarked]:
+    def __call__(self, pictures: Sequence[Picture], designs: Sequence[Aim] | None = None) -> list[Watermarked]:
         """Watermark each picture.
+
+        Args:
+            designs: one for each picture, in place of the maker's.
 
         Raises:
             ImageError: a picture is too elongated to be resized.
         """
-        canvases = [self._canvas(picture) for picture in pictures]
+        canvases = [
+            self._canvas(picture, own_design(design, self.design))
+            for picture, design in zip(pictures, designs or repeat(None, len(pictures)), strict=True)
+        ]
         x, t, lower, upper = (
             torch.cat(parts).to(self.device) for parts in zip(*(c.patches for c in canvases), strict=True)
         )
@@ -100,7 +109,7 @@ class ModelSize:
             return GREY
         return visible_tint(self.space.row_space, self.space.patch_map.patch_size, MODEL_PERIOD)
 
-    def _canvas(self, picture: Picture) -> "_Canvas":
+    def _canvas(self, picture: Picture, design: Aim) -> "_Canvas":
         geometry = self.transform.geometry(picture.width, picture.height)
         width, height = geometry.resized
         if width * height > max(CANVAS, CROPS * math.prod(geometry.crop)):
@@ -110,8 +119,8 @@ class ModelSize:
                 hint='Crop it first, or use `size="native"`.',
             )
         source = from_8_bits(self.transform.resize(picture.pixels))
-        target = self.design.target(source, "outline", MODEL_PERIOD, self._tint, picture.turn)
-        return _Canvas(self.space, geometry, source, target)
+        target = design.target(source, "outline", MODEL_PERIOD, self._tint, picture.turn)
+        return _Canvas(self.space, geometry, source, target, design, picture.turn)
 
     def _finish(self, canvas: "_Canvas", z: Tensor, q: Tensor, solution: Solution, solved: Tensor) -> Watermarked:
         wanted = canvas.target.clamp(0, 1)
@@ -121,6 +130,7 @@ class ModelSize:
             "patches": len(solution.value),
             "unmarked_patches": int((~solved).sum()),
         }
+        height, width = canvas.source.shape[1:]
         return Watermarked(
             source=in_rgb(to_8_bits(canvas.source)),
             wanted=in_rgb(to_8_bits(wanted)),
@@ -129,17 +139,20 @@ class ModelSize:
             rounding=self.rounding,
             solver=certificate,
             unrounded=lambda: Unrounded(*(part.expand(3, -1, -1) for part in (image, canvas.source, canvas.target))),
+            drawn=lambda: drawn_on_grey(canvas.design, height, width, "outline", MODEL_PERIOD, canvas.turn),
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Canvas:
-    """One image at model size, [c, h, w] in [0, 1], and the crop of it that the network reads."""
+    """One image at model size, [c, h, w] in [0, 1], the crop of it that the network reads, and what is drawn on it."""
 
     space: PatchSpace
     geometry: Geometry
     source: Float[Tensor, "c h w"]
     target: Float[Tensor, "c h w"]
+    design: Aim
+    turn: Orientation
 
     @property
     def patches(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -29,7 +29,7 @@ from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, in_grey
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
-from nullspace_cli.engine.watermark.design import Aim
+from nullspace_cli.engine.watermark.design import Aim, drawn_on_grey, own_design
 from nullspace_cli.engine.watermark.mark_style import (
     GREY,
     MODEL_PERIOD,
@@ -40,7 +40,7 @@ from nullspace_cli.engine.watermark.mark_style import (
     visible_tint,
 )
 from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
-from nullspace_cli.engine.watermark.result import Pixels, Rounding, Unrounded, Watermarked, attained
+from nullspace_cli.engine.watermark.result import Nullspace, Pixels, Rounding, Unrounded, Watermarked, attained
 from nullspace_cli.engine.watermark.within_tolerance import WithinTolerance, by_singular_vectors
 
 NullspaceChoice = Literal["auto", "resize", "patch"]
@@ -66,6 +66,7 @@ class NativeSize:
     """Makes watermarks at native size.
 
     Attributes:
+        design: of all pictures; None where each call brings its own.
         patches: the model's patch embedding; called only where it is needed. May raise NoNullspaceError.
         nullspace: "auto" takes the resize's where it allows ENOUGH of the mark, else the patch embedding's.
         least: share of the wanted change below which the result is refused.
@@ -74,7 +75,7 @@ class NativeSize:
     """
 
     transform: EvalTransform
-    design: Aim
+    design: Aim | None
     patches: Callable[[], PatchSpace]
     nullspace: NullspaceChoice = "auto"
     rounding: Rounding = "aware"
@@ -84,14 +85,17 @@ class NativeSize:
     solvers: PreimageSolvers = field(default_factory=PreimageSolvers)
 
     @full_precision
-    def __call__(self, picture: Picture) -> Watermarked:
+    def __call__(self, picture: Picture, design: Aim | None = None) -> Watermarked:
         """Watermark a picture.
+
+        Args:
+            design: in place of the maker's.
 
         Raises:
             ImageError: it is too small for the mark to be seen, or too elongated to be resized.
             NoNullspaceError: the patch embedding's nullspace was asked for and the model has none.
         """
-        task = _Task.of(self, picture)
+        task = _Task.of(self, picture, own_design(design, self.design))
         if self.nullspace == "patch":
             return task.by_patches(self.patches())
         if self.nullspace == "auto" and not task.resize_has_room:
@@ -123,6 +127,7 @@ class _Task:
 
     maker: NativeSize
     picture: Picture
+    design: Aim
     view: ResizeOperator
     preimages: PreimageSolver
     source: Levels
@@ -130,7 +135,7 @@ class _Task:
     upper: Levels | int
 
     @classmethod
-    def of(cls, maker: NativeSize, picture: Picture) -> "_Task":
+    def of(cls, maker: NativeSize, picture: Picture, design: Aim) -> "_Task":
         grey = maker.transform.input_size[0] == 1
         channels = 1 if picture.grey or grey else 3
         view = ResizeOperator(maker.transform, picture.width, picture.height)
@@ -139,6 +144,8 @@ class _Task:
         bounds: tuple[Levels, Levels] | tuple[int, int] = (0, 255)
         levels = in_grey(picture.levels) if grey else picture.levels[..., :channels]
         if (writable := picture.range()) is not None and np.array_equal(*writable):
+            if picture.reading == "shown":
+                raise ImageError(f"{picture.path} is transparent everywhere: nothing on it would be seen.")
             raise ImageError(
                 f"{picture.path} has no opaque pixel: as loaders read it, nothing of it may change.",
                 hint='Use `reading="shown"`.',
@@ -148,7 +155,7 @@ class _Task:
         if writable is not None:
             low, high = (_by_rows(bound[..., :channels], transposed) for bound in writable)
             bounds = (low, high)
-        return cls(maker, picture, view, preimages, _by_rows(levels, transposed), *bounds)
+        return cls(maker, picture, design, view, preimages, _by_rows(levels, transposed), *bounds)
 
     def _in_colour(self, levels: Levels) -> Pixels:
         """The picture with other levels, as the solver has them: where it has one channel, all three move alike.
@@ -175,13 +182,13 @@ class _Task:
         down, across = rows.any(0), columns.any(0)
         if len(rows) < down.sum() or len(columns) < across.sum():
             return True
-        change = (self._target("hatch", line_period(self.ratios)).astype(np.float64) - self.source) ** 2
+        change = (self._target("resize").astype(np.float64) - self.source) ** 2
         read = np.logical_and.outer(down, across)[:, None]
         return bool((change * ~read).sum() >= ENOUGH * change.sum())
 
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""
-        target = self._target("hatch", line_period(self.ratios))
+        target = self._target("resize")
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("resize", problem)
@@ -231,10 +238,8 @@ class _Task:
             raise NoNullspaceError(
                 f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
             )
-        ratios = self.ratios
-        period = (MODEL_PERIOD[0] * ratios[0], MODEL_PERIOD[1] * ratios[1])
         tint = GREY if one_channel else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
-        target = self._target("outline", period, tint)
+        target = self._target("patch", tint)
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("patch", problem)
@@ -316,7 +321,7 @@ class _Task:
         patches = patch_map.patchify(transform(self.picture.pixels).double())
         return 255 * float((patches @ patch_map.matrix("normalized").mT).norm())
 
-    def _unchanged(self, nullspace: Literal["resize", "patch"], problem: PreimageProblem) -> Watermarked:
+    def _unchanged(self, nullspace: Nullspace, problem: PreimageProblem) -> Watermarked:
         """No mark is wanted: the source solves the problem whose view is its own, before rounding."""
         projection, resize = self.preimages.projection(problem), self.preimages.resize
         own = resize.gather(
@@ -342,12 +347,19 @@ class _Task:
     def _view(self, view: View) -> Float[Tensor, "h c w"]:
         return torch.from_numpy(view).to(self.maker.device, torch.float32)
 
-    def _target(self, default: MarkStyle, period: Period, tint: Tint = GREY) -> Levels:
+    def _drawing(self, nullspace: Nullspace) -> tuple[MarkStyle, Period]:
+        """How a mark is drawn that is to lie in one of the nullspaces, where nothing else was asked for."""
+        down, across = self.ratios
+        if nullspace == "resize":
+            return "hatch", line_period((down, across))
+        return "outline", (MODEL_PERIOD[0] * down, MODEL_PERIOD[1] * across)
+
+    def _target(self, nullspace: Nullspace, tint: Tint = GREY) -> Levels:
         """The target image within the bounds, in levels."""
         transposed = self.preimages.passes.transposed
         axes = (1, 2, 0) if transposed else (1, 0, 2)
         image = torch.from_numpy(self.source.transpose(axes).astype(np.float32)).div_(255)
-        target = self.maker.design.target(image, default, period, tint, self.picture.turn)
+        target = self.design.target(image, *self._drawing(nullspace), tint, self.picture.turn)
         levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
         return np.clip(_by_rows(levels, transposed), self.lower, self.upper)
 
@@ -356,7 +368,7 @@ class _Task:
 
     def _result(
         self,
-        nullspace: Literal["resize", "patch"],
+        nullspace: Nullspace,
         target: Levels,
         pixels: Levels,
         projection: ResizeProblem,
@@ -378,14 +390,16 @@ class _Task:
                 parts = [colours + (part - parts[1]) for part in parts]
             return Unrounded(*(part / 255 for part in parts))
 
+        picture = self.picture
         return Watermarked(
-            self.picture.levels,
+            picture.levels,
             self._in_colour(target),
             self._in_colour(pixels),
             nullspace,
             self.maker.rounding,
             solver,
             unrounded,
+            lambda: drawn_on_grey(self.design, picture.height, picture.width, *self._drawing(nullspace), picture.turn),
         )
 
 

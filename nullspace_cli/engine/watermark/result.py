@@ -16,6 +16,8 @@ from nullspace_cli.engine.files.hashes import sha256_of_each
 from nullspace_cli.engine.watermark.design import Design
 
 Pixels = UInt8[NDArray[np.uint8], "H W 3"]
+Plane = Float[NDArray[np.float32], "H W"]
+Nullspace = Literal["resize", "patch"]
 Rounding = Literal["aware", "nearest"]
 CHUNK = 256
 """Rows of an image that are measured at a time."""
@@ -39,16 +41,18 @@ class Watermarked:
         pixels: the result.
         nullspace: "resize" or "patch".
         solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
-        exact: makes the images before rounding.
+        unrounded: makes the images before rounding.
+        drawn: makes the change of luminance, in [-1, 1], by which the mark would be drawn on mid-grey.
     """
 
     source: Pixels
     wanted: Pixels
     pixels: Pixels
-    nullspace: Literal["resize", "patch"]
+    nullspace: Nullspace
     rounding: Rounding
     solver: Mapping[str, Any]
     unrounded: Callable[[], Unrounded]
+    drawn: Callable[[], Plane]
 
 
 def fidelity(result: Watermarked) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+from nullspace_cli.engine.watermark.legibility import Legibility
 from nullspace_cli.engine.watermark.result import Pixels, Watermarked, fidelity
 
 Inputs = tuple[Pixels, Pixels]
@@ -80,7 +81,7 @@ class WatermarkedFile(NamedTuple):
     record: dict[str, Any]
 
 
-def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dict[str, Any]:
+def figures(result: Watermarked, verdict: Verification, tolerance: float, seen: Legibility) -> dict[str, Any]:
     """The keys of JSON documents for a watermark that was made and judged.
 
     Args:
@@ -90,6 +91,7 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dic
         "size": [result.pixels.shape[1], result.pixels.shape[0]],
         **asdict(verdict),
         **fidelity(result),
+        "legibility": seen._asdict(),
         "nullspace": result.nullspace,
         "rounding": result.rounding,
         "solver": dict(result.solver),

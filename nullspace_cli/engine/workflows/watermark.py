@@ -6,11 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -30,8 +29,9 @@ from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
-from nullspace_cli.engine.runtime.process import Shared
-from nullspace_cli.engine.watermark.design import Design
+from nullspace_cli.engine.runtime.threads import OF_NEW_THREADS
+from nullspace_cli.engine.watermark.design import Design, TextDesign
+from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
@@ -47,27 +47,6 @@ class WatermarkFiles:
     output: Path
     diff: Path | None = None
     unrounded: Path | None = None
-
-
-T = TypeVar("T")
-
-
-def _in_a_new_thread(call: Callable[[], T]) -> T:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
-
-
-@contextmanager
-def _threads_of_new_threads() -> Iterator[None]:
-    """`torch.set_num_threads` is for the thread that calls it, and for all that start later: the latter is restored."""
-    count = _in_a_new_thread(torch.get_num_threads)
-    try:
-        yield
-    finally:
-        _in_a_new_thread(partial(torch.set_num_threads, count))
-
-
-_THREADS = Shared(_threads_of_new_threads)
 
 
 @dataclass(frozen=True)
@@ -88,7 +67,7 @@ class WatermarkPipeline:
     """
 
     network: LazyModel
-    design: Design
+    design: Design | TextDesign
     size: Literal["native", "model"] = "native"
     nullspace: NullspaceChoice = "auto"
     norm: Literal[1, 2] = 2
@@ -149,7 +128,7 @@ class WatermarkPipeline:
             return
         threads = max(1, torch.get_num_threads() // workers)
         running: deque[Future[list[WatermarkedFile | Failed]]] = deque()
-        with _THREADS:
+        with OF_NEW_THREADS:
             pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
             stop = threading.Event()
             try:
@@ -171,7 +150,7 @@ class WatermarkPipeline:
         """
         started = time.monotonic()
         done: dict[WatermarkFiles, WatermarkedFile | Failed] = {}
-        pictures: dict[WatermarkFiles, Picture] = {}
+        pictures: dict[WatermarkFiles, tuple[Picture, Design]] = {}
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
@@ -179,17 +158,19 @@ class WatermarkPipeline:
                 self._require_room(job, picture)
                 picture.tell(self.notice)
                 self._tell(str(job.source), picture)
-                pictures[job] = picture
+                pictures[job] = picture, self.design.of(picture)
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
-        for (job, picture), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
+        for (job, (picture, design)), result in zip(
+            pictures.items(), self._solve(list(pictures.values())), strict=True
+        ):
             if stop and stop.is_set():
                 return []
             try:
                 if isinstance(result, VitnullError):
                     raise result
                 with within_memory(_sized(picture)):
-                    done[job] = self._finish(job, picture, result)
+                    done[job] = self._finish(job, picture, design, result)
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
         for item in done.values():
@@ -211,12 +192,10 @@ class WatermarkPipeline:
     def _make(self) -> ModelSize | NativeSize:
         network, device = self.network, resolve_device(self.network.request.device)
         if self.size == "model":
-            return ModelSize(
-                network.model.transform, network.patches, self.design, self.norm, self.rounding, device=device
-            )
+            return ModelSize(network.model.transform, network.patches, None, self.norm, self.rounding, device=device)
         return NativeSize(
             network.transform,
-            self.design,
+            None,
             lambda: network.patches,
             self.nullspace,
             self.rounding,
@@ -224,7 +203,7 @@ class WatermarkPipeline:
             tolerance=self.tolerance,
         )
 
-    def _solve(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:
+    def _solve(self, pictures: Sequence[tuple[Picture, Design]]) -> list[Watermarked | VitnullError]:
         """Solve a group, as many at a time as memory allows; one that cannot be solved is singled out."""
         done: list[Watermarked | VitnullError] = []
 
@@ -232,23 +211,23 @@ class WatermarkPipeline:
             done.extend(self._solved(pictures[start:stop]))
 
         def alone(index: int, reason: str) -> None:
-            done.append(MemoryShortError(_sized(pictures[index]), reason))
+            done.append(MemoryShortError(_sized(pictures[index][0]), reason))
 
         in_chunks(solve, len(pictures), max(1, len(pictures)), self.notice, alone)
         return done
 
-    def _solved(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:
+    def _solved(self, pictures: Sequence[tuple[Picture, Design]]) -> list[Watermarked | VitnullError]:
         try:
             if isinstance(self._make, ModelSize):
-                return list(self._make(pictures))
-            return [self._make(picture) for picture in pictures]
+                return list(self._make(*map(list, zip(*pictures, strict=True))))
+            return [self._make(picture, design) for picture, design in pictures]
         except VitnullError as error:
             if len(pictures) == 1:
                 return [error]
         half = len(pictures) // 2
         return self._solved(pictures[:half]) + self._solved(pictures[half:])
 
-    def _finish(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> WatermarkedFile:
+    def _finish(self, job: WatermarkFiles, picture: Picture, design: Design, result: Watermarked) -> WatermarkedFile:
         """Write the files, and measure what was written."""
         native, container = self.size == "native", container_of(job.output)
         if native and picture.reduced:
@@ -264,24 +243,25 @@ class WatermarkPipeline:
                     job.diff, lambda path: path.write_bytes(encode_png(picture.turn.upright(noise_picture(result))))
                 )
             if job.unrounded:
-                files.write(job.unrounded, lambda path: self._save_float(path, job.source, result))
+                files.write(job.unrounded, lambda path: self._save_float(path, job.source, design, result))
             verdict = self._judge(picture, written)
         record = {
             "source": str(job.source),
             "output": str(job.output),
-            **figures(result, verdict, self.tolerance),
+            "text": design.mark.text,
+            **figures(result, verdict, self.tolerance, legibility(result)),
             "diff": str(job.diff) if job.diff else None,
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }
         return WatermarkedFile(result, verdict, record)
 
-    def _save_float(self, path: Path, source: Path, result: Watermarked) -> Path:
+    def _save_float(self, path: Path, source: Path, design: Design, result: Watermarked) -> Path:
         about = self.network.describe()
         return save_float(
             path,
             result,
-            self.design,
+            design,
             source,
             self.network.basis if result.nullspace == "patch" else None,
             model=about["model"],

@@ -11,6 +11,7 @@ from torch import Tensor
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import mark_style as style
+from nullspace_cli.engine.watermark.lettering import text_mark
 from nullspace_cli.engine.watermark.mark_style import (
     GREEN_MAGENTA,
     GREY,
@@ -20,7 +21,7 @@ from nullspace_cli.engine.watermark.mark_style import (
     target_image,
     visible_tint,
 )
-from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
+from nullspace_cli.engine.watermark.marks import Mark, Placement
 
 FULL = Placement(fit="stretch", scale=1.0, strength=1.0)
 MIDDLE = Placement(fit="stretch", scale=0.5, strength=1.0)

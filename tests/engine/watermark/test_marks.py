@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from nullspace_cli.engine.errors import ImageError, UsageError
+from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.watermark import marks
 from nullspace_cli.engine.watermark.marks import (
-    CAP_HEIGHT,
     Fit,
     Mark,
     Placed,
@@ -23,7 +22,6 @@ from nullspace_cli.engine.watermark.marks import (
     Position,
     place,
     read_mark,
-    text_mark,
 )
 
 
@@ -87,6 +85,9 @@ def test_blank_marks_are_refused(colour: tuple[int, ...], tmp_path: Path) -> Non
         (Placement(position="top-left", scale=0.5), (0, 50, 0, 25)),
         (Placement(position="bottom-right", scale=0.5), (50, 100, 75, 100)),
         (Placement(position="bottom", scale=0.5), (25, 75, 75, 100)),
+        (Placement(position="bottom-right", scale=0.5, margin=0.1), (40, 90, 65, 90)),
+        (Placement(position="top", scale=0.5, margin=0.1), (25, 75, 10, 35)),
+        (Placement(position="left", scale=1.0, margin=0.1), (10, 90, 30, 70)),
     ],
 )
 def test_placement(placement: Placement, box: tuple[int, int, int, int]) -> None:
@@ -96,6 +97,22 @@ def test_placement(placement: Placement, box: tuple[int, int, int, int]) -> None
     expected[top:bottom, left:right] = 1
     assert (on_canvas(placed, 100, 100).round() == expected).float().mean() > 0.989
     torch.testing.assert_close(placed.colour[:, placed.coverage > 0.5].mean().item(), 0.25, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("fit", "position", "expected"),
+    [
+        ("contain", "center", (0.8, 0.0)),
+        ("stretch", "left", (0.8, 0.03)),
+        ("contain", "top-right", (0.4, 0.03)),
+        ("tile", "top-left", (0.3, 0.0)),
+    ],
+)
+def test_what_suits_fit_and_position(fit: Fit, position: Position, expected: tuple[float, float]) -> None:
+    placement = Placement.suiting(fit, position, None, None, 1.0)
+    assert (placement.scale, placement.margin) == expected
+    given = Placement.suiting(fit, position, 0.5, 0.1, 1.0)
+    assert (given.scale, given.margin) == (0.5, 0.1)
 
 
 @pytest.mark.parametrize(("canvas", "size"), [((90, 60), (30, 40)), ((90, 60), (7, 40)), ((64, 64), (40, 3))])
@@ -151,14 +168,15 @@ def test_large_marks_are_scaled_down_as_they_are_read(tmp_path: Path, monkeypatc
     st.sampled_from(["contain", "cover", "stretch", "tile"]),
     st.sampled_from(["center", "top", "bottom", "left", "right", "top-left", "bottom-right"]),
     st.floats(0.01, 1),
+    st.floats(0, 0.49),
     st.tuples(st.integers(1, 200), st.integers(1, 200)),
     st.tuples(st.integers(1, 40), st.integers(1, 40)),
 )
 def test_marks_stay_inside_the_canvas(
-    fit: Fit, position: Position, scale: float, canvas: tuple[int, int], size: tuple[int, int]
+    fit: Fit, position: Position, scale: float, margin: float, canvas: tuple[int, int], size: tuple[int, int]
 ) -> None:
     width, height = canvas
-    placed = place(square(1.0, *size), width, height, Placement(fit, position, scale))
+    placed = place(square(1.0, *size), width, height, Placement(fit, position, scale, margin=margin))
     h, w = placed.coverage.shape
     assert placed.top >= 0
     assert placed.left >= 0
@@ -214,43 +232,6 @@ def test_hidden_colours_do_not_bleed() -> None:
     torch.testing.assert_close(shown, torch.full_like(shown, 0.2), rtol=0, atol=0.01)
 
 
-def test_text_fills_a_tight_box() -> None:
-    mark = text_mark("HI")
-    inked = mark.coverage > 0.5
-    rows, columns = np.flatnonzero(inked.any(1)), np.flatnonzero(inked.any(0))
-    margins = (rows[0], columns[0], inked.shape[0] - 1 - rows[-1], inked.shape[1] - 1 - columns[-1])
-    assert 1 <= min(margins) <= max(margins) <= CAP_HEIGHT // 8
-    assert len(rows) == pytest.approx(CAP_HEIGHT, rel=0.15)
-    assert 0.3 < mark.coverage.mean() < 0.7
-    assert mark.colour.min() == 1
-    # Three upright stems and a bar: the letters are there, and upright.
-    middle = inked[(rows[0] * 3 + rows[-1]) // 4]
-    assert np.count_nonzero(np.diff(middle.astype(int)) == 1) == 3
-
-
-@pytest.mark.parametrize("text", ["one\ntwo", r"one\ntwo", "one\r\ntwo\n", "  one  \n two"])
-def test_lines_of_text(text: str) -> None:
-    np.testing.assert_array_equal(text_mark(text).coverage, text_mark("one\ntwo").coverage)
-    assert text_mark(text).coverage.shape[0] > 1.8 * text_mark("one").coverage.shape[0]
-
-
-@pytest.mark.parametrize("text", ["n" * 2000, "n\n" * 400])
-def test_long_text_is_lettered_smaller(text: str) -> None:
-    assert CAP_HEIGHT * 10 < max(text_mark(text).coverage.shape) < 10_000
-
-
-@pytest.mark.parametrize("text", ["", "  ", "\n", r"\n \n", "\t"])
-def test_blank_text_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is blank"):
-        text_mark(text)
-
-
-def test_letters_that_the_font_lacks_are_named() -> None:
-    with pytest.raises(UsageError, match="cannot write 日 本"):
-        text_mark("日本 2024")
-
-
 def test_marks_know_what_they_were_made_from(tmp_path: Path) -> None:
     path = logo(tmp_path / "a.png", (255, 255, 255), (0, 0, 0))
     assert read_mark(path).sha256 == sha256(path.read_bytes()).hexdigest()
-    assert text_mark("©").sha256 == sha256("©".encode()).hexdigest()

@@ -25,7 +25,8 @@ from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark import model_size
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Mark, Placement
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.result import Watermarked, attained, fidelity
 from nullspace_cli.engine.watermark.verification import verify

@@ -38,7 +38,8 @@ from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLA
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark import native_size
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Mark, Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Mark, Placement
 from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.patch_constraint import PatchConstraint
 from nullspace_cli.engine.watermark.result import Watermarked, attained, fidelity

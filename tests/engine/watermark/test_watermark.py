@@ -22,8 +22,9 @@ from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace,
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark import result as results
 from nullspace_cli.engine.watermark.design import Design
+from nullspace_cli.engine.watermark.lettering import text_mark
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, target_image
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.watermark.result import Unrounded, Watermarked, attained, fidelity, noise_picture, save_float
 from nullspace_cli.engine.watermark.verification import Verification, compare_inputs, verify
 
@@ -66,7 +67,10 @@ def result_of(source: NDArray[np.uint8], wanted: NDArray[np.uint8], pixels: NDAr
     def unrounded() -> Unrounded:
         return Unrounded(*(torch.from_numpy(part).movedim(2, 0) / 255 for part in (pixels, source, wanted)))
 
-    return Watermarked(source, wanted, pixels, "resize", "aware", {"norm": 2}, unrounded)
+    def drawn() -> NDArray[np.float32]:
+        return np.ones(source.shape[:2], np.float32)
+
+    return Watermarked(source, wanted, pixels, "resize", "aware", {"norm": 2}, unrounded, drawn)
 
 
 # --- figures

@@ -24,7 +24,8 @@ from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
@@ -288,10 +289,10 @@ def watch_solver(monkeypatch: pytest.MonkeyPatch, before: Callable[[Sequence[Pic
     sizes: list[int] = []
     solve = ModelSize.__call__
 
-    def watched(self: ModelSize, pictures: Sequence[Picture]) -> list[Watermarked]:
+    def watched(self: ModelSize, pictures: Sequence[Picture], designs: Any) -> list[Watermarked]:
         sizes.append(len(pictures))
         before(pictures)
-        return solve(self, pictures)
+        return solve(self, pictures, designs)
 
     monkeypatch.setattr(ModelSize, "__call__", watched)
     return sizes
@@ -328,9 +329,9 @@ def test_an_image_that_does_not_fit_fails_alone(
     watch_solver(monkeypatch, refuse)
     native = NativeSize.__call__
 
-    def watched(self: NativeSize, picture: Picture) -> Watermarked:
+    def watched(self: NativeSize, picture: Picture, design: Any) -> Watermarked:
         refuse([picture])
-        return native(self, picture)
+        return native(self, picture, design)
 
     monkeypatch.setattr(NativeSize, "__call__", watched)
     done = list(pipeline(size=size, group=3).each(todo, workers))
@@ -378,12 +379,12 @@ def test_order_is_kept_and_threads_share_the_work(tmp_path: Path, monkeypatch: p
     third_begun, solve = threading.Event(), NativeSize.__call__
     todo = jobs(tmp_path, 5)
 
-    def slow(self: NativeSize, picture: Picture) -> Watermarked:
+    def slow(self: NativeSize, picture: Picture, design: Any) -> Watermarked:
         if picture.path == todo[2].source:
             third_begun.set()
         if picture.path == todo[0].source:
             assert third_begun.wait(30)
-        return solve(self, picture)
+        return solve(self, picture, design)
 
     monkeypatch.setattr(NativeSize, "__call__", slow)
     done = list(pipeline().each(todo, 2))

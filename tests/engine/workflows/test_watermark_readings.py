@@ -22,7 +22,8 @@ from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.design import Design
-from nullspace_cli.engine.watermark.marks import Placement, text_mark
+from nullspace_cli.engine.watermark.lettering import text_mark
+from nullspace_cli.engine.watermark.marks import Placement
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
 TRANSFORM = EvalTransform((3, 64, 64), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 0.9)

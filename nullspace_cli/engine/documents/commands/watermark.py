@@ -9,16 +9,25 @@ from nullspace_cli.engine.documents.commands.run import ExitCode, Failure, Pair,
 from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
 
+class Legibility(Document):
+    """The share of the mark's area that people can see."""
+
+    full: Share = Field(description="with each pixel of the picture shown as one")
+    half: Share = Field(description="scaled to half its sides")
+
+
 class WatermarkImage(Verdict):
     """One image of `vitnull watermark`; a line of --jsonl."""
 
     source: str
     output: str
+    text: str | None = Field(description="what was lettered; null where the mark is a picture")
     size: Pair
     before: Answer | None
     after: Answer | None
     psnr: float | None
     mark_correlation: float | None
+    legibility: Legibility
     nullspace: Literal["resize", "patch"]
     rounding: Literal["aware", "nearest"]
     solver: Solver
