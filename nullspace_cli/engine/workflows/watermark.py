@@ -1,17 +1,12 @@
 """Watermarks from file to verified file, one image or many: what `vitnull watermark` and the demo run."""
 
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import (
@@ -29,7 +24,6 @@ from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
-from nullspace_cli.engine.runtime.threads import OF_NEW_THREADS
 from nullspace_cli.engine.watermark.design import Design, TextDesign
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
@@ -37,6 +31,7 @@ from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoi
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
 from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, compare_inputs, figures, verify
 from nullspace_cli.engine.workflows.failed_input import Failed
+from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
 
 
 @dataclass(frozen=True)
@@ -86,9 +81,7 @@ class WatermarkPipeline:
     @property
     def default_workers(self) -> int:
         """Two on a GPU, so that one group is decoded while another is solved; else one for each core, up to four."""
-        if resolve_device(self.network.request.device).type == "cuda":
-            return 2
-        return min(4, os.cpu_count() or 1)
+        return default_workers(resolve_device(self.network.request.device))
 
     def prepare(self) -> None:
         """Load now what will be needed, so that what is missing shows before the first image.
@@ -121,24 +114,9 @@ class WatermarkPipeline:
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
         """
         size = self.group if self.size == "model" else 1
-        groups = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
-        if len(groups) <= 1 or workers == 1:
-            for group in groups:
-                yield from self.together(group)
-            return
-        threads = max(1, torch.get_num_threads() // workers)
-        running: deque[Future[list[WatermarkedFile | Failed]]] = deque()
-        with OF_NEW_THREADS:
-            pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
-            stop = threading.Event()
-            try:
-                while groups or running:
-                    while groups and len(running) <= workers:
-                        running.append(pool.submit(self.together, groups.popleft(), stop))
-                    yield from running.popleft().result()
-            finally:
-                stop.set()  # whoever is interrupted waits for no group that is being solved, nor is it written
-                pool.shutdown(wait=False, cancel_futures=True)
+        groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        for done in in_threads(self.together, groups, workers):
+            yield from done
 
     def together(
         self, jobs: Sequence[WatermarkFiles], stop: threading.Event | None = None
