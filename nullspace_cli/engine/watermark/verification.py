@@ -99,10 +99,10 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dic
 
 def compare_inputs(transform: EvalTransform, source: Picture, result: Picture) -> Verification:
     """What of a model's 8-bit input differs between two files, by both readings; the model is not run."""
-    return _compared(transform, source, result, _inputs(transform, source, result))
+    return _compared(transform, source, result, inputs_of(transform, source, result))
 
 
-def _inputs(transform: EvalTransform, source: Picture, result: Picture) -> Inputs:
+def inputs_of(transform: EvalTransform, source: Picture, result: Picture) -> Inputs:
     """The model's 8-bit inputs, each by its picture's own reading."""
     return transform.input_pixels(source.pixels), transform.input_pixels(result.pixels)
 
@@ -113,7 +113,7 @@ def _compared(transform: EvalTransform, source: Picture, result: Picture, own: I
     if source.difference is not None or result.difference is not None:
         (other,) = (reading for reading in READINGS if reading != source.reading)
         try:
-            shares[other] = _share_changed(_inputs(transform, source.read_as(other), result.read_as(other)))
+            shares[other] = _share_changed(inputs_of(transform, source.read_as(other), result.read_as(other)))
         except ImageError:  # how it is to be shown is unknown: no figure
             shares[other] = None
     return Verification(
@@ -132,7 +132,7 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
     Args:
         patch_map: the model's patch embedding; None where it has none.
     """
-    inputs = _inputs(model.transform, source, result)
+    inputs = inputs_of(model.transform, source, result)
     batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
     compared = _compared(model.transform, source, result, inputs)
     return replace(

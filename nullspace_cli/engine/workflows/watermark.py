@@ -29,13 +29,22 @@ from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.report.gallery import Gallery
+from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, compare_inputs, figures, verify
+from nullspace_cli.engine.watermark.verification import (
+    Verification,
+    WatermarkedFile,
+    compare_inputs,
+    figures,
+    inputs_of,
+    verify,
+)
 from nullspace_cli.engine.workflows.failed_input import Failed
 
 
@@ -85,6 +94,7 @@ class WatermarkPipeline:
         group: images at model size that are solved together.
         notice: is told what the user should know besides the results.
         reading: how the model is given the files.
+        gallery: where the pictures of a page are put; None for no page.
     """
 
     network: LazyModel
@@ -99,6 +109,7 @@ class WatermarkPipeline:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
+    gallery: Gallery | None = None
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -274,6 +285,9 @@ class WatermarkPipeline:
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }
+        if self.gallery is not None:
+            inputs = inputs_of(self.network.transform, picture, written)
+            show_watermark(self.gallery, record, result, inputs, picture.turn)
         return WatermarkedFile(result, verdict, record)
 
     def _save_float(self, path: Path, source: Path, result: Watermarked) -> Path:
