@@ -38,7 +38,7 @@ from nullspace_cli.engine.watermark.result import Pixels, shown_noise
 VIEWED = 100
 """Images that are read once more for their pictures: those whose answers moved most."""
 
-CONTROLS = {"none": "the noise", "shuffle": "shuffled", "uniform": "uniform, same norm"}
+CONTROLS = {"shuffle": "– its elements shuffled", "uniform": "– uniform, of its norm"}
 
 
 def page(document: Mapping[str, Any], found: Evaluation, images: ImageSet, noises: Gallery, gallery: Gallery) -> Page:
@@ -65,7 +65,7 @@ def page(document: Mapping[str, Any], found: Evaluation, images: ImageSet, noise
     )
     return Page(
         "vitnull eval",
-        _title(document, worst),
+        _title(document["images"], worst, len(own)),
         "A small noise moves little, whatever it is: only beside its controls does a figure say anything.",
         [
             (f"{document['images']:,}", "images"),
@@ -92,11 +92,13 @@ def page(document: Mapping[str, Any], found: Evaluation, images: ImageSet, noise
     )
 
 
-def _title(document: Mapping[str, Any], worst: float | None) -> str:
-    images = counted(document["images"], "image")
+def _title(count: int, worst: float | None, noises: int) -> str:
+    """What the noise that moves most does."""
+    images = counted(count, "image")
     if worst is None:
         return f"How far noise moves the features of {images}"
-    return f"Under noise, {worst:.1f}% of {images} keep their prediction"
+    noise = "noise" if noises == 1 else f"the worst of {noises} noises"
+    return f"Under {noise}, {worst:.1f}% of {images} keep their prediction"
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -109,7 +111,7 @@ def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
         name = f"{Path(result['noise']).name}, {size}" + (", in pixels" if result["realised"] else "")
         rows.append(
             [
-                name if own else f"    {CONTROLS[result['control']]}",
+                name if own else CONTROLS[result["control"]],
                 number(result["noise_norm"]),
                 UNKNOWN if low is None else f"{result['match_percent']:.1f}% ({low:.1f} to {high:.1f})",
                 number(result["logit_mse"]),
@@ -221,4 +223,9 @@ def _noises(gallery: Gallery, cases: Sequence[Case], transform: EvalTransform) -
         rows.append(Row(name, (number(case.noise.norm),), [("Norm", number(case.noise.norm))]))
     if not rows:
         return []
-    return [Section("The noises", images=Images(("Norm",), rows, gallery, "as they are added to the model's input"))]
+    return [
+        Section(
+            "The noises",
+            images=Images(("Norm",), rows, gallery, "as they are added to the model's input", noun="noise"),
+        )
+    ]

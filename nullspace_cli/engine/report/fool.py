@@ -89,9 +89,12 @@ def _saliency(record: Mapping[str, Any]) -> list[Table]:
     rows = [
         [
             method,
-            number(pairs["source_transformed"]["spearman"]),
-            number(record["saliency_png"][method]["source_transformed"]["spearman"]),
-            *(number(pairs[name]["spearman"]) for name in ("target_transformed", "control", "control_row_space")),
+            number(pairs["source_transformed"]["spearman"], ".3f"),
+            number(record["saliency_png"][method]["source_transformed"]["spearman"], ".3f"),
+            *(
+                number(pairs[name]["spearman"], ".3f")
+                for name in ("target_transformed", "control", "control_row_space")
+            ),
         ]
         for method, pairs in record["saliency"].items()
     ]

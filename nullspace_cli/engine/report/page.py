@@ -41,7 +41,12 @@ def write_page(path: Path, page: Page, *, force: bool = False) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"source": _source, "short": lambda text: shortened(visible(str(text)), LONGEST)}
-    environment.globals |= {"shown_images": _Shown, "printed": PRINTED, "without_empty": without_empty}
+    environment.globals |= {
+        "shown_images": _Shown,
+        "printed": PRINTED,
+        "without_empty": without_empty,
+        "counted": counted,
+    }
     style, script = (_part(environment, name) for name in ("page.css", "page.js"))
     template = environment.get_template("page.html")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -106,7 +111,7 @@ class _Shown:
         """What is not on the page, as a sentence; empty if nothing is."""
         said = []
         if self.viewed < self.listed:
-            said.append(f"the pictures of {counted(self.listed - self.viewed, 'image')}")
+            said.append(f"the pictures of {counted(self.listed - self.viewed, self._images.noun)}")
         if self.listed < self.total:
-            said.append(f"{counted(self.total - self.listed, 'image')} altogether")
+            said.append(f"{counted(self.total - self.listed, self._images.noun)} altogether")
         return f"Left out, so that the page stays small: {' and '.join(said)}. {self._images.left_out}" if said else ""

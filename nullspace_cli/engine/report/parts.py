@@ -65,6 +65,7 @@ class Images(NamedTuple):
         rows: in any order; it is the gallery's in which they are shown.
         order: which images come first, in words.
         left_out: how to have what has no room on the page, as a sentence.
+        noun: what they are, if not images.
     """
 
     header: Sequence[str]
@@ -72,6 +73,7 @@ class Images(NamedTuple):
     gallery: Gallery
     order: str
     left_out: str = ""
+    noun: str = "image"
 
 
 def without_empty(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> tuple[list[str], list[list[Cell]]]:

@@ -117,7 +117,7 @@ def verdict(record: Mapping[str, Any]) -> Facts:
     by_loader, upright = record["input_pixels_changed"], record["input_pixels_changed_shown"]
     before, after, error = record.get("before"), record.get("after"), record["embedding_error"]
     return [
-        ("Model input", input_changed(by_loader)),
+        ("Model input", None if by_loader is None else input_changed(by_loader)),
         ("Model input, upright and on white", None if by_loader == upright else input_changed(upright)),
         ("Prediction", None if record["match"] is None else kept(record["match"])),
         ("Before", before and answer(before)),
