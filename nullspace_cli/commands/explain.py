@@ -202,12 +202,12 @@ def explain(
     }
     body = {"reading": reading, "images": run.records, **measured}
     document = console.document("explain", loaded, options.seed, body)
-    if page_path and gallery is not None:
-        from nullspace_cli.engine.report.explain import page
-
-        write_page(console, page_path, page(document, gallery, measures.curves()))
     if not jsonl:
         console.result(document, render)
     elif measures:
         console.record("explain-measured", measured)
+    if page_path and gallery is not None:
+        from nullspace_cli.engine.report.explain import page
+
+        write_page(console, page_path, page(document, gallery, measures.curves()))
     return run.exit_code

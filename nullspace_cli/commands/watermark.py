@@ -222,12 +222,12 @@ def watermark(
             "failures": run.described_failures(),
         }
         document = console.document("watermark", network, options.seed, body)
+        if not jsonl:
+            console.result(document, render)
         if page_path and gallery is not None:
             from nullspace_cli.engine.report.watermark import page
 
             write_page(console, page_path, page(document, gallery))
-        if not jsonl:
-            console.result(document, render)
         return run.exit_code
 
 

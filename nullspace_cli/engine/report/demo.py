@@ -63,7 +63,7 @@ def page(document: Mapping[str, Any], galleries: DemoGalleries) -> Page:
                 document["fool"],
                 galleries.fooled,
                 "One drawing that the model takes for another",
-                "It has the target's looks and the source's patch embeddings, and the same saliency maps.",
+                "Its outlines are the target's; its patch embeddings, and so its saliency maps, are the source's.",
             ),
             explain.section([vit], galleries.vit, "Where the ViT looks"),
             explain.section([cnn], galleries.cnn, "Where the ResNet looks"),

@@ -14,6 +14,12 @@ from nullspace_cli.engine.report.watermark import verdict
 from nullspace_cli.engine.transforms.eval_transform import in_rgb, to_8_bits
 
 NAMES = ("source", "target", "transformed")
+TITLES = {
+    True: "To the network it is the source still",
+    False: "The network tells it from its source",
+    None: "What the network is given is the source's, as nearly as said here",
+}
+"""By whether the prediction stayed."""
 
 
 def show_fooled(gallery: Gallery, done: Report) -> None:
@@ -23,12 +29,13 @@ def show_fooled(gallery: Gallery, done: Report) -> None:
     inputs = [upright(in_rgb(to_8_bits(view))) for view in done.views]
     clipped = "" if done.record["bounded"] else "The result is a float image, drawn clipped."
     versus, part = compared("Against the target", ("target", target), ("result", result), clipped)
+    moved = inputs[2].astype(np.int16) - inputs[0]
     change = result[part].astype(np.int16) - source[part]
     views = [
         versus,
         compared("Against the source", ("source", source), ("result", result), clipped)[0],
         compared("Model input", ("of the source", inputs[0]), ("of the result", inputs[2]), clipped)[0],
-        amplified("Input difference", inputs[2].astype(np.int16) - inputs[0], caption="Of result and source."),
+        *([amplified("Input difference", moved, caption="Of result and source.")] if moved.any() else []),
         amplified("Noise", change, caption="Of result and source, the part that is shown against the target."),
     ]
     for method, (first, _, last) in done.maps.items():
@@ -42,7 +49,7 @@ def page(document: Mapping[str, Any], gallery: Gallery) -> Page:
     prediction, like = document["prediction"], document["likeness"]
     return Page(
         "vitnull fool",
-        "It looks like the target to people, and is the source to the network",
+        TITLES[document["match"]],
         figures=[
             *((answer(prediction[name]), f"{name}, says the model") for name in NAMES if prediction[name]),
             (number(like["ssim_target"], ".2f"), "SSIM to the target"),

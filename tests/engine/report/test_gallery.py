@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nullspace_cli.engine.files.spool import Spool
+from nullspace_cli.engine.files.spool import Place, Spool
 from nullspace_cli.engine.report.gallery import Entry, Gallery
 from nullspace_cli.engine.report.pictures import Encoded, View
 
@@ -30,7 +30,7 @@ def described(entries: list[Entry]) -> list[tuple[str, bool, bool]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_worst_stay_whatever_the_order(tmp_path: Path, seed: int) -> None:
     numbers = list(range(100))
-    random.Random(seed).shuffle(numbers)
+    random.Random(seed).shuffle(numbers)  # noqa: S311 - nothing secret
     gallery = Gallery(tmp_path, LIMIT)
     fill(gallery, numbers)
     entries = list(gallery)
@@ -53,9 +53,13 @@ def test_one_that_does_not_fit_bars_those_after_it(tmp_path: Path) -> None:
 
 
 def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    add = Spool.add
-    monkeypatch.setattr(Spool, "add", lambda self, data: (sizes.append(self.size), add(self, data))[1])
+    sizes, add = [0], Spool.add
+
+    def noted(spool: Spool, data: bytes) -> Place:
+        sizes.append(spool.size)
+        return add(spool, data)
+
+    monkeypatch.setattr(Spool, "add", noted)
     gallery = Gallery(tmp_path, LIMIT)
     fill(gallery, list(range(1000)))
     assert max(sizes) < 2.2 * LIMIT

@@ -30,7 +30,7 @@ def written(folder: Path, names: list[str], **more: Any) -> Path:
         view, _ = compared("Picture", ("old", noise(6, 8)), ("new", noise(6, 8, 1)))
         gallery.add(name, (badness,), thumbnail(noise(6, 8)), [view])
     rows = [Row(name, (name, Mark(name, "bad")), [(name, name)]) for name in names]
-    images = Images(("One", name, "Two")[:2], rows, gallery, name)
+    images = Images(("One", name), rows, gallery, name)
     table = Table(name, (name, "x"), [(name, name)], name)
     section = Section(name, name, [(name, name)], images, [Plot(name, encoded(name, noise(2, 2)), name)], [table])
     page = Page(name, name, name, [(name, name)], [section], [{"source": name, "error": name}], [(name, name)])
@@ -90,7 +90,7 @@ def test_a_large_picture_is_shown_where_it_changed() -> None:
     view, part = compared("Picture", ("old", before), ("new", after))
     assert part == (slice(300, PART + 300), slice(500, PART + 500))
     assert view.pictures[0].size == (PART, PART)
-    assert f"from column 500, row 300" in view.caption
+    assert "from column 500, row 300" in view.caption
 
 
 def test_a_picture_that_is_the_same_is_shown_from_the_middle() -> None:
