@@ -19,6 +19,7 @@ ENGINE = (
     "documents",
     "solvers",
     "transforms",
+    "comparison",
     "models",
     "nullspace",
     "preimage",

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from nullspace_cli import __version__
-from nullspace_cli.commands import basis, demo, evaluate, explain, fool, learn_noise, watermark
+from nullspace_cli.commands import basis, check, demo, evaluate, explain, fool, learn_noise, watermark
 from nullspace_cli.commands.console import Console, discard_stdout, flush_streams
 from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
 from nullspace_cli.commands.options import OutputOptions, expand_groups
@@ -140,6 +140,7 @@ _register(basis.basis, "basis")
 _register(learn_noise.learn_noise, "learn-noise", shared=True)
 _register(evaluate.evaluate, "eval", shared=True)
 _register(watermark.watermark, "watermark", shared=True)
+_register(check.check, "check")
 _register(fool.fool, "fool")
 _register(explain.explain, "explain", shared=True)
 _register(demo.demo, "demo")

@@ -93,6 +93,66 @@ WATERMARK: dict[str, Any] = {
     "failures": [{"source": str, "error": str}],
 }
 
+CHANGE: dict[str, Any] = {"input_pixels_changed": Number, "rms": Number, "max": int}
+
+CHECKED: dict[str, Any] = {
+    "source": str,
+    "result": str,
+    "sizes": {"source": [int], "result": [int]},
+    "reading": str,
+    "pixels": (CHANGE, None),
+    "readers": [
+        {
+            "reader": str,
+            **CHANGE,
+            "input_pixels_changed_shown": NumberOrNull,
+            "rms_shown": NumberOrNull,
+            "max_shown": int | None,
+            "jpeg": [{"quality": int, "result": CHANGE, "source": CHANGE}],
+            "asked": bool,
+            "verified": bool | None,
+        }
+    ],
+    "models": [
+        {
+            "model": str,
+            "before": ANSWER_OR_NULL,
+            "after": ANSWER_OR_NULL,
+            **VERDICT,
+            "input_pixels_changed": Number,
+            "verified": bool,
+        }
+    ],
+    "down_and_up": {side: {"rms": Number, "ratio": NumberOrNull, "suspicious": bool} for side in ("source", "result")},
+    "verified": bool | None,
+    "seconds": Number,
+}
+
+CHECK: dict[str, Any] = {
+    **SHARED,
+    "model": str | None,  # null of none, and of several
+    "weights_sha256": str | None,
+    "shard": str,
+    "exit_code": int,
+    "keep": str,
+    "tolerance": Number,
+    "jpeg": [int],
+    "models": [{"model": str, "weights": str, "weights_sha256": str}],
+    "images": [CHECKED],
+    "summary": {
+        "count": int,
+        "failed": int,
+        "verified": int | None,
+        "other_size": int,
+        "readers": [{"reader": str, "bit_identical": int, "mean_changed": Number, "mean_rms": Number, "max": int}],
+        "models": [{"model": str, "matched": int | None, "match_percent": NumberOrNull, "bit_identical": int}],
+        "suspicious": {"source": int, "result": int},
+        "images_per_second": NumberOrNull,
+    },
+    "unmatched": {"source": [str], "result": [str]},
+    "failures": [{"source": str, "error": str}],
+}
+
 EVALUATED: dict[str, Any] = {
     "noise": str,
     "noise_model": str,

@@ -29,7 +29,7 @@ def test_parameters_are_flags(hint: str, expected: str) -> None:
 
 def test_every_parameter_that_the_engine_names_is_a_flag(vitnull: Vitnull) -> None:
     """Whatever stands in backticks in a hint is worded, by an option that there is."""
-    commands = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
+    commands = ("basis", "learn-noise", "eval", "watermark", "check", "fool", "explain", "demo")
     options = set(re.findall(r"--[a-z-]+", " ".join(vitnull(command, "--help").stdout for command in commands)))
     for path in ENGINE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")

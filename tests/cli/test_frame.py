@@ -27,7 +27,7 @@ from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
 
-COMMANDS = ("basis", "learn-noise", "eval", "watermark", "fool", "explain", "demo")
+COMMANDS = ("basis", "learn-noise", "eval", "watermark", "check", "fool", "explain", "demo")
 SLOW_IMPORTS = {
     "torch",
     "timm",
@@ -52,6 +52,10 @@ OPTIONS = {
     "watermark": (
         *("--model", "--basis", "--norm", "--strength", "--fit", "--position", "--scale", "--opacity", "--size"),
         *("--tolerance", "--verify", "--no-verify", "--out-dir", "--diff", "--float", "--out", "-o", *MODEL, *OUTPUT),
+    ),
+    "check": (
+        *("--reader", "--model", "--keep", "--tolerance", "--jpeg", "--reading", "--shard", "--workers", "--jsonl"),
+        *(*MODEL, *OUTPUT),
     ),
     "learn-noise": (
         *("--data", "--level", "--limit", "--protocol", "--rounds", "--lr", "--fraction", "--norm", "--stop-eps"),
@@ -426,6 +430,7 @@ def test_cuda_that_is_missing_is_an_error(
         "learn-noise": ["demo", "--data", "demo"],
         "eval": ["demo", str(noise), "--data", "demo"],
         "watermark": pair,
+        "check": pair,
         "fool": pair,
         "explain": [str(photo), "--model", "demo"],
         "demo": [],

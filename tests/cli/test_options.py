@@ -90,7 +90,7 @@ def test_empty_names(vitnull: Vitnull, command: str, option: str) -> None:
     assert option in message
 
 
-@pytest.mark.parametrize("command", ["watermark", "fool", "explain"])
+@pytest.mark.parametrize("command", ["watermark", "check", "fool", "explain"])
 def test_empty_arguments(vitnull: Vitnull, command: str) -> None:
     assert "the name is empty" in vitnull(command, "a.png", "", expect=2).message
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from nullspace_cli.engine.comparison.input_change import Seen
 from nullspace_cli.engine.files.orientation import Orientation
 from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.report.parts import (
@@ -25,7 +26,6 @@ from nullspace_cli.engine.report.parts import (
 from nullspace_cli.engine.report.pictures import View, amplified, compared, thumbnail
 from nullspace_cli.engine.transforms.eval_transform import in_rgb
 from nullspace_cli.engine.watermark.result import Pixels, Watermarked
-from nullspace_cli.engine.watermark.verification import Inputs
 
 HEADER = ("Model input", "Prediction", "Before", "After", "Confidence moved", "Mark")
 ORDER = "those first whose answer or whose model input changed most"
@@ -33,7 +33,7 @@ LEFT_OUT = "A larger --report-size has more of them; --json or --jsonl has the f
 
 
 def show_watermark(
-    gallery: Gallery, record: Mapping[str, Any], result: Watermarked, inputs: Inputs, turn: Orientation
+    gallery: Gallery, record: Mapping[str, Any], result: Watermarked, inputs: tuple[Seen, Seen], turn: Orientation
 ) -> None:
     """Put an image's pictures by.
 
@@ -46,7 +46,7 @@ def show_watermark(
     gallery.add(record["source"], badness(record), thumbnail(after), views(before, after, inputs, turn))
 
 
-def views(before: Pixels, after: Pixels, inputs: Inputs, turn: Orientation) -> list[View]:
+def views(before: Pixels, after: Pixels, inputs: tuple[Seen, Seen], turn: Orientation) -> list[View]:
     """Two pictures and what a model sees of them: side by side, and as differences."""
     picture, part = compared("Picture", ("source", before), ("result", after))
     noise = after[part].astype(np.int16) - before[part]
@@ -57,7 +57,7 @@ def views(before: Pixels, after: Pixels, inputs: Inputs, turn: Orientation) -> l
     ]
 
 
-def seen(inputs: Inputs, turn: Orientation) -> list[View]:
+def seen(inputs: tuple[Seen, Seen], turn: Orientation) -> list[View]:
     """What a model is shown of two pictures, 8 bits each, and its difference where there is one."""
     old, new = (turn.upright(in_rgb(pixels)) for pixels in inputs)
     change = new.astype(np.int16) - old

@@ -5,12 +5,16 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, overlap, per_channel
+from nullspace_cli.engine.transforms.tensor_resize import TensorResize
+
+Resize = str | TensorResize
+"""One of PIL's filters by its name, or a resize of tensors."""
 
 IDENTITY_NUMBERS = 2**22
 """How much of the identity is resized at once: 16 MiB."""
@@ -23,16 +27,22 @@ class ResizeOperator:
     coefficients, to the precision of float32, cut to the crop; `fill` [c, h, w] is the padding's colour, zero inside
     the image. All are float64 on the CPU until `to` is called. Normalisation is left to the transform.
 
+    Args:
+        tensor_resize: whose coefficients to take in place of those of PIL's filter.
+
     Raises:
         ImageError: the image is too elongated to be resized.
     """
 
-    def __init__(self, transform: EvalTransform, width: int, height: int) -> None:
+    def __init__(
+        self, transform: EvalTransform, width: int, height: int, tensor_resize: TensorResize | None = None
+    ) -> None:
         self.transform = transform
         self.geometry = geometry = transform.geometry(width, height)
         (resized_width, resized_height), (crop_height, crop_width) = geometry.resized, geometry.crop
-        rows = _resampling(transform.interpolation, height, resized_height, geometry.top, crop_height)
-        cols = _resampling(transform.interpolation, width, resized_width, geometry.left, crop_width)
+        resize = tensor_resize or transform.interpolation
+        rows = _resampling(resize, height, resized_height, geometry.top, crop_height)
+        cols = _resampling(resize, width, resized_width, geometry.left, crop_width)
         self.rows: Float[Tensor, "h H"] = rows
         self.cols: Float[Tensor, "w W"] = cols
         self.fill: Float[Tensor, "c h w"] = per_channel(geometry.fill, rows).repeat(1, crop_height, crop_width) / 255
@@ -63,10 +73,10 @@ def _multiply(matrix: Tensor, images: Tensor, axis: int) -> Tensor:
     return product.reshape(len(matrix), *vectors.shape[1:]).movedim(0, axis)
 
 
-def _resampling(interpolation: str, size: int, resized: int, start: int, crop: int) -> Float64[Tensor, "crop size"]:
-    """PIL's resize of one axis from `size` to `resized`, then a crop from `start`, as a sparse matrix."""
+def _resampling(resize: Resize, size: int, resized: int, start: int, crop: int) -> Float64[Tensor, "crop size"]:
+    """The resize of one axis from `size` to `resized`, then a crop from `start`, as a sparse matrix."""
     inside, target = overlap(start, crop, resized)
-    row, tap, weight = _coefficients(interpolation, size, resized)
+    row, tap, weight = _coefficients(resize, size, resized)
     kept = slice(*np.searchsorted(row, (inside.start, inside.stop)))
     return torch.sparse_coo_tensor(
         torch.from_numpy(np.stack([row[kept] - inside.start + target.start, tap[kept]])),
@@ -79,9 +89,9 @@ def _resampling(interpolation: str, size: int, resized: int, start: int, crop: i
 
 @lru_cache(maxsize=32)
 def _coefficients(
-    interpolation: str, size: int, resized: int
+    resize: Resize, size: int, resized: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """What PIL multiplies with, as PIL itself says: by resizing the rows of the identity, floats that it never rounds.
+    """What a resize multiplies with, as it says itself: by resizing the rows of the identity, which are not rounded.
 
     Returns:
         The result's positions, in order; the image's positions that each reads, in order; and how much of them. For
@@ -89,9 +99,15 @@ def _coefficients(
     """
     strips = []
     for first in range(0, size, step := max(1, IDENTITY_NUMBERS // size)):
-        rows = Image.fromarray(np.eye(min(step, size - first), size, first, np.float32))
-        strips.append(np.asarray(rows.resize((resized, rows.height), Image.Resampling[interpolation.upper()])))
+        rows = np.eye(min(step, size - first), size, first, np.float32)
+        strips.append(_resize_rows(rows, resized, resize))
     matrix = np.concatenate(strips).T
     row, tap = matrix.nonzero()
     weight = matrix[row, tap].astype(np.float64)
     return row, tap, weight / np.bincount(row, weight)[row]
+
+
+def _resize_rows(rows: Float32[NDArray[np.float32], "k size"], width: int, resize: Resize) -> NDArray[np.float32]:
+    if isinstance(resize, TensorResize):
+        return resize.resample(torch.from_numpy(rows)[None], (width, len(rows)))[0].numpy()
+    return np.asarray(Image.fromarray(rows).resize((width, len(rows)), Image.Resampling[resize.upper()]))

@@ -1,5 +1,6 @@
 """What the model says of a watermarked file, beside its source."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -8,16 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine import metrics
-from nullspace_cli.engine.errors import ImageError
+from nullspace_cli.engine.comparison.input_change import InputChange, by_readings, inputs_of
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.files.two_readings import READINGS, Reading
+from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.engine.watermark.result import Pixels, Watermarked, fidelity
-
-Inputs = tuple[Pixels, Pixels]
+from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 
 
 @dataclass(frozen=True)
@@ -99,31 +98,13 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float) -> dic
 
 def compare_inputs(transform: EvalTransform, source: Picture, result: Picture) -> Verification:
     """What of a model's 8-bit input differs between two files, by both readings; the model is not run."""
-    return _compared(transform, source, result, inputs_of(transform, source, result))
+    return _compared(source.reading, by_readings(transform.input_pixels, source, result))
 
 
-def inputs_of(transform: EvalTransform, source: Picture, result: Picture) -> Inputs:
-    """The model's 8-bit inputs, each by its picture's own reading."""
-    return transform.input_pixels(source.pixels), transform.input_pixels(result.pixels)
-
-
-def _compared(transform: EvalTransform, source: Picture, result: Picture, own: Inputs) -> Verification:
-    """As `compare_inputs`, which has made the inputs by the pictures' own reading."""
-    shares: dict[Reading, float | None] = dict.fromkeys(READINGS, _share_changed(own))
-    if source.difference is not None or result.difference is not None:
-        (other,) = (reading for reading in READINGS if reading != source.reading)
-        try:
-            shares[other] = _share_changed(inputs_of(transform, source.read_as(other), result.read_as(other)))
-        except ImageError:  # how it is to be shown is unknown: no figure
-            shares[other] = None
-    return Verification(
-        reading=source.reading, input_pixels_changed=shares["timm"], input_pixels_changed_shown=shares["shown"]
-    )
-
-
-def _share_changed(inputs: Inputs) -> float:
-    before, after = inputs
-    return float((before != after).mean())
+def _compared(reading: Reading, changes: Mapping[Reading, InputChange | None]) -> Verification:
+    """As `compare_inputs`, of changes that have been measured."""
+    loaded, shown = (change.changed if change else None for change in (changes["timm"], changes["shown"]))
+    return Verification(reading=reading, input_pixels_changed=loaded, input_pixels_changed_shown=shown)
 
 
 def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
@@ -132,9 +113,9 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
     Args:
         patch_map: the model's patch embedding; None where it has none.
     """
-    inputs = inputs_of(model.transform, source, result)
+    inputs = inputs_of(model.transform.input_pixels, source, result)
     batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
-    compared = _compared(model.transform, source, result, inputs)
+    compared = _compared(source.reading, by_readings(model.transform.input_pixels, source, result, inputs))
     return replace(
         verify_inputs(model, patch_map, batch),
         reading=source.reading,

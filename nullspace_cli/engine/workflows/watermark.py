@@ -1,19 +1,14 @@
 """Watermarks from file to verified file, one image or many: what `vitnull watermark` and the demo run."""
 
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import torch
-
+from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import (
     Picture,
@@ -32,7 +27,6 @@ from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
-from nullspace_cli.engine.runtime.process import Shared
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
@@ -42,10 +36,10 @@ from nullspace_cli.engine.watermark.verification import (
     WatermarkedFile,
     compare_inputs,
     figures,
-    inputs_of,
     verify,
 )
 from nullspace_cli.engine.workflows.failed_input import Failed
+from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
 
 
 @dataclass(frozen=True)
@@ -56,27 +50,6 @@ class WatermarkFiles:
     output: Path
     diff: Path | None = None
     unrounded: Path | None = None
-
-
-T = TypeVar("T")
-
-
-def _in_a_new_thread(call: Callable[[], T]) -> T:
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
-
-
-@contextmanager
-def _threads_of_new_threads() -> Iterator[None]:
-    """`torch.set_num_threads` is for the thread that calls it, and for all that start later: the latter is restored."""
-    count = _in_a_new_thread(torch.get_num_threads)
-    try:
-        yield
-    finally:
-        _in_a_new_thread(partial(torch.set_num_threads, count))
-
-
-_THREADS = Shared(_threads_of_new_threads)
 
 
 @dataclass(frozen=True)
@@ -118,9 +91,7 @@ class WatermarkPipeline:
     @property
     def default_workers(self) -> int:
         """Two on a GPU, so that one group is decoded while another is solved; else one for each core, up to four."""
-        if resolve_device(self.network.request.device).type == "cuda":
-            return 2
-        return min(4, os.cpu_count() or 1)
+        return default_workers(resolve_device(self.network.request.device))
 
     def prepare(self) -> None:
         """Load now what will be needed, so that what is missing shows before the first image.
@@ -153,24 +124,9 @@ class WatermarkPipeline:
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
         """
         size = self.group if self.size == "model" else 1
-        groups = deque(jobs[start : start + size] for start in range(0, len(jobs), size))
-        if len(groups) <= 1 or workers == 1:
-            for group in groups:
-                yield from self.together(group)
-            return
-        threads = max(1, torch.get_num_threads() // workers)
-        running: deque[Future[list[WatermarkedFile | Failed]]] = deque()
-        with _THREADS:
-            pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
-            stop = threading.Event()
-            try:
-                while groups or running:
-                    while groups and len(running) <= workers:
-                        running.append(pool.submit(self.together, groups.popleft(), stop))
-                    yield from running.popleft().result()
-            finally:
-                stop.set()  # whoever is interrupted waits for no group that is being solved, nor is it written
-                pool.shutdown(wait=False, cancel_futures=True)
+        groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        for done in in_threads(self.together, groups, workers):
+            yield from done
 
     def together(
         self, jobs: Sequence[WatermarkFiles], stop: threading.Event | None = None
@@ -286,7 +242,7 @@ class WatermarkPipeline:
             "seconds": None,
         }
         if self.gallery is not None:
-            inputs = inputs_of(self.network.transform, picture, written)
+            inputs = inputs_of(self.network.transform.input_pixels, picture, written)
             show_watermark(self.gallery, record, result, inputs, picture.turn)
         return WatermarkedFile(result, verdict, record)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from nullspace_cli.engine.documents.base import Document
 from nullspace_cli.engine.documents.commands.basis import Basis
+from nullspace_cli.engine.documents.commands.check import Check, CheckImage
 from nullspace_cli.engine.documents.commands.demo import Demo
 from nullspace_cli.engine.documents.commands.eval import Eval, EvalImage, EvalPlot
 from nullspace_cli.engine.documents.commands.explain import Explain, ExplainImage, ExplainMeasured
@@ -18,6 +19,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     "eval": Eval,
     "eval-plot": EvalPlot,
     "watermark": Watermark,
+    "check": Check,
     "fool": Fool,
     "explain": Explain,
     "demo": Demo,
@@ -26,6 +28,7 @@ DOCUMENTS: Mapping[str, type[Document]] = {
 LINES: Mapping[str, type[Document]] = {
     "eval": EvalImage,
     "watermark": WatermarkImage,
+    "check": CheckImage,
     "explain": ExplainImage,
     "explain-measured": ExplainMeasured,
 }

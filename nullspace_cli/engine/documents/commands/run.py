@@ -17,17 +17,39 @@ class Versions(Document):
     timm: str
 
 
-class Run(Document):
-    """What every command says of its run."""
+class OneModel(Document):
+    """Of which model a document is."""
 
     model: str
     weights: str | None = Field(description="pretrained, embedded, random or a file; null where none were read")
     weights_sha256: Sha256 | None
     data_config: DataConfig
+
+
+class AnyModels(Document):
+    """The same of any number of models: null where there is none, and where there are several."""
+
+    model: str | None
+    weights: str | None
+    weights_sha256: Sha256 | None
+    data_config: DataConfig | None
+
+
+class Stamp(Document):
+    """What every command says of its run, whichever the models."""
+
     device: str
     seed: int
     seconds: NonNegative
     versions: Versions
+
+
+class Run(Stamp, OneModel):
+    """What every command says of its run."""
+
+
+class RunOfAny(Stamp, AnyModels):
+    """What a command says of a run of any number of models."""
 
 
 ExitCode = Annotated[int, Field(ge=0, le=255, description="what the command ends with; torchrun and others make it 1")]
