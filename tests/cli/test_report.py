@@ -155,6 +155,35 @@ def test_fool(vitnull: Vitnull, tiny_vit: tuple[str, ...], photo: Path) -> None:
     assert f"{document['likeness']['ssim_target']:.3f}" in page.text
 
 
+def test_check(vitnull: Vitnull, photo: Path, demo: Reference) -> None:
+    result = pixels_of(photo).copy()
+    result[90:120, 90:120] ^= 64
+    Image.fromarray(result).save("result.png")
+    more = ("--model", "demo", "--reader", "64/bilinear/1", "--report", "r.html", "--json")
+    document = vitnull("check", photo, "result.png", *more, expect=3).document
+    page = read_page("r.html")
+    assert np.array_equal(page.pictures["Picture: source"], pixels_of(photo))
+    assert np.array_equal(page.pictures["Picture: result"], result)
+    model = next(name for name in page.pictures if name.startswith("demo: of the result"))
+    assert np.array_equal(page.pictures[model], seen_by_timm("result.png", demo))
+    assert "1 of 1 pair of files does not hold what was asked" in page.text
+    (record,) = document["images"]
+    for reader in record["readers"]:
+        assert f"{reader['rms']:.3g}" in page.text
+    assert page.elsewhere == []
+
+
+def test_check_of_pictures_of_two_sizes(vitnull: Vitnull, photo: Path) -> None:
+    with Image.open(photo) as image:
+        image.resize((200, 150)).save("result.png")
+    vitnull("check", photo, "result.png", "--report", "r.html", "--jsonl")
+    page = read_page("r.html")
+    assert "another size" in page.text
+    assert len(page.pictures) == 3 * 3  # two inputs of three readers, and the difference of each
+    vitnull("check", photo, "result.png", "--report", "result.png", expect=2)
+    assert "exists already" in vitnull("check", photo, "result.png", "--report", "r.html", expect=1).message
+
+
 def test_eval(vitnull: Vitnull, tmp_path: Path) -> None:
     model = load_model(ModelRequest("demo", device="cpu"))
     delta = 0.5 * torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
