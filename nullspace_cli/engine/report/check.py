@@ -78,7 +78,9 @@ def page(document: Mapping[str, Any], gallery: Gallery) -> Page:
     readers = _readers_of_one(records[0]) if len(records) == 1 else _readers_of_all(summary)
     broken = sum(record["verified"] is False for record in records)
     lonely = sum(map(len, document["unmatched"].values()))
-    named = ", ".join(model["model"] for model in document["models"])
+    models = document["models"]
+    named, digests = ", ".join(one["model"] for one in models), [one["weights_sha256"][:12] for one in models]
+    weights = ", ".join(f"{one['weights']} {digest}" for one, digest in zip(models, digests, strict=True))
     return Page(
         "vitnull check",
         _title(summary, broken),
@@ -104,15 +106,15 @@ def page(document: Mapping[str, Any], gallery: Gallery) -> Page:
         ],
         document["failures"],
         about(
-            {**document, "model": named or None, "weights": document["weights"] if named else None},
+            {**document, "model": named or None, "weights": weights or None, "weights_sha256": None},
             ("Reading", document["reading"]),
             ("Asked of models", document["keep"] if named else None),
-            ("Tolerance", counted_levels(document["tolerance"])),
+            ("Tolerance", _levels(document["tolerance"])),
         ),
     )
 
 
-def counted_levels(levels: float) -> str:
+def _levels(levels: float) -> str:
     return f"{levels:g} level{'' if levels == 1 else 's'}"
 
 

@@ -109,13 +109,13 @@ class Gallery:
                 self._prune()
 
     def gather(self, ranks: Ranks) -> None:
-        """Take in what the other processes have, in the first of them."""
-        parts = ranks.gather(list(self) if ranks.world > 1 else [])
+        """Take in what the other processes have, in the first of them, which has the room of all from now on."""
+        if ranks.world == 1:
+            return
+        parts = ranks.gather(list(self))
+        self._limit, self._full = self._limit * ranks.world, [[], []]
         for entry in (entry for part in parts[1:] if ranks.first for entry in part):
             self.take(entry)
-
-    def __len__(self) -> int:
-        return len(self._held)
 
     def __iter__(self) -> Iterator[Entry]:
         """All entries, the worst first, without the pictures that have no room; read one after the other."""

@@ -57,7 +57,7 @@ def write_page(path: Path, page: Page, *, force: bool = False) -> Path:
 def _part(environment: Environment, name: str) -> Markup:
     """A file of the package that goes into the page as it is."""
     assert environment.loader is not None
-    text, _, _ = environment.loader.get_source(environment, f"{name}")
+    text, _, _ = environment.loader.get_source(environment, name)
     return Markup(text)  # noqa: S704 - our own
 
 

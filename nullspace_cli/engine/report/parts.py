@@ -128,7 +128,7 @@ def about(document: Mapping[str, Any], *more: tuple[str, Cell | None]) -> Facts:
     shard = document.get("shard", "1/1")
     return [
         ("Model", document["model"]),
-        ("Weights", "none were read" if weights is None else f"{weights}, sha256 {digest[:12] if digest else '-'}"),
+        ("Weights", "none were read" if weights is None else f"{weights}, sha256 {digest[:12]}" if digest else weights),
         *more,
         ("Device", document["device"]),
         ("Seed", str(document["seed"])),

@@ -8,6 +8,7 @@ import pytest
 from nullspace_cli.engine.files.spool import Place, Spool
 from nullspace_cli.engine.report.gallery import Entry, Gallery
 from nullspace_cli.engine.report.pictures import Encoded, View
+from nullspace_cli.engine.runtime.distributed import Ranks
 
 LIMIT = 4000
 
@@ -64,6 +65,18 @@ def test_the_disk_is_not_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fill(gallery, list(range(1000)))
     assert max(sizes) < 2.2 * LIMIT
     assert list(tmp_path.iterdir()) == []  # the file has no name
+
+
+def test_processes_share_the_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two, each has room for three images' pictures; together they have room for what the page has."""
+    galleries = [Gallery(tmp_path, LIMIT // 2) for _ in range(2)]
+    for rank, gallery in enumerate(galleries):
+        fill(gallery, list(range(rank, 40, 2)))
+    ranks = Ranks(rank=0, world=2)
+    monkeypatch.setattr(Ranks, "gather", lambda self, part: [list(gallery) for gallery in galleries])
+    galleries[0].gather(ranks)
+    shown = [key for key, _, views in described(list(galleries[0])) if views]
+    assert shown == [f"{number:03}" for number in range(39, 33, -1)]
 
 
 def test_what_has_no_figure_is_as_good_as_none(tmp_path: Path) -> None:
