@@ -30,6 +30,7 @@ ENGINE = (
     "saliency",
     "adversarial",
     "plots",
+    "report",
     "workflows",
 )
 """The rooms of the engine, packages and single modules, from the ground up: a room imports what stands before it."""
@@ -155,6 +156,7 @@ def test_the_demo_stands_on_nothing(module: str) -> None:
         ("huggingface_hub", {"engine.files.hub"}),
         ("transformers", set()),
         ("matplotlib", {name for name in ENGINE_MODULES if name.startswith("engine.plots.")}),
+        ("jinja2", {"engine.report.page"}),
         ("typer", {name for name in COMMAND_MODULES if name != "commands.console"}),
     ],
 )
@@ -167,7 +169,8 @@ def test_who_alone_imports_a_library(library: str, importers: set[str]) -> None:
 def test_commands_import_nothing_slow_by_themselves(module: str) -> None:
     names = imports(source_of(module), module, on_import=True)
     assert (
-        tops(names) & {"torch", "timm", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "jaxtyping", "pydantic"}
+        tops(names)
+        & {"torch", "timm", "numpy", "scipy", "matplotlib", "PIL", "safetensors", "jaxtyping", "pydantic", "jinja2"}
         == set()
     )
     assert not any(name.startswith((f"{PACKAGE}.engine", f"{PACKAGE}.demo")) for name in names)

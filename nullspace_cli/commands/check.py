@@ -22,7 +22,9 @@ from nullspace_cli.commands.options import (
     read_number,
     whole,
 )
+from nullspace_cli.commands.outputs import claim
 from nullspace_cli.commands.rendering.check import broken_promises, render
+from nullspace_cli.commands.reports import ReportOptions, write_page
 from nullspace_cli.commands.shards import ShardOption, shard_of
 
 
@@ -79,6 +81,7 @@ def check(
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,
+    report: ReportOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
@@ -93,6 +96,7 @@ def check(
         raise typer.BadParameter("holds the weights of one model; give one --model", param_hint="--checkpoint")
     qualities = _qualities(jpeg)
     taken = shard_of(shard, console)
+    page_path = report.path(taken)
 
     from nullspace_cli.engine.models.devices import resolve_device
     from nullspace_cli.engine.models.loading import load_model
@@ -113,6 +117,10 @@ def check(
     wanted = [parse_reader(text, offline=options.offline) for text in reader or ()]
     pairs = paired(source, result, console.note)
     tell_lonely(pairs, console.note)
+    files = [path for pair in pairs.files for path in pair]
+    read = [*files, *(path for name in names for path in options.files(name))]
+    claim([page_path] if page_path else [], read, force=output.force)
+    gallery = report.gallery(page_path)
     mine = [PairFiles(*files) for files in taken.share(pairs.files)]
     alone = len(pairs.files) == 1
     run = ImageRun(console, "check", [pair.source for pair in mine], alone=alone, jsonl=jsonl)
@@ -123,7 +131,7 @@ def check(
     readers = {one.name: one for one in (*(wanted or common_readers()), *own)}
     asked = [one.name for one in (*wanted, *(own if keep == "input" else ()))]
     checker = Checker(
-        list(readers.values()), frozenset(asked), models, tolerance, qualities, reading, notice=console.warn
+        list(readers.values()), frozenset(asked), models, tolerance, qualities, reading, console.warn, gallery
     )
     run.tell_refused()
     started = time.monotonic()
@@ -131,7 +139,7 @@ def check(
     with console.progress("pairs", len(jobs)) as advance:
         for record in run.done(checker.each(jobs, workers or default_workers(device)), advance):
             run.add(record, _judge(console, record))
-    if not jsonl:
+    if page_path or not jsonl:
         body = {
             "shard": str(taken),
             "exit_code": run.exit_code,
@@ -148,7 +156,13 @@ def check(
             },
             "failures": run.described_failures(),
         }
-        console.result(console.document("check", AnyModels(models), options.seed, body), render)
+        document = console.document("check", AnyModels(models), options.seed, body)
+        if not jsonl:
+            console.result(document, render)
+        if page_path and gallery is not None:
+            from nullspace_cli.engine.report.check import page
+
+            write_page(console, page_path, page(document, gallery))
     return run.exit_code
 
 

@@ -8,6 +8,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import OutputOptions, path_name, whole
 from nullspace_cli.commands.rendering.demo import render
+from nullspace_cli.commands.reports import write_page
 
 
 def demo(
@@ -22,10 +23,13 @@ def demo(
     console: Console,
 ) -> int:
     """Show the whole chain on the embedded models and images: no network, no downloads, about a minute."""
-    from nullspace_cli.engine.workflows.demo import run_demo
+    from nullspace_cli.engine.report.demo import page
+    from nullspace_cli.engine.workflows.demo import INDEX, run_demo
 
-    model, body = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
-    console.result(console.document("demo", model, seed, body), render)
+    model, body, galleries = run_demo(out_dir, device, seed, images=images, force=output.force, progress=console.note)
+    document = console.document("demo", model, seed, body)
+    write_page(console, out_dir / INDEX, page(document, galleries))
+    console.result(document, render)
     failed = [name for name, holds in _checks(body).items() if not holds]
     if not failed:
         return 0

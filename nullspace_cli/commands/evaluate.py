@@ -22,6 +22,7 @@ from nullspace_cli.commands.options import (
 )
 from nullspace_cli.commands.outputs import claim, refuse_clashes
 from nullspace_cli.commands.rendering.evaluate import render, render_plot, shortfall
+from nullspace_cli.commands.reports import ReportOptions, write_page
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.evaluation.noises_under_test import Control
@@ -109,6 +110,7 @@ def evaluate(
     ] = None,
     reading: ReadingOption = "timm",
     options: ModelOptions,
+    report: ReportOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
@@ -118,10 +120,11 @@ def evaluate(
     one pass over the images. logit_mse is summed over the classes, and like all figures a mean over the images.
     """
     paths = list(dict.fromkeys([*(noise or []), *(files or [])]))
-    written = [path for path in (out, csv, per_image, plot) if path]
+    page_path = report.path()
+    written = [path for path in (out, csv, per_image, plot, page_path) if path]
     chosen = _controls(controls)
     earlier = list(results or ())
-    if plot and earlier and data is None and not paths:
+    if plot and earlier and data is None and not paths and page_path is None:
         return _draw(console, plot, earlier, force=output.force)
     if model is None or data is None:
         raise typer.BadParameter("give a MODEL, --data DATA and --noise FILE; or --results and --plot alone")
@@ -140,6 +143,7 @@ def evaluate(
         read = [*paths, *earlier, *options.files(model)]
         ranks.lead(lambda: claim(written, read, force=output.force))  # it alone writes
         check_noises(paths, ranks)
+        galleries = [report.gallery(page_path if ranks.first else None) for _ in ("noises", "images")]
         if plot:
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 
@@ -182,6 +186,11 @@ def evaluate(
     write_results(document, found, out=out, csv=csv, per_image=per_image, force=output.force)
     if plot:
         draw_curves(plot, [*drawn, document], force=output.force)
+    noises, pictures = galleries
+    if page_path and noises is not None and pictures is not None:
+        from nullspace_cli.engine.report.evaluate import page
+
+        write_page(console, page_path, page(document, found, images, noises, pictures))
     console.result(document, render)
     for said in failing:
         console.error(said)

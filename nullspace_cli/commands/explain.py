@@ -30,6 +30,7 @@ from nullspace_cli.commands.options import (
     path_name,
 )
 from nullspace_cli.commands.rendering.explain import render
+from nullspace_cli.commands.reports import ReportOptions, write_page
 from nullspace_cli.commands.shards import ShardOption, shard_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def explain(
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,
+    report: ReportOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
@@ -116,6 +118,7 @@ def explain(
 
     taken = shard_of(shard, console)
     plot = taken.own(plot, "--plot")
+    page_path = report.path(taken)
 
     from nullspace_cli.engine.models.classes import class_index
     from nullspace_cli.engine.runtime.distributed import joined_ranks
@@ -139,7 +142,9 @@ def explain(
         def check(methods: "Sequence[Method]") -> None:
             """By the first process, before others have begun to write."""
             named = [job.only(methods) for job in jobs]
-            ranks.lead(lambda: check_outputs(named, taken.share(named), read, out_dir, plot, force=output.force))
+            ranks.lead(
+                lambda: check_outputs(named, taken.share(named), read, out_dir, plot, page_path, force=output.force)
+            )
 
         known = wanted if names else []  # what suits the model shows when it is loaded
         check(known)
@@ -149,7 +154,10 @@ def explain(
         loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         chosen = choose(loaded, names or default_methods(loaded)[:1])
         index = None if class_ is None else class_index(loaded, class_)
-        explainer = Explainer(loaded, chosen, index, size, output.force, notice=console.warn, reading=reading)
+        gallery = report.gallery(page_path, ranks)
+        explainer = Explainer(
+            loaded, chosen, index, size, output.force, notice=console.warn, reading=reading, gallery=gallery
+        )
         place = taken.number - 1 + taken.count * ranks.rank, taken.count * ranks.world
         measures = MapMeasures.of(
             explainer.maps, chosen, [job.source for job in jobs], place,
@@ -170,6 +178,8 @@ def explain(
                     run.add(item.record)
         run.gather(ranks)
         measures.gather(ranks)
+        if gallery is not None:
+            gallery.gather(ranks)
         if not ranks.first:
             return 0
     if plot and not measures.images:
@@ -190,11 +200,14 @@ def explain(
         "noise": measures.describe_noise(),
         "failures": run.described_failures(),
     }
+    body = {"reading": reading, "images": run.records, **measured}
+    document = console.document("explain", loaded, options.seed, body)
     if not jsonl:
-        console.result(
-            console.document("explain", loaded, options.seed, {"reading": reading, "images": run.records, **measured}),
-            render,
-        )
+        console.result(document, render)
     elif measures:
         console.record("explain-measured", measured)
+    if page_path and gallery is not None:
+        from nullspace_cli.engine.report.explain import page
+
+        write_page(console, page_path, page(document, gallery, measures.curves()))
     return run.exit_code

@@ -22,6 +22,7 @@ from nullspace_cli.commands.options import (
 from nullspace_cli.commands.outputs import claim
 from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.fool import render
+from nullspace_cli.commands.reports import ReportOptions, write_page
 
 
 def fool(
@@ -89,6 +90,7 @@ def fool(
     ] = True,
     out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the files go.")] = Path(),
     options: ModelOptions,
+    report: ReportOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
@@ -122,14 +124,16 @@ def fool(
     name = source.stem if source else Path(real(sources or Path())).name
     artifacts = FoolFiles.of(out_dir, name, target.stem, exact=float_)
     read = [*candidates, target, basis, *options.files(model)]
-    claim([path for path in artifacts if path], read, force=output.force)
+    page_path = report.path()
+    claim([path for path in (*artifacts, page_path) if path], read, force=output.force)
+    gallery = report.gallery(page_path)
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source
     from nullspace_cli.engine.files.two_readings import DifferenceNotice
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.saliency.methods import choose, default_methods
-    from nullspace_cli.engine.workflows.fool import report
+    from nullspace_cli.engine.workflows.fool import report as reported
 
     network = LazyModel(options.request(model), basis)
     maker = Attack(network, size, channels, is_bounded, norm, amount, rounding, reading)  # type: ignore[arg-type]
@@ -150,7 +154,7 @@ def fool(
     DifferenceNotice(console.warn, reading)(str(picture.path), picture)
     if size == "native" and picture.reduced:
         console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
-    done = report(
+    done = reported(
         maker, maker(picture, wanted), picture, target, artifacts, methods,
         tolerance=tolerance, force=output.force, notice=console.warn,
     )  # fmt: skip
@@ -160,6 +164,11 @@ def fool(
     draw_fooling(artifacts.sheet, done, force=output.force)
     chosen = choice.to_dict() if choice else None
     document = console.document("fool", network, options.seed, {**done.record, "sources": chosen})
+    if page_path and gallery is not None:
+        from nullspace_cli.engine.report.fool import page, show_fooled
+
+        show_fooled(gallery, done)
+        write_page(console, page_path, page(document, gallery))
     console.result(document, render)
     return _judge(console, document, tolerance)
 

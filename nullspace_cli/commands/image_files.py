@@ -193,6 +193,7 @@ def plan_outputs(
     images: Sequence[tuple[Path, Path]],
     out: Path | None,
     out_dir: Path | None,
+    page: Path | None = None,
     *,
     shard: Shard,
     single: dict[str, Path | None],
@@ -204,6 +205,7 @@ def plan_outputs(
 
     Args:
         shard: whose results are planned. All are looked at, so that all shards call and share them alike.
+        page: a file about all images.
         single: options that name one more file to write, and what was given for them; they need a single image.
         read: further files that are read.
     """
@@ -230,7 +232,8 @@ def plan_outputs(
         raise typer.BadParameter(f"{picture}: the picture of the noise is a .png", param_hint="--diff")
     if out:
         refuse_stream(out, "a watermark is read back and measured; name a file")
-    refuse_clashes([*(target for _, target in pairs), *extra], [*(source for source, _ in pairs), *read])
+    shared = [page] if page else []
+    refuse_clashes([*(target for _, target in pairs), *extra, *shared], [*(source for source, _ in pairs), *read])
 
     from nullspace_cli.engine.files.paths import exists
     from nullspace_cli.engine.files.pictures import why_no_result
@@ -242,9 +245,8 @@ def plan_outputs(
     skipped = [source for source, fault in faults.items() if fault is None]
     broken = {} if force else {source: fault for source, fault in faults.items() if fault}
     todo = [(source, target) for source, target in pairs if source not in {*skipped, *broken}]
-    if _prepare(todo, out_dir, force=force):
-        for file in extra:
-            check_output(file, force=force)
+    for file in [*(extra if _prepare(todo, out_dir, force=force) else ()), *shared]:
+        check_output(file, force=force)
     return Planned(todo, skipped, broken)
 
 
@@ -280,6 +282,7 @@ def check_outputs(
     read: list[Path | None],
     out_dir: Path | None,
     plot: Path | None,
+    page: Path | None = None,
     *,
     force: bool,
 ) -> None:
@@ -290,11 +293,11 @@ def check_outputs(
     """
     from nullspace_cli.engine.files.writing import check_output
 
-    curves = [plot] if plot else []
+    shared = [file for file in (plot, page) if file]
     written = [file for job in jobs for file in job.files()]
-    refuse_clashes([*written, *curves], [*(job.source for job in jobs), *read])
+    refuse_clashes([*written, *shared], [*(job.source for job in jobs), *read])
     _prepare([(job.source, file) for job in mine for file in job.files()], out_dir, force=force)
-    for file in curves:
+    for file in shared:
         check_output(file, force=force)
 
 

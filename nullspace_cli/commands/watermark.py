@@ -35,6 +35,7 @@ from nullspace_cli.commands.options import (
 )
 from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.watermark import render
+from nullspace_cli.commands.reports import ReportOptions, write_page
 from nullspace_cli.commands.shards import ShardOption, shard_of
 
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
@@ -165,6 +166,7 @@ def watermark(
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,
+    report: ReportOptions,
     output: OutputOptions,
     console: Console,
 ) -> int:
@@ -184,6 +186,7 @@ def watermark(
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
     taken = shard_of(shard, console)
+    page_path = report.path(taken)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
 
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -199,7 +202,7 @@ def watermark(
 
         def plan() -> Planned:
             return plan_outputs(
-                images, out, out_dir,
+                images, out, out_dir, page_path,
                 shard=taken, single=single, read=read, force=output.force, skip_existing=skip_existing,
             )  # fmt: skip
 
@@ -222,10 +225,11 @@ def watermark(
         if ranks.first:
             run.failures |= planned.broken
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
+        gallery = report.gallery(page_path, ranks)
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
-            notice=console.warn, reading=reading,
+            notice=console.warn, reading=reading, gallery=gallery,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
@@ -237,6 +241,8 @@ def watermark(
                 console.detail(f"{done.record['source']} -> {done.record['output']}")
                 run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
         run.gather(ranks)
+        if gallery is not None:
+            gallery.gather(ranks)
         if not ranks.first:
             return 0
         summary = summarise(run.records, len(run.failures), time.monotonic() - started)
@@ -247,8 +253,13 @@ def watermark(
             "summary": {**summary, "skipped": len(planned.skipped)},
             "failures": run.described_failures(),
         }
+        document = console.document("watermark", network, options.seed, body)
         if not jsonl:
-            console.result(console.document("watermark", network, options.seed, body), render)
+            console.result(document, render)
+        if page_path and gallery is not None:
+            from nullspace_cli.engine.report.watermark import page
+
+            write_page(console, page_path, page(document, gallery))
         return run.exit_code
 
 

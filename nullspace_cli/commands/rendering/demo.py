@@ -71,12 +71,11 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
         ],
     )
     console.line()
-    folder, sheet = Path(document["artifacts"][0]).parent, document["fool"]["artifacts"]["sheet"]
-    console.line(
-        f"Look at {folder / 'native.png'}, {folder / 'watermarks.png'}, {folder / 'demo.basis.png'}, "
-        f"{sheet} and {document['explain'][0]['sheet']}. Then, on a picture of your own:"
-    )
-    console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo")
+    folder = Path(document["artifacts"][0]).parent
+    console.line("Then, on a picture of your own:")
+    console.line(f"  vitnull watermark photo.jpg {folder / 'logo.png'} --model demo --report report.html")
+    console.line()
+    console.line(f"All of it to look at: {document['artifacts'][-1]}")
 
 
 def _render_learned(console: Console, learned: Mapping[str, Any]) -> None:

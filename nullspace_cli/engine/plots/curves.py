@@ -58,6 +58,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def draw_curves(path: Path, documents: Sequence[Mapping[str, Any]], *, force: bool = False) -> Path:
+    """Write the figure of `curves_figure`."""
+    return save_figure(path, curves_figure(documents), force=force)
+
+
+def curves_figure(documents: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how well predictions match, and how far the outputs move, over the size of the noise.
 
     The size is the sampling limit of learned noise, the root mean square of exact noise; each has a row of its own.
@@ -92,7 +97,7 @@ def draw_curves(path: Path, documents: Sequence[Mapping[str, Any]], *, force: bo
     shown = [control for control in STYLES if any(result["control"] == control for _, result in results)]
     handles += [Line2D([], [], color=GREY, label=NAMES[control], **STYLES[control]) for control in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return save_figure(path, figure, force=force)
+    return figure
 
 
 def _series(document: Mapping[str, Any], result: Mapping[str, Any]) -> _Series:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import matplotlib
@@ -41,6 +41,25 @@ def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
     All texts are shown as they are. Names of models and classes may hold what matplotlib takes for formulas ($, ^, _),
     what is no character at all, or more than there is room for.
     """
+    _show_texts(figure)
+    buffer = BytesIO()
+    with _QUIETLY:
+        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return write_bytes(path, buffer.getvalue(), force=force)
+
+
+def svg_of(figure: Figure) -> str:
+    """A figure as the element of an HTML page, without a ground, its black in the colour of the text around it."""
+    _show_texts(figure)
+    buffer = StringIO()
+    # Letters as such, and names that do not change.
+    with _QUIETLY, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vitnull"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+    drawn = buffer.getvalue()
+    return drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
+
+
+def _show_texts(figure: Figure) -> None:
     ticks = {text for tick in figure.findobj(Tick) for text in (tick.label1, tick.label2)}  # powers of ten are formulas
     for text in figure.findobj(Text):
         if isinstance(text, Text) and text not in ticks:
@@ -50,10 +69,6 @@ def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
             room = figure.get_size_inches()[1 if text.get_rotation() == 90 else 0] * 72
             most = int(room / (LETTER * float(text.get_fontsize())))
             text.set_text("\n".join(shortened(line, most) for line in lines))
-    buffer = BytesIO()
-    with _QUIETLY:
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-    return write_bytes(path, buffer.getvalue(), force=force)
 
 
 def shades(count: int) -> list[tuple[float, ...]]:

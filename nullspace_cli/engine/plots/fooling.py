@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from scipy.ndimage import uniform_filter
 
 from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.plots.heat_maps import overlay
+from nullspace_cli.engine.plots.parts import most_changed
 from nullspace_cli.engine.watermark.result import Pixels
 
 CELL, CAPTION = 2.7, 0.3
@@ -70,18 +69,8 @@ def _pictures(report: Report) -> dict[str, Sequence[Pixels]]:
     read = [picture[report.read] for picture in report.pictures]
     if min(read[0].shape[:2]) < PART + max(report.views.shape[2:]):
         return {"": read}
-    part = _most_changed(read[0], read[2])
+    part = most_changed(read[0], read[2], (PART, PART))
     return {"": report.pictures, f"{PART} x {PART} pixels of it": [picture[part] for picture in read]}
-
-
-def _most_changed(before: Pixels, after: Pixels) -> tuple[slice, slice]:
-    """The square where two pictures differ most."""
-    change = np.abs(after.astype(np.float32) - before).mean(2)
-    means = uniform_filter(change, PART, mode="constant")
-    half = PART // 2
-    inside = means[half : len(means) - half, half : means.shape[1] - half]
-    top, left = np.unravel_index(int(inside.argmax()), inside.shape)
-    return slice(int(top), int(top) + PART), slice(int(left), int(left) + PART)
 
 
 def _answer(answer: Mapping[str, Any] | None) -> str:

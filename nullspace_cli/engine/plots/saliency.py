@@ -36,6 +36,11 @@ def draw_saliency(
 
 
 def draw_faithfulness(path: Path, title: str, found: FaithfulnessOfMany, *, force: bool = False) -> Path:
+    """Write the figure of `faithfulness_figure`."""
+    return save_figure(path, faithfulness_figure(title, found), force=force)
+
+
+def faithfulness_figure(title: str, found: FaithfulnessOfMany) -> Figure:
     """Draw the curves of all methods, most relevant pixels first and least relevant first, beside random maps."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(title, fontsize=13)
@@ -51,7 +56,7 @@ def draw_faithfulness(path: Path, title: str, found: FaithfulnessOfMany, *, forc
     figure.axes[0].set_ylabel("share of predictions kept")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    return save_figure(path, figure, force=force)
+    return figure
 
 
 def _draw_curves(axes: Axes, found: FaithfulnessOfMany, name: str) -> None:

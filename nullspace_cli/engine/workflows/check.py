@@ -18,6 +18,8 @@ from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.report.check import show_checked
+from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
 from nullspace_cli.engine.transforms.readers import Reader, spelled_out
 from nullspace_cli.engine.watermark.verification import verify
@@ -77,6 +79,7 @@ class Checker:
         jpeg: qualities at which each file is saved as a JPEG, besides.
         reading: by which files are read where one has to be chosen, and by which inputs were asked to stay.
         notice: is told what the user should know besides the results.
+        gallery: where the pictures of a page are put; None for no page.
     """
 
     readers: Sequence[Reader]
@@ -86,6 +89,7 @@ class Checker:
     jpeg: Sequence[int] = ()
     reading: Reading = "timm"
     notice: Callable[[str], None] = lambda text: None
+    gallery: Gallery | None = None
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -117,7 +121,7 @@ class Checker:
             models = [self._answers(model, source, result) for model in self.models]
             promises = [entry["verified"] for entry in (*readers, *models) if entry["verified"] is not None]
             same_size = (source.width, source.height) == (result.width, result.height)
-            return {
+            record = {
                 "source": str(pair.source),
                 "result": str(pair.result),
                 "formats": {"source": source.format, "result": result.format},
@@ -133,6 +137,9 @@ class Checker:
                 "verified": all(promises) if promises else None,
                 "seconds": round(time.monotonic() - started, 3),
             }
+            if self.gallery is not None:
+                show_checked(self.gallery, record, self.readers, source, result)
+            return record
 
     def _readers(self, source: Picture, result: Picture) -> list[dict[str, Any]]:
         """What each reader is given of both: those first whose input was asked to stay, then by how much changes."""

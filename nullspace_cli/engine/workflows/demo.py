@@ -34,6 +34,9 @@ from nullspace_cli.engine.plots.basis import draw_basis
 from nullspace_cli.engine.plots.fooling import draw_fooling
 from nullspace_cli.engine.plots.learning import draw_losses
 from nullspace_cli.engine.plots.watermarks import draw_native, draw_watermarks
+from nullspace_cli.engine.report.demo import DemoGalleries
+from nullspace_cli.engine.report.fool import show_fooled
+from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.saliency.methods import choose, default_methods
 from nullspace_cli.engine.watermark.design import Design
@@ -43,6 +46,7 @@ from nullspace_cli.engine.workflows.fool import FoolFiles, report
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
 from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline
 
+INDEX = "index.html"
 NOISE_STD = 1.0
 PHOTOS = 4
 LARGE, LARGE_SIDE = 4, 640  # the drawing that is watermarked at its own size
@@ -53,7 +57,7 @@ LIMIT, FRACTION, ROUNDS, STEP_IMAGES, LR = 12.0, 0.1, 6, 20, 0.6
 
 def run_demo(
     folder: Path, device: str, seed: int, *, images: int, force: bool, progress: Callable[[str], None]
-) -> tuple[Model, dict[str, Any]]:
+) -> tuple[Model, dict[str, Any], DemoGalleries]:
     """Accuracy, nullspace, exact and learned noise, watermarks, a fooled network and saliency maps on embedded models.
 
     All files go into `folder`.
@@ -63,7 +67,7 @@ def run_demo(
         progress: is told what comes next.
 
     Returns:
-        The embedded ViT and the body of the JSON document.
+        The embedded ViT, the body of the JSON document, and pictures for the page, which the last file is to be.
     """
     names = [f"photo-{i}.png" for i in range(PHOTOS)]
     files = [
@@ -84,11 +88,13 @@ def run_demo(
             *(path.name for path in _fooled(folder) if path),
             "photo-0.demo.saliency.png",
             "photo-0.demo-cnn.saliency.png",
+            INDEX,
         )
     ]
     make_folder(folder)
     for file in files:
         check_output(file, force=force)
+    galleries = DemoGalleries.beside(folder)
     progress("loading the embedded models")
     network = LazyModel(ModelRequest("demo", device=device, seed=seed))
     vit, cnn = network.model, load_model(ModelRequest("demo-cnn", device=device, seed=seed))
@@ -122,14 +128,15 @@ def run_demo(
         cnn_message = str(error)
 
     progress("stamping watermarks")
-    records, native = _watermark(network, data, folder, force=force)
+    records, native = _watermark(network, data, folder, galleries, force=force)
     progress("learning noise")
     learned = _learn(vit, data, folder, seed, force=force)
     progress("fooling the network")
-    fooled = _fool(network, folder, force=force)
+    fooled = _fool(network, folder, galleries.fooled, force=force)
     progress("explaining")
-    explained = [_explain(model, folder, force=force) for model in (vit, cnn)]
-    return vit, {
+    pictures = (vit, galleries.vit), (cnn, galleries.cnn)
+    explained = [_explain(model, folder, gallery, force=force) for model, gallery in pictures]
+    body = {
         "images": images,
         "accuracy": {name: 100 * _share(classes == labels) for name, classes in clean.items()},
         "nullspace": {**found.describe(), "check": check.to_dict()},
@@ -142,10 +149,11 @@ def run_demo(
         "explain": explained,
         "artifacts": [str(file) for file in files],
     }
+    return vit, body, galleries
 
 
 def _watermark(
-    network: LazyModel, data: ImageSet, folder: Path, *, force: bool
+    network: LazyModel, data: ImageSet, folder: Path, galleries: DemoGalleries, *, force: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Stamp the demo's logo onto some of its images at model size and onto one at its own, and draw sheets of them."""
 
@@ -153,7 +161,7 @@ def _watermark(
         return write_bytes(folder / name, encode_png(image), force=force)
 
     design = Design(read_mark(save("logo.png", draw_logo())), Placement())
-    pipeline = WatermarkPipeline(network, design, size="model", verify=True, force=force)
+    pipeline = WatermarkPipeline(network, design, size="model", verify=True, force=force, gallery=galleries.watermarks)
     pipeline.prepare()
     done = [
         pipeline(WatermarkFiles(save(f"photo-{i}.png", sample.pixels), folder / f"photo-{i}.watermarked.png"))
@@ -161,7 +169,8 @@ def _watermark(
     ]
     draw_watermarks(folder / "watermarks.png", done, force=force)
     large = save("large.png", draw("val", LARGE, size=LARGE_SIDE)[0])
-    native = WatermarkPipeline(network, design, force=force)(WatermarkFiles(large, folder / "large.watermarked.png"))
+    own_size = WatermarkPipeline(network, design, force=force, gallery=galleries.native)
+    native = own_size(WatermarkFiles(large, folder / "large.watermarked.png"))
     draw_native(folder / "native.png", native, network.transform, force=force)
     return [result.record for result in done], native.record
 
@@ -198,7 +207,7 @@ def _learn(model: Model, data: ImageSet, folder: Path, seed: int, *, force: bool
     }
 
 
-def _fool(network: LazyModel, folder: Path, *, force: bool) -> dict[str, Any]:
+def _fool(network: LazyModel, folder: Path, gallery: Gallery, *, force: bool) -> dict[str, Any]:
     """Make one drawing look like another, as a float image: 8-bit ones take outlines alone from the target here."""
     source, target = (
         write_bytes(folder / f"{_class_of(drawing)}.png", encode_png(draw("val", drawing)[0]), force=force)
@@ -211,13 +220,14 @@ def _fool(network: LazyModel, folder: Path, *, force: bool) -> dict[str, Any]:
         fool, fool(picture, read_picture(target, "shown").pixels), picture, target, files, methods, force=force
     )
     draw_fooling(files.sheet, done, force=force)
+    show_fooled(gallery, done)
     return done.record
 
 
-def _explain(model: Model, folder: Path, *, force: bool) -> dict[str, Any]:
+def _explain(model: Model, folder: Path, gallery: Gallery, *, force: bool) -> dict[str, Any]:
     """Draw a sheet of all saliency methods that the model has."""
     job = ExplainFiles(folder / "photo-0.png", {}, folder / f"photo-0.{model.name}.saliency.png")
-    ((done,),) = Explainer(model, choose(model, ["all"]), force=force).each([job])
+    ((done,),) = Explainer(model, choose(model, ["all"]), force=force, gallery=gallery).each([job])
     if not isinstance(done, Explained):
         raise done.error
     return done.record

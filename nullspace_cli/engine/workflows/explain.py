@@ -24,8 +24,11 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.plots.figure import svg_of
 from nullspace_cli.engine.plots.heat_maps import overlay
-from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency
+from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency, faithfulness_figure
+from nullspace_cli.engine.report.explain import show_explained
+from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
@@ -172,7 +175,17 @@ class MapMeasures:
     def draw(self, path: Path, *, force: bool) -> None:
         """Draw the curves of faithfulness, if there are any."""
         if self.faithfulness and self.faithfulness.methods:
-            draw_faithfulness(path, f"{self.model.name}, {self.images} images", self.faithfulness, force=force)
+            draw_faithfulness(path, self._title, self.faithfulness, force=force)
+
+    def curves(self) -> str | None:
+        """The same as an SVG."""
+        if not (self.faithfulness and self.faithfulness.methods):
+            return None
+        return svg_of(faithfulness_figure(self._title, self.faithfulness))
+
+    @property
+    def _title(self) -> str:
+        return f"{self.model.name}, {self.images} images"
 
     def describe_noise(self) -> dict[str, Any] | None:
         """How alike maps stay under noise; None without images, of which there is nothing to say."""
@@ -190,6 +203,7 @@ class Explainer:
         group: images that are explained together, as far as memory allows.
         notice: is told where it does not, of what is doubtful in an image, and what else the user should know.
         reading: how the model is given the files.
+        gallery: where the pictures of a page are put; None for no page.
     """
 
     model: Model
@@ -200,6 +214,7 @@ class Explainer:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
+    gallery: Gallery | None = None
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -292,7 +307,7 @@ class Explainer:
                 SALIENCY, "normalized", model.name, model.weights_sha256, model.seed, parameters, parents
             )
             write_tensors(job.tensors, maps, about, force=self.force)
-        return {
+        record = {
             "source": str(job.source),
             "prediction": prediction,
             "explained": None if index is None else {"class": index, "label": self.model.label(index)},
@@ -308,6 +323,9 @@ class Explainer:
             "float": str(job.tensors) if job.tensors else None,
             "seconds": None,
         }
+        if self.gallery is not None:
+            show_explained(self.gallery, record, upright(in_rgb(seen)), shown)
+        return record
 
     def _over_all(self, picture: Picture, values: Float[Tensor, "gh gw"]) -> Pixels:
         """A map over the whole image, at its own size; what the model's crop leaves out is grey."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.pictures import (
     Picture,
@@ -23,13 +24,21 @@ from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.report.gallery import Gallery
+from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.watermark.design import Design, TextDesign
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
-from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, compare_inputs, figures, verify
+from nullspace_cli.engine.watermark.verification import (
+    Verification,
+    WatermarkedFile,
+    compare_inputs,
+    figures,
+    verify,
+)
 from nullspace_cli.engine.workflows.failed_input import Failed
 from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
 
@@ -59,6 +68,7 @@ class WatermarkPipeline:
         group: images at model size that are solved together.
         notice: is told what the user should know besides the results.
         reading: how the model is given the files.
+        gallery: where the pictures of a page are put; None for no page.
     """
 
     network: LazyModel
@@ -73,6 +83,7 @@ class WatermarkPipeline:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
+    gallery: Gallery | None = None
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -232,6 +243,9 @@ class WatermarkPipeline:
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }
+        if self.gallery is not None:
+            inputs = inputs_of(self.network.transform.input_pixels, picture, written)
+            show_watermark(self.gallery, record, result, inputs, picture.turn)
         return WatermarkedFile(result, verdict, record)
 
     def _save_float(self, path: Path, source: Path, design: Design, result: Watermarked) -> Path:

@@ -1,0 +1,74 @@
+"""The page of a run: what `--report` asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.options import OUTPUT_PANEL, file_name, whole
+from nullspace_cli.commands.shards import Shard
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.report.gallery import Gallery
+    from nullspace_cli.engine.report.parts import Page
+    from nullspace_cli.engine.runtime.distributed import Ranks
+
+MOST = 2000
+"""Megabytes of a page: beyond it no browser opens one."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Whether there is a page to look at, and how large it may be."""
+
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.html",
+            parser=file_name,
+            help="Write a page to look at: pictures to compare, worst first, and all figures; needs no network.",
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None
+    report_size: Annotated[
+        int,
+        whole("--report-size", most=MOST, metavar="MB", help="Room for pictures in it.", rich_help_panel=OUTPUT_PANEL),
+    ] = 64
+
+    def path(self, shard: Shard | None = None) -> Path | None:
+        """The page of this shard.
+
+        Raises:
+            typer.BadParameter: it is not called .html, or all shards would write the one file.
+        """
+        if self.report and self.report.suffix.lower() not in (".html", ".htm"):
+            raise typer.BadParameter(f"{self.report}: a report is a page, and called .html", param_hint="--report")
+        return (shard or Shard()).own(self.report, "--report")
+
+    def gallery(self, path: Path | None, ranks: "Ranks | None" = None) -> "Gallery | None":
+        """Where pictures are kept until the page is written; each process of several has its part of the room.
+
+        Raises:
+            ArtifactError: no pictures can be kept beside the page.
+        """
+        if path is None:
+            return None
+        from nullspace_cli.engine.report.gallery import Gallery
+        from nullspace_cli.engine.report.parts import MEGABYTE
+
+        return Gallery(path.parent, self.report_size * MEGABYTE // (ranks.world if ranks else 1))
+
+
+def write_page(console: Console, path: Path, page: "Page") -> None:
+    """Write a page, and say where it is.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
+    from nullspace_cli.engine.report import page as pages
+
+    pages.write_page(path, page, force=console.options.force)
+    console.note(f"report: {path}")
