@@ -1,6 +1,7 @@
 """Watermarks at native size on any model and folder: `python examples/native_watermarks.py MODEL [FOLDER] [OPTION...]`.
 
-Every file is verified by running the model on it. Prints a row of a table: how many inputs stayed bit-identical and
+Every file is verified by running the model on it; `--format same` leaves JPEGs what they are.
+Prints a row of a table: how many inputs stayed bit-identical and
 predictions kept, how the confidence moved, what the mark is like and how long it took. Calls the command line alone;
 without FOLDER on the embedded models' validation drawings, at 512 pixels.
 """
@@ -51,12 +52,17 @@ def print_row(model: str, document: dict[str, Any]) -> None:
         )
 
     kept = "no head" if summary["matched"] is None else f"{summary['match_percent']:.1f}%"
-    print("| model | images | bit-identical | kept | confidence change | features | mark | PSNR, dB | images/s |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     print(
-        f"| {model} | {len(records)} | {summary['bit_identical']} | {kept} | {spread('confidence_change', '.3%')} | "
+        "| model | images | bit-identical | input changed | levels | kept | confidence change | features | mark | "
+        "PSNR, dB | file size | images/s |"
+    )
+    print(f"|{' --- |' * 12}")
+    print(
+        f"| {model} | {len(records)} | {summary['bit_identical']} | "
+        f"{spread('input_pixels_changed', '.3%')} | {spread('input_max_change', 'd')} | {kept} | "
+        f"{spread('confidence_change', '.3%')} | "
         f"{spread('feature_change', '.3%')} | {spread('mark_correlation', '.2f')} | {spread('psnr', '.1f')} | "
-        f"{summary['images_per_second']:.2f} |"
+        f"{spread('file_size_ratio', '.2f')} | {summary['images_per_second']:.2f} |"
     )
 
 

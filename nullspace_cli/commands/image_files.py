@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
     from nullspace_cli.engine.workflows.explain import ExplainFiles
 
-WATERMARKED_ENDING = ".watermarked.png"
+FORMATS = ("png", "webp", "tif", "jpg")
+WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in FORMATS)
+_FORMAT_OF = {**{f".{name}": name for name in FORMATS}, ".tiff": "tif", ".jpeg": "jpg", ".jpe": "jpg", ".jfif": "jpg"}
+"""Of a source, by its name: what its result is called when it is to have the same."""
 FOOLED_ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
 
 SourcesOf = Callable[[str], Sequence[str]]
@@ -194,6 +197,7 @@ def plan_outputs(
     out: Path | None,
     out_dir: Path | None,
     page: Path | None = None,
+    format: str = "png",
     *,
     shard: Shard,
     single: dict[str, Path | None],
@@ -204,12 +208,13 @@ def plan_outputs(
     """The file of each result, with everything refused that would lose something or fail later.
 
     Args:
+        format: one of FORMATS, or "same" as the source's; PNG where that is none of them.
         shard: whose results are planned. All are looked at, so that all shards call and share them alike.
         page: a file about all images.
         single: options that name one more file to write, and what was given for them; they need a single image.
         read: further files that are read.
     """
-    from nullspace_cli.engine.files.containers import ENDINGS, container_of
+    from nullspace_cli.engine.files.containers import ENDINGS, JPEG_ENDINGS, container_of, is_jpeg
 
     given = [name for name, value in {"--out": out, **single}.items() if value is not None]
     if len(images) > 1 and given:
@@ -219,15 +224,13 @@ def plan_outputs(
     base = out_dir or Path()
     stems = stems_of([place for _, place in images])
     pairs = [
-        (source, out or base / stem.with_name(f"{stem.name}{WATERMARKED_ENDING}"))
+        (source, out or base / stem.with_name(f"{stem.name}.watermarked.{_format_of(source, format)}"))
         for (source, _), stem in zip(images, stems, strict=True)
     ]
     extra = [path for path in single.values() if path]
-    if out and container_of(out) is None:
-        endings = ", ".join(ENDINGS)
-        raise typer.BadParameter(
-            f"{out}: a lossy format would destroy the guarantee; use one of {endings}", param_hint="--out"
-        )
+    if out and container_of(out) is None and not is_jpeg(out):
+        endings = ", ".join([*ENDINGS, *JPEG_ENDINGS])
+        raise typer.BadParameter(f"{out}: no mark is kept in such a file; use one of {endings}", param_hint="--out")
     if (picture := single.get("--diff")) and picture.suffix.lower() != ".png":
         raise typer.BadParameter(f"{picture}: the picture of the noise is a .png", param_hint="--diff")
     if out:
@@ -248,6 +251,10 @@ def plan_outputs(
     for file in [*(extra if _prepare(todo, out_dir, force=force) else ()), *shared]:
         check_output(file, force=force)
     return Planned(todo, skipped, broken)
+
+
+def _format_of(source: Path, format: str) -> str:
+    return _FORMAT_OF.get(source.suffix.lower(), "png") if format == "same" else format
 
 
 def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[Path]:

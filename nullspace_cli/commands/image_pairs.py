@@ -6,9 +6,9 @@ from pathlib import Path
 
 import typer
 
-from nullspace_cli.commands.image_files import WATERMARKED_ENDING, ending_in, images_in, stems_of, tell_left_out
+from nullspace_cli.commands.image_files import WATERMARKED_ENDINGS, ending_in, images_in, stems_of, tell_left_out
 
-_MARKED = Path(WATERMARKED_ENDING).stem
+_MARKED = Path(WATERMARKED_ENDINGS[0]).stem
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def paired(source: Path, result: Path, notice: Callable[[str], None]) -> Pairs:
     if not all(folders):
         file, folder = (result, source) if folders[0] else (source, result)
         raise typer.BadParameter(f"{folder} is a folder and {file} is not; give two files, or two folders")
-    sources, left_out = images_in(source, ending_in(WATERMARKED_ENDING), notice)
+    sources, left_out = images_in(source, ending_in(*WATERMARKED_ENDINGS), notice)
     results, _ = images_in(result, lambda name: [], notice)
     if absolute(source) != absolute(result):  # which may lie in one another
         sources = [path for path in sources if absolute(result) not in absolute(path).parents]

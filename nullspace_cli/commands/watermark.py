@@ -9,7 +9,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import (
-    WATERMARKED_ENDING,
+    WATERMARKED_ENDINGS,
     Planned,
     ending_in,
     fingerprint_of,
@@ -38,6 +38,7 @@ from nullspace_cli.commands.rendering.watermark import render
 from nullspace_cli.commands.reports import ReportOptions, write_page
 from nullspace_cli.commands.shards import ShardOption, shard_of
 
+QUALITY = 95
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
 
 
@@ -142,13 +143,20 @@ def watermark(
             "-o",
             metavar="FILE",
             parser=file_name,
-            help="The .png, .webp (lossless) or .tif to write, for one image.",
+            help="The .png, .webp (lossless), .tif or .jpg to write, for one image.",
         ),
     ] = None,
     out_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=path_name, help="Where <stem>.watermarked.png go; by default here."),
+        typer.Option(metavar="DIR", parser=path_name, help="Where <stem>.watermarked.* go; by default here."),
     ] = None,
+    format_: Annotated[
+        Literal["png", "webp", "tif", "jpg", "same"],
+        typer.Option("--format", help="What they are. same: as their source, JPEGs too; else png."),
+    ] = "png",
+    quality: Annotated[
+        int, whole(most=100, help="Of a JPEG that is made of another picture; one that is made of a JPEG has its own.")
+    ] = QUALITY,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out images whose result is there already, and can be opened.")
     ] = False,
@@ -185,6 +193,19 @@ def watermark(
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
 
+    if out and format_ != "png":
+        raise typer.BadParameter("--out says the format by its ending", param_hint="--format")
+    may_be_jpeg = format_ in ("jpg", "same") if out is None else out.suffix.lower() in (".jpg", ".jpeg")
+    if may_be_jpeg and size == "model":
+        raise typer.BadParameter(
+            "a JPEG keeps the image's own size: at the model's there is no resize that hides its losses; write .png",
+            param_hint="--size",
+        )
+    if may_be_jpeg and nullspace == "patch":
+        raise typer.BadParameter(
+            "the patch embedding's nullspace is too fine for a JPEG's coefficients; write .png, or leave it out",
+            param_hint="--nullspace",
+        )
     taken = shard_of(shard, console)
     page_path = report.path(taken)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
@@ -197,12 +218,12 @@ def watermark(
 
     with joined_ranks(apart=True) as ranks:
         images = named_images(
-            given, files_from, ending_in(WATERMARKED_ENDING), console.note, ranks, nul=nul, out_dir=out_dir
+            given, files_from, ending_in(*WATERMARKED_ENDINGS), console.note, ranks, nul=nul, out_dir=out_dir
         )
 
         def plan() -> Planned:
             return plan_outputs(
-                images, out, out_dir, page_path,
+                images, out, out_dir, page_path, format_,
                 shard=taken, single=single, read=read, force=output.force, skip_existing=skip_existing,
             )  # fmt: skip
 
@@ -229,7 +250,7 @@ def watermark(
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
-            notice=console.warn, reading=reading, gallery=gallery,
+            notice=console.warn, reading=reading, gallery=gallery, quality=quality,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]

@@ -329,7 +329,12 @@ def test_a_model_without_a_head(stamp: Vitnull, photo: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "named"),
     [
-        ("a.png --out a.jpg", "a.jpg"),
+        ("a.png --out a.gif", "a.gif"),
+        ("a.png --out a.jpg", "--size"),
+        ("a.png --format same", "--size"),
+        ("a.png --format jpg --size native --nullspace patch", "--nullspace"),
+        ("a.png --out c.png --format jpg", "--format"),
+        ("a.png --quality 0", "--quality"),
         ("a.png --out a", "--out"),
         ("a.png --diff a.jpg", "--diff"),
         ("a.png b.png --out c.png", "--out"),

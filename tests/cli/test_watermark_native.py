@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from nullspace_cli.demo.drawing import draw
 from tests.cli.contract import WATERMARK, check_keys
-from tests.cli.reference import Array, Reference, pixels_of
+from tests.cli.reference import Array, Reference, pixels_of, random_vit
 from tests.conftest import Outcome, Vitnull, contents
 
 LARGE = "large.watermarked.png"
@@ -477,3 +477,70 @@ def test_a_profile_that_a_png_cannot_hold_is_left_out_by_name(
     assert vitnull("watermark", "photo.tif", logo, "-o", "out.webp").stderr == ""
     with Image.open("out.webp") as image:
         assert image.info["icc_profile"] == profile
+
+
+# JPEGs
+
+
+def levels_of(path: Path | str) -> Array:
+    """The tiny ViT's 8-bit input, by timm's own transform."""
+    return np.rint(255 * random_vit(()).visible(path)).astype(np.int16)
+
+
+@pytest.fixture
+def jpeg(large: Path) -> Path:
+    with Image.open(large) as image:
+        pixels = (64 + np.asarray(image.convert("RGB")) * 0.5).astype(np.uint8)
+    Image.fromarray(pixels).save("photo.jpg", quality=90, comment="by me")
+    Image.fromarray(pixels).save("other.png")
+    return Path("photo.jpg")
+
+
+def test_a_jpeg_stays_a_jpeg(vitnull: Vitnull, jpeg: Path, logo: Path, tiny_vit: tuple[str, ...]) -> None:
+    arguments: list[str | Path] = [jpeg, "other.png", logo, "--model", *tiny_vit, "--scale", "0.4", "--json"]
+    document = vitnull("watermark", *arguments, "--format", "same").document
+    check_keys(document, WATERMARK)
+    first, second = document["images"]
+    assert [first["output"], second["output"]] == ["photo.watermarked.jpg", "other.watermarked.png"]
+    inputs = [levels_of(path) for path in (jpeg, first["output"])]
+    assert first["input_pixels_changed"] == pytest.approx(float((inputs[0] != inputs[1]).mean()), abs=1e-12)
+    assert first["input_pixels_changed"] < 0.001
+    assert first["input_max_change"] == np.abs(inputs[0] - inputs[1]).max() <= 2
+    assert first["compared_with"] == "source"
+    assert first["file_size_ratio"] == Path(first["output"]).stat().st_size / jpeg.stat().st_size
+    assert 0 < first["blocks_changed"] < 0.5
+    assert first["mark_correlation"] > 0.6
+    assert (second["file_size_ratio"], second["input_max_change"]) == (None, 0)
+    with Image.open(first["output"]) as image:
+        assert (image.format, image.info["comment"]) == ("JPEG", b"by me")
+
+
+def test_another_picture_as_a_jpeg(vitnull: Vitnull, jpeg: Path, logo: Path, tiny_vit: tuple[str, ...]) -> None:
+    arguments: list[str | Path] = [
+        "other.png",
+        logo,
+        "--model",
+        *tiny_vit,
+        "--scale",
+        "0.3",
+        "-o",
+        "out.jpg",
+        "--quality",
+        "97",
+    ]
+    outcome = vitnull("watermark", *arguments)
+    assert "its plain JPEG, which it is compared with" in outcome.stdout
+    Image.open("other.png").save("plain.jpg", quality=97, subsampling=0)
+    plain, result = (levels_of(name) for name in ("plain.jpg", "out.jpg"))
+    assert (plain != result).mean() < 0.001
+    with Image.open("plain.jpg") as expected, Image.open("out.jpg") as image:
+        assert image.quantization == expected.quantization  # type: ignore[attr-defined]
+
+
+def test_a_transparent_picture_is_no_jpeg(vitnull: Vitnull, logo: Path, large: Path, no_weights: None) -> None:
+    with Image.open(large) as image:
+        image.putalpha(128)
+        image.save("a.png")
+    outcome = vitnull("watermark", "a.png", logo, "-o", "out.jpg", expect=1)
+    assert "Cannot write out.jpg: a JPEG has no transparency, and the source has. Use .png" in outcome.message
+    assert contents() == ["a.png"]

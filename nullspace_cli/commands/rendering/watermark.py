@@ -63,11 +63,19 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
                 f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, "
                 f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
             ),
+            ("JPEG", _jpeg(record)),
             ("noise", record["diff"]),
             ("exact", record["float"]),
             ("seconds", record["seconds"]),
         ]
     )
+
+
+def _jpeg(record: Mapping[str, Any]) -> str | None:
+    if record["file_size_ratio"] is None:
+        return None
+    other = "the source" if record["compared_with"] == "source" else "its plain JPEG, which it is compared with"
+    return f"{record['file_size_ratio']:.2f} times {other}; {record['blocks_changed']:.1%} of the luma's blocks changed"
 
 
 def _percent(value: float | None, text: str) -> str | None:

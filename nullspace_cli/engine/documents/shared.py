@@ -147,6 +147,9 @@ class Verdict(Document):
     reading: Reading
     input_pixels_changed: Share | None
     input_pixels_changed_shown: Share | None
+    input_max_change: Count | None = Field(
+        description="largest change of a value of the model's 8-bit input, in levels"
+    )
 
 
 class Accuracy(Document):

@@ -3,6 +3,7 @@
 import io
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from nullspace_cli.engine.files.png_chunks import Chunk, PillowsLimits
 Container = Literal["PNG", "WebP", "TIFF"]
 ENDINGS: Mapping[str, Container] = {".png": "PNG", ".webp": "WebP", ".tif": "TIFF", ".tiff": "TIFF"}
 """All are lossless as they are written here."""
+JPEG_ENDINGS = (".jpg", ".jpeg")
+"""Of a format that is none of these: only watermarks at native size are made for it."""
 _MOST_WEBP_SIDE = 16383
 _METRE = 0.0254  # an inch in metres
 _TAGS_OF_TEXTS = {
@@ -40,6 +43,11 @@ class Encoded(NamedTuple):
 def container_of(path: Path) -> Container | None:
     """The format of a file to write; None where its ending is that of no lossless one."""
     return ENDINGS.get(path.suffix.lower())
+
+
+def is_jpeg(path: Path) -> bool:
+    """Whether a file to write is to be a JPEG."""
+    return path.suffix.lower() in JPEG_ENDINGS
 
 
 def why_not(samples: png.Samples, container: Container) -> str | None:
@@ -167,6 +175,12 @@ def _exif_with_texts(metadata: Metadata) -> tuple[bytes | None, list[str]]:
     if known == directory:
         return metadata.exif, lost
     return tiff.encode_structure(known, order), lost
+
+
+def with_texts(metadata: Metadata) -> tuple[Metadata, list[str]]:
+    """The same with what EXIF says of the texts in EXIF; and what has no place in a format that has no texts."""
+    block, lost = _exif_with_texts(metadata)
+    return replace(metadata, exif=block), [*lost, *_colour_of_pngs(metadata)]
 
 
 def _colour_of_pngs(metadata: Metadata) -> list[str]:

@@ -28,7 +28,7 @@ class Orientation:
         return self.value >= 5
 
     @property
-    def _flipped(self) -> list[bool]:
+    def flipped(self) -> list[bool]:
         """Whether rows, then columns, are reversed; after they have been exchanged."""
         return [self.value in (3, 4, 7, 8), self.value in (2, 3, 6, 7)]
 
@@ -44,7 +44,7 @@ class Orientation:
         return back
 
     def _flips(self, axes: tuple[int, int]) -> list[int]:
-        return [axis for axis, flipped in zip(axes, self._flipped, strict=True) if flipped]
+        return [axis for axis, flipped in zip(axes, self.flipped, strict=True) if flipped]
 
 
 UPRIGHT = Orientation()

@@ -13,6 +13,7 @@ from torch import Tensor
 from nullspace_cli.engine.documents.artefacts import Provenance, write_tensors
 from nullspace_cli.engine.documents.kinds import WATERMARK
 from nullspace_cli.engine.files.hashes import sha256_of_each
+from nullspace_cli.engine.files.jpeg_pictures import ComparedWith
 from nullspace_cli.engine.watermark.design import Design
 
 Pixels = UInt8[NDArray[np.uint8], "H W 3"]
@@ -31,6 +32,24 @@ class Unrounded(NamedTuple):
     target: Float[Tensor, "3 h w"]
 
 
+class Jpeg(NamedTuple):
+    """A result that is a JPEG.
+
+    Attributes:
+        data: its bytes.
+        lost: what it goes without of the source, in words.
+        compared_with: the JPEG whose pixels the source's are taken to be: "source", or the "plain JPEG" made of it.
+        size_ratio: of its bytes to that one's.
+        blocks_changed: share of the luma's blocks that are not that one's own.
+    """
+
+    data: bytes
+    lost: tuple[str, ...]
+    compared_with: ComparedWith
+    size_ratio: float
+    blocks_changed: float
+
+
 @dataclass(frozen=True, eq=False)
 class Watermarked:
     """A watermark that was made.
@@ -43,6 +62,7 @@ class Watermarked:
         solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
         unrounded: makes the images before rounding.
         drawn: makes the change of luminance, in [-1, 1], by which the mark would be drawn on mid-grey.
+        jpeg: where the result is one.
     """
 
     source: Pixels
@@ -53,6 +73,7 @@ class Watermarked:
     solver: Mapping[str, Any]
     unrounded: Callable[[], Unrounded]
     drawn: Callable[[], Plane]
+    jpeg: Jpeg | None = None
 
 
 def fidelity(result: Watermarked) -> dict[str, float | None]:

@@ -33,6 +33,7 @@ class Verification:
         reading: by which the model was given the files.
         input_pixels_changed: share of the model's 8-bit input values that differ, as timm's loader gives the files.
         input_pixels_changed_shown: the same as the files are shown.
+        input_max_change: the largest change of one of these values, in levels, by the model's own reading.
     """
 
     before: dict[str, Any] | None = None
@@ -46,6 +47,7 @@ class Verification:
     reading: Reading = "timm"
     input_pixels_changed: float | None = None
     input_pixels_changed_shown: float | None = None
+    input_max_change: int | None = None
 
     @property
     def changed(self) -> float | None:
@@ -94,6 +96,9 @@ def figures(result: Watermarked, verdict: Verification, tolerance: float, seen: 
         "nullspace": result.nullspace,
         "rounding": result.rounding,
         "solver": dict(result.solver),
+        "compared_with": result.jpeg.compared_with if result.jpeg else "source",
+        "file_size_ratio": result.jpeg and result.jpeg.size_ratio,
+        "blocks_changed": result.jpeg and result.jpeg.blocks_changed,
         "verified": verdict.holds(tolerance),
     }
 
@@ -106,7 +111,13 @@ def compare_inputs(transform: EvalTransform, source: Picture, result: Picture) -
 def _compared(reading: Reading, changes: Mapping[Reading, InputChange | None]) -> Verification:
     """As `compare_inputs`, of changes that have been measured."""
     loaded, shown = (change.changed if change else None for change in (changes["timm"], changes["shown"]))
-    return Verification(reading=reading, input_pixels_changed=loaded, input_pixels_changed_shown=shown)
+    own = changes[reading]
+    return Verification(
+        reading=reading,
+        input_pixels_changed=loaded,
+        input_pixels_changed_shown=shown,
+        input_max_change=own.largest if own else None,
+    )
 
 
 def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
@@ -123,6 +134,7 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
         reading=source.reading,
         input_pixels_changed=compared.input_pixels_changed,
         input_pixels_changed_shown=compared.input_pixels_changed_shown,
+        input_max_change=compared.input_max_change,
     )
 
 

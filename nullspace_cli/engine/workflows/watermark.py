@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
+from nullspace_cli.engine.files.containers import Encoded, is_jpeg
+from nullspace_cli.engine.files.jpeg_pictures import QUALITY, JpegPicture, jpeg_of, why_no_jpeg
 from nullspace_cli.engine.files.pictures import (
     Picture,
     container_of,
@@ -28,6 +30,7 @@ from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.watermark.design import Design, TextDesign
+from nullspace_cli.engine.watermark.jpeg_size import JpegSize
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
@@ -69,6 +72,7 @@ class WatermarkPipeline:
         notice: is told what the user should know besides the results.
         reading: how the model is given the files.
         gallery: where the pictures of a page are put; None for no page.
+        quality: of a JPEG that is made of another picture.
     """
 
     network: LazyModel
@@ -84,6 +88,7 @@ class WatermarkPipeline:
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
     gallery: Gallery | None = None
+    quality: int = QUALITY
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -139,25 +144,25 @@ class WatermarkPipeline:
         """
         started = time.monotonic()
         done: dict[WatermarkFiles, WatermarkedFile | Failed] = {}
-        pictures: dict[WatermarkFiles, tuple[Picture, Design]] = {}
+        pictures: dict[WatermarkFiles, tuple[Picture | JpegPicture, Design]] = {}
         for job in jobs:
             try:
                 with within_memory(str(job.source)):
                     picture = read_picture(job.source, self.reading)
-                self._require_room(job, picture)
-                picture.tell(self.notice)
-                self._tell(str(job.source), picture)
-                pictures[job] = picture, self.design.of(picture)
+                    self._require_room(job, picture)
+                    picture.tell(self.notice)
+                    self._tell(str(job.source), picture)
+                    taken = self._as_jpeg(job, picture) if is_jpeg(job.output) else picture
+                pictures[job] = taken, self.design.of(picture)
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
-        for (job, (picture, design)), result in zip(
-            pictures.items(), self._solve(list(pictures.values())), strict=True
-        ):
+        for (job, (taken, design)), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
             if stop and stop.is_set():
                 return []
             try:
                 if isinstance(result, VitnullError):
                     raise result
+                picture = _picture_of(taken)
                 with within_memory(_sized(picture)):
                     done[job] = self._finish(job, picture, design, result)
             except VitnullError as error:
@@ -173,9 +178,24 @@ class WatermarkPipeline:
         Raises:
             ImageError: it cannot.
         """
-        reason = why_not(picture, container_of(job.output), native=self.size == "native")
+        jpeg, native = is_jpeg(job.output), self.size == "native"
+        reason = why_no_jpeg(picture) if jpeg else why_not(picture, container_of(job.output), native=native)
         if reason:
             raise ImageError(f"Cannot write {job.output}: {reason}")
+
+    def _as_jpeg(self, job: WatermarkFiles, picture: Picture) -> JpegPicture:
+        jpeg = jpeg_of(picture, self.quality)
+        if jpeg.compared_with == "plain JPEG" and picture.format == "JPEG":
+            self.notice(
+                f"{job.source} is a JPEG whose coefficients cannot be kept: it is encoded anew, with quality "
+                f"{self.quality}, and {job.output} is compared with that"
+            )
+        return jpeg
+
+    @cached_property
+    def _make_jpeg(self) -> JpegSize:
+        device = resolve_device(self.network.request.device)
+        return JpegSize(self.network.transform, None, self.rounding, device)
 
     @cached_property
     def _make(self) -> ModelSize | NativeSize:
@@ -192,7 +212,7 @@ class WatermarkPipeline:
             tolerance=self.tolerance,
         )
 
-    def _solve(self, pictures: Sequence[tuple[Picture, Design]]) -> list[Watermarked | VitnullError]:
+    def _solve(self, pictures: Sequence[tuple[Picture | JpegPicture, Design]]) -> list[Watermarked | VitnullError]:
         """Solve a group, as many at a time as memory allows; one that cannot be solved is singled out."""
         done: list[Watermarked | VitnullError] = []
 
@@ -200,16 +220,20 @@ class WatermarkPipeline:
             done.extend(self._solved(pictures[start:stop]))
 
         def alone(index: int, reason: str) -> None:
-            done.append(MemoryShortError(_sized(pictures[index][0]), reason))
+            done.append(MemoryShortError(_sized(_picture_of(pictures[index][0])), reason))
 
         in_chunks(solve, len(pictures), max(1, len(pictures)), self.notice, alone)
         return done
 
-    def _solved(self, pictures: Sequence[tuple[Picture, Design]]) -> list[Watermarked | VitnullError]:
+    def _solved(self, pictures: Sequence[tuple[Picture | JpegPicture, Design]]) -> list[Watermarked | VitnullError]:
         try:
             if isinstance(self._make, ModelSize):
-                return list(self._make(*map(list, zip(*pictures, strict=True))))
-            return [self._make(picture, design) for picture, design in pictures]
+                taken, designs = zip(*pictures, strict=True)
+                return list(self._make([_picture_of(picture) for picture in taken], list(designs)))
+            return [
+                self._make_jpeg(picture, design) if isinstance(picture, JpegPicture) else self._make(picture, design)
+                for picture, design in pictures
+            ]
         except VitnullError as error:
             if len(pictures) == 1:
                 return [error]
@@ -218,11 +242,10 @@ class WatermarkPipeline:
 
     def _finish(self, job: WatermarkFiles, picture: Picture, design: Design, result: Watermarked) -> WatermarkedFile:
         """Write the files, and measure what was written."""
-        native, container = self.size == "native", container_of(job.output)
+        native, container = self.size == "native", "JPEG" if result.jpeg else container_of(job.output)
         if native and picture.reduced:
             self.notice(f"{job.output} is {picture.reduced}: a {container} cannot hold what {job.source} does")
-        encode = encode_like if native else encode_resized
-        data, lost = encode(picture, result.pixels, container)
+        data, lost = result.jpeg[:2] if result.jpeg else self._encoded(job, picture, result)
         if lost:
             self.notice(f"{job.output} goes without what {job.source} has: {', '.join(lost)}")
         with FilesTogether(force=self.force) as files:
@@ -247,6 +270,10 @@ class WatermarkPipeline:
             inputs = inputs_of(self.network.transform.input_pixels, picture, written)
             show_watermark(self.gallery, record, result, inputs, picture.turn)
         return WatermarkedFile(result, verdict, record)
+
+    def _encoded(self, job: WatermarkFiles, picture: Picture, result: Watermarked) -> Encoded:
+        encode = encode_like if self.size == "native" else encode_resized
+        return encode(picture, result.pixels, container_of(job.output))
 
     def _save_float(self, path: Path, source: Path, design: Design, result: Watermarked) -> Path:
         about = self.network.describe()
@@ -274,6 +301,11 @@ class WatermarkPipeline:
                 raise
             self.notice(f"{result.path} could not be verified by the model: {error}")
             return compared
+
+
+def _picture_of(source: Picture | JpegPicture) -> Picture:
+    """What a result is compared with."""
+    return source.picture if isinstance(source, JpegPicture) else source
 
 
 def _sized(picture: Picture) -> str:

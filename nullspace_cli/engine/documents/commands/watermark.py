@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Share
+from nullspace_cli.engine.documents.base import Count, Document, NonNegative, Percent, Positive, Share
 from nullspace_cli.engine.documents.commands.run import ExitCode, Failure, Pair, Run, Shard
 from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
@@ -31,6 +31,11 @@ class WatermarkImage(Verdict):
     nullspace: Literal["resize", "patch"]
     rounding: Literal["aware", "nearest"]
     solver: Solver
+    compared_with: Literal["source", "plain JPEG"] = Field(
+        description="whose input the model's is compared with: the source's, or that of its plain encode as a JPEG"
+    )
+    file_size_ratio: Positive | None = Field(description="of a JPEG, to the one that it is compared with")
+    blocks_changed: Share | None = Field(description="of a JPEG's luma")
     verified: bool | None
     diff: str | None
     float_: str | None = Field(alias="float")

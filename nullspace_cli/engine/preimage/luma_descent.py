@@ -1,0 +1,278 @@
+"""Whole-numbered luma coefficients of a JPEG by which its readers' 8-bit views stay what they are.
+
+Near real-valued coefficients that keep the views, but for roundings, whole ones are looked for in three steps. The
+first is coordinate descent in the metric of the resize, on the distance from where all channels' values lie within
+their cells. The second tries changes of one or two coefficients of a block, and keeps what lessens the error of the
+views as they are with all roundings and clippings of decoder and resize. The third gives the source its own blocks
+back where that does not help, as long as most of the change is left.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+
+from nullspace_cli.engine.files.jpeg_decoding import LumaDecoder
+from nullspace_cli.engine.preimage.block_views import COMFORT, EDGE, SIDE, BlockView, Grid, Neighbourhood, room
+
+Coefficients = Int[NDArray[np.int32], "n m 8 8"]
+Blocks = Bool[NDArray[np.bool_], "n m"]
+
+LARGEST = 1023
+"""Of a coefficient that baseline JPEG has a code for; libjpeg ends the process at larger ones."""
+
+LOOSE = 0.03
+"""Weight of a level off the wanted pixels against one off the wanted view, where the resize keeps all pixels apart."""
+
+DESCENTS = (3, 2, 2)
+"""Sweeps of the coordinate descent; after each number of them the picture is decoded, clipped and resized anew."""
+
+CANDIDATES = 32
+"""Changes of a block that are tried, those that promise most."""
+
+LAST, MANY = 100, 160
+"""Wrong values from which on more are tried: that many."""
+
+TOGETHER = 256
+"""Blocks that are tried at a time: the numbers of more would leave the cache."""
+
+SLACK = 1e-9
+"""Of what is wrong around a block: a change that leaves it as it is is made, too, for it may open the way to others."""
+
+FINE = 512
+"""Of all changes, those that move the view least: chance ones among these are tried, too."""
+
+JITTER = 0.1
+"""Of the promise of a change: other ones are tried in the next round."""
+
+ROUNDS = 24
+"""Of trials, at most."""
+
+PROGRESS, PATIENCE = 0.97, 3
+"""Share of the wrong values that a round must leave at most, and rounds that may fail to."""
+
+FEW = 16
+"""Wrong values that blocks are given back for: of more, the mark would go."""
+
+GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
+"""Share of a wrong value that a block must have to be given back, time after time."""
+
+KEPT = 0.9
+"""Share of the change's energy that must be left."""
+
+
+@dataclass(eq=False)
+class LumaDescent:
+    """One search.
+
+    Attributes:
+        views: of the picture's readers.
+        own: the source's coefficients.
+        wanted: real-valued ones.
+        free: the blocks of the change that is wanted. Those next to them follow as far as their views need.
+    """
+
+    decoder: LumaDecoder
+    views: Sequence[BlockView]
+    own: Coefficients
+    wanted: Float[NDArray[np.float64], "n m 8 8"]
+    free: Blocks
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def __post_init__(self) -> None:
+        self.coefficients: Coefficients = np.where(self.free[..., None, None], _codable(self.wanted), self.own)
+        read = np.logical_or.reduce([view.read for view in self.views])
+        self._movable: Blocks = binary_dilation(self.free, np.ones((3, 3), bool)) & read
+        self._spacing = tuple(max(sides) for sides in zip(*(view.spacing for view in self.views), strict=True))
+        self._table = self.decoder.table.astype(np.float64)
+
+    def __call__(self) -> Coefficients:
+        """The best that was found."""
+        self._see()
+        for sweeps in DESCENTS:
+            if not self._wrong():
+                break
+            self._descend(sweeps)
+            self._see()
+        self._mend()
+        self._give_back()
+        return self.coefficients
+
+    def _see(self) -> None:
+        pixels = self.decoder(self.coefficients)
+        for view in self.views:
+            view.see(pixels)
+
+    def _wrong(self) -> int:
+        """How many values are, of those that read a block that may change."""
+        return sum(
+            int((np.abs(view.error()) > EDGE).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
+        )
+
+    def _classes(self, mask: Blocks) -> Iterator[Grid]:
+        """The blocks in groups of which no value reads two, some at a time."""
+        rows, columns = np.nonzero(mask)
+        down, across = self._spacing
+        colour = (rows % down) * across + columns % across
+        for one in np.unique(colour):
+            chosen = np.flatnonzero(colour == one)
+            for start in range(0, len(chosen), TOGETHER):
+                some = chosen[start : start + TOGETHER]
+                yield rows[some], columns[some]
+
+    # Coordinate descent, all roundings apart
+
+    def _descend(self, sweeps: int) -> None:
+        """minimise ||R d - s||^2 + loose ||p - w||^2 in whole coefficients: d the change, s the views' wish."""
+        fields = [view.wish(self.free) for view in self.views]
+        pixels_per_value = self.own[..., 0, 0].size * SIDE**2 / self.views[0].wanted[:, 0].size
+        loose = LOOSE / pixels_per_value
+        for _ in range(sweeps):
+            for blocks in self._classes(self.free & self._movable):
+                hoods = [view.around(blocks) for view in self.views]
+                k = self.coefficients[blocks]
+                slopes = loose * (k - self.wanted[blocks]) * self._table
+                slopes += _total(hood.slopes(hood.of_field(want)) for hood, want in zip(hoods, fields, strict=True))
+                moved = _codable(k + self._descended(slopes, [hood.grams() for hood in hoods], loose))
+                self.coefficients[blocks], change = moved, moved - k
+                for hood, want in zip(hoods, fields, strict=True):
+                    hood.move(want, change * self._table)
+
+    def _descended(
+        self, slopes: NDArray[np.float64], grams: list[tuple[NDArray[np.float64], NDArray[np.float64]]], loose: float
+    ) -> Float[NDArray[np.float64], "N 8 8"]:
+        """One sweep over a block's coefficients, the coarse first, which the fine ones then make up for."""
+        q, change = self._table, np.zeros(slopes.shape)
+        for u, v in sorted(np.ndindex(SIDE, SIDE), key=lambda at: -q[at]):
+            curvature = loose + _total(down[:, u, u] * across[:, v, v] for down, across in grams)
+            step = np.rint(-slopes[:, u, v] / (q[u, v] * curvature))
+            change[:, u, v] = step
+            levels = (step * q[u, v])[:, None]
+            for down, across in grams:
+                slopes += (levels * down[:, :, u])[:, :, None] * across[:, None, :, v]
+            slopes[:, u, v] += loose * levels[:, 0]
+        return change
+
+    # Trials, with all roundings
+
+    def _mend(self) -> None:
+        """Trials all around what is wrong, as long as that gets less."""
+        fewest, idle = np.inf, 0
+        for _ in range(ROUNDS):
+            count = self._wrong()
+            idle = 0 if count < PROGRESS * fewest else idle + 1
+            fewest = min(count, fewest)
+            if not count or idle > PATIENCE:
+                return
+            under = np.logical_or.reduce([view.under(self._marked(view)) for view in self.views])
+            for blocks in self._classes(self._movable & under):
+                self._try(blocks, MANY if count <= LAST else CANDIDATES)
+
+    def _try(self, blocks: Grid, count: int) -> None:
+        """Change blocks that are read by wrong values, where one of the candidates lessens what is wrong."""
+        hoods = [view.around(blocks) for view in self.views]
+        before = _total(hood.cost() for hood in hoods)[:, 0]
+        some = np.flatnonzero(before > 0)
+        if not len(some):
+            return
+        hoods, before = [hood.some(some) for hood in hoods], before[some]
+        at: Grid = (blocks[0][some], blocks[1][some])
+        own = self.coefficients[at]
+        candidates = _codable(own[:, None] + self._promising(hoods, count))
+        change = self.decoder(candidates, at).astype(np.float64) - self.decoder(own[:, None], at)
+        trials = [hood.tried(change) for hood in hoods]
+        costs = _total(hood.cost(trial.shift) for hood, trial in zip(hoods, trials, strict=True))
+        best = costs.argmin(1)
+        better = np.flatnonzero(costs[np.arange(len(best)), best] < before + SLACK)
+        self.coefficients[at[0][better], at[1][better]] = candidates[better, best[better]]
+        for hood, trial in zip(hoods, trials, strict=True):
+            hood.some(better).apply(trial.some(better), best[better])
+
+    def _promising(self, hoods: Sequence[Neighbourhood], tried: int) -> Int[NDArray[np.int32], "N K 8 8"]:
+        """Steps of one coefficient, or of two, that bring each block's values nearest to their cells, roundings apart.
+
+        Of two whose responses are much alike, a step of one and a step back of the other are finer than either.
+        """
+        slopes = _total(hood.slopes(_excess(hood.error)) for hood in hoods)
+        count, q = len(slopes), self._table.ravel()
+        slopes = slopes.reshape(count, -1) * q
+        metric = _total(
+            np.einsum("nuw,nvx->nuvwx", *hood.grams()).reshape(count, SIDE**2, SIDE**2) for hood in hoods
+        ) * np.outer(q, q)
+        own = np.einsum("nii->ni", metric)
+        mixed, alone = metric[:, _FIRST, _SECOND], own[:, _FIRST] + own[:, _SECOND]
+        g, h = slopes[:, _FIRST], slopes[:, _SECOND]
+        curvature = np.concatenate([own, alone + 2 * mixed, alone - 2 * mixed], axis=1) / 2
+        promise = np.concatenate([np.abs(slopes), np.abs(g + h), np.abs(g - h)], axis=1) - curvature
+        promise += JITTER * self.rng.standard_normal(promise.shape, np.float32)
+        best = np.argpartition(-promise, tried // 2, axis=1)[:, : tried // 2]
+        finest = np.argpartition(curvature.mean(0), FINE)[:FINE]
+        best = np.concatenate([best, self.rng.choice(finest, (count, tried // 2))], axis=1)
+        steps = _MOVES[best]
+        along = np.einsum("nki,ni->nk", steps, slopes)
+        signs = np.where(along > 0, -1, 1)
+        signs[:, tried // 2 :] = self.rng.choice([-1, 1], (count, tried // 2))
+        return (steps * signs[..., None]).reshape(count, tried, SIDE, SIDE).astype(np.int32)
+
+    # Giving back
+
+    def _give_back(self) -> None:
+        """The source's own blocks under a last few wrong values, as long as enough of the change is left.
+
+        They may change again, by as much as those around need.
+        """
+        fewest, best = self._wrong(), self.coefficients.copy()
+        whole = self._energy(best)
+        for share in GIVEN_BACK:
+            if not 0 < fewest <= FEW:
+                break
+            under = np.logical_or.reduce([view.under(self._marked(view), share) for view in self.views])
+            self.coefficients[under] = self.own[under]
+            if self._energy(self.coefficients) < KEPT * whole:
+                break
+            self._see()
+            self._mend()
+            if (count := self._wrong()) < fewest:
+                fewest, best = count, self.coefficients.copy()
+        self.coefficients = best
+
+    def _marked(self, view: BlockView) -> Bool[NDArray[np.bool_], "h w"]:
+        """The wrong values, of those that read a block that may change."""
+        return (np.abs(view.error()) > EDGE).any(1) & view.reads(self._movable)
+
+    def _energy(self, coefficients: Coefficients) -> float:
+        return float((((coefficients - self.own) * self._table) ** 2).sum())
+
+
+def _total(parts: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Over all readers."""
+    total: NDArray[np.float64] = reduce(np.add, parts)
+    return total
+
+
+def _codable(coefficients: NDArray[np.generic]) -> Int[NDArray[np.int32], "..."]:
+    """Within what a JPEG can hold."""
+    return np.clip(np.rint(coefficients), -LARGEST, LARGEST).astype(np.int32)
+
+
+_FIRST, _SECOND = np.triu_indices(SIDE**2, 1)
+
+
+def _moves() -> Int[NDArray[np.int8], "moves 64"]:
+    """Steps of one coefficient; of two alike; of two against each other."""
+    one = np.eye(SIDE**2, dtype=np.int8)
+    return np.concatenate([one, one[_FIRST] + one[_SECOND], one[_FIRST] - one[_SECOND]])
+
+
+_MOVES = _moves()
+
+
+def _excess(error: Float[NDArray[np.float64], "N L M c"]) -> Float[NDArray[np.float64], "N L M"]:
+    """How far values lie from where all channels are comfortably within their cells."""
+    low, high = room(error, 3)
+    low, high = low + COMFORT, high - COMFORT
+    return -np.where(low > high, (low + high) / 2, np.clip(0, low, high))
