@@ -97,6 +97,15 @@ def watermark(
     opacity: Annotated[float, number(most=1, help="Multiplies the mark's own opacity.")] = 1.0,
     rounding: RoundingOption = "aware",
     reading: ReadingOption = "timm",
+    readers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="READER",
+            help="Who else shall see no mark: SIZE/FILTER/CROP_PCT, a timm name, or common, the readers of 90% of "
+            "timm's pretrained models. Repeatable; --model keeps its input bit for bit, these within a level.",
+        ),
+    ] = None,
     basis: BasisOption = None,
     tolerance: Annotated[
         float, number(help="Largest embedding_error of the saved file that passes verification.")
@@ -154,6 +163,10 @@ def watermark(
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
+    if readers and size == "model":
+        raise typer.BadParameter("at model size there is one reader, the model; leave it out", param_hint="--for")
+    if readers and nullspace == "patch":
+        raise typer.BadParameter("the patch embeddings are one model's own; use --nullspace resize", param_hint="--for")
 
     taken = shard_of(shard, console)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, basis, files_from, *options.files(model)]
@@ -161,9 +174,11 @@ def watermark(
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.design import Design
+    from nullspace_cli.engine.watermark.further_readers import FurtherReaders
     from nullspace_cli.engine.watermark.marks import DEFAULT_SCALE, Placement, read_mark, text_mark
     from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
+    further = FurtherReaders.parse(readers or [], offline=options.offline)
     with joined_ranks(apart=True) as ranks:
         images = named_images(
             given, files_from, ending_in(WATERMARKED_ENDING), console.note, ranks, nul=nul, out_dir=out_dir
@@ -193,7 +208,7 @@ def watermark(
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
-            notice=console.warn, reading=reading,
+            notice=console.warn, reading=reading, readers=further,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]

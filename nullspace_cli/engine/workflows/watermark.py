@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.watermark.design import Design
+from nullspace_cli.engine.watermark.further_readers import ForOneSize, FurtherReaders, changes
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
 from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
@@ -58,6 +59,7 @@ class WatermarkPipeline:
         group: images at model size that are solved together.
         notice: is told what the user should know besides the results.
         reading: how the model is given the files.
+        readers: who else is to see no mark; at native size alone.
     """
 
     network: LazyModel
@@ -72,6 +74,7 @@ class WatermarkPipeline:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
+    readers: FurtherReaders = field(default_factory=FurtherReaders)
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -135,6 +138,10 @@ class WatermarkPipeline:
                 self._require_room(job, picture)
                 picture.tell(self.notice)
                 self._tell(str(job.source), picture)
+                said = self._readers_of(picture).notice
+                if said and said not in self._said:
+                    self._said.add(said)
+                    self.notice(said)
                 pictures[job] = picture
             except VitnullError as error:
                 done[job] = Failed(job.source, error)
@@ -178,7 +185,16 @@ class WatermarkPipeline:
             self.rounding,
             device,
             tolerance=self.tolerance,
+            readers=self.readers,
         )
+
+    def _readers_of(self, picture: Picture) -> ForOneSize:
+        return self.readers.of(picture.width, picture.height, self.network.transform)
+
+    @cached_property
+    def _said(self) -> set[str]:
+        """What was said of a size of picture is not said of the next."""
+        return set()
 
     def _solve(self, pictures: Sequence[Picture]) -> list[Watermarked | VitnullError]:
         """Solve a group, as many at a time as memory allows; one that cannot be solved is singled out."""
@@ -222,10 +238,12 @@ class WatermarkPipeline:
             if job.unrounded:
                 files.write(job.unrounded, lambda path: self._save_float(path, job.source, result))
             verdict = self._judge(picture, written)
+            changed = changes(self._readers_of(picture).measured, picture, written)
         record = {
             "source": str(job.source),
             "output": str(job.output),
             **figures(result, verdict, self.tolerance),
+            "readers": changed,
             "diff": str(job.diff) if job.diff else None,
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,

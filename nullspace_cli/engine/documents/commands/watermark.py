@@ -9,6 +9,15 @@ from nullspace_cli.engine.documents.commands.run import ExitCode, Failure, Pair,
 from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
 
+class ReaderChange(Document):
+    """What of a further reader's 8-bit input differs between source and file."""
+
+    reader: str = Field(description="SIZE/FILTER/CROP_PCT, or a model's name")
+    input_pixels_changed: Share
+    rms: NonNegative = Field(description="levels, over all values")
+    max: Count = Field(description="levels")
+
+
 class WatermarkImage(Verdict):
     """One image of `vitnull watermark`; a line of --jsonl."""
 
@@ -22,6 +31,7 @@ class WatermarkImage(Verdict):
     nullspace: Literal["resize", "patch"]
     rounding: Literal["aware", "nearest"]
     solver: Solver
+    readers: list[ReaderChange] = Field(description="by the files' own reading; empty without --for")
     verified: bool | None
     diff: str | None
     float_: str | None = Field(alias="float")
