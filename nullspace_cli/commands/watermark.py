@@ -121,6 +121,15 @@ def watermark(
     opacity: Annotated[float, number(most=1, help="Multiplies the mark's own opacity.")] = 1.0,
     rounding: RoundingOption = "aware",
     reading: ReadingOption = "timm",
+    readers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="READER",
+            help="Who else shall see no mark: SIZE/FILTER/CROP_PCT, a timm name, or common, the readers of 90% of "
+            "timm's pretrained models. Repeatable; --model keeps its input bit for bit, these within a level.",
+        ),
+    ] = None,
     basis: BasisOption = None,
     tolerance: Annotated[
         float, number(help="Largest embedding_error of the saved file that passes verification.")
@@ -192,6 +201,10 @@ def watermark(
         raise typer.BadParameter("at model size nothing is resized; use patch", param_hint="--nullspace")
     if norm == 1 and size == "native":
         raise typer.BadParameter("p = 1 is solved at the model's size; add --size model", param_hint="--norm")
+    if readers and size == "model":
+        raise typer.BadParameter("at model size there is one reader, the model; leave it out", param_hint="--for")
+    if readers and nullspace == "patch":
+        raise typer.BadParameter("the patch embeddings are one model's own; use --nullspace resize", param_hint="--for")
 
     if out and format_ != "png":
         raise typer.BadParameter("--out says the format by its ending", param_hint="--format")
@@ -206,6 +219,10 @@ def watermark(
             "the patch embedding's nullspace is too fine for a JPEG's coefficients; write .png, or leave it out",
             param_hint="--nullspace",
         )
+    if may_be_jpeg and readers:
+        raise typer.BadParameter(
+            "a JPEG is fitted to one reader, the model; write .png, or leave it out", param_hint="--for"
+        )
     taken = shard_of(shard, console)
     page_path = report.path(taken)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
@@ -213,9 +230,11 @@ def watermark(
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.watermark.design import Design, TextDesign
+    from nullspace_cli.engine.watermark.further_readers import FurtherReaders
     from nullspace_cli.engine.watermark.marks import Placement, read_mark
     from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
+    further = FurtherReaders.parse(readers or [], offline=options.offline)
     with joined_ranks(apart=True) as ranks:
         images = named_images(
             given, files_from, ending_in(*WATERMARKED_ENDINGS), console.note, ranks, nul=nul, out_dir=out_dir
@@ -250,7 +269,7 @@ def watermark(
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
-            notice=console.warn, reading=reading, gallery=gallery, quality=quality,
+            notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]

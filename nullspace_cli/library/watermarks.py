@@ -1,6 +1,7 @@
 """Visible marks that a network cannot see, on images at hand."""
 
 import logging
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.fonts import read_font
+from nullspace_cli.engine.watermark.further_readers import FurtherReaders, changes
 from nullspace_cli.engine.watermark.legibility import Legibility, legibility
 from nullspace_cli.engine.watermark.lettering import text_mark
 from nullspace_cli.engine.watermark.mark_style import DEFAULT_STRENGTH, MarkStyle
@@ -38,15 +40,24 @@ class WatermarkResult:
         verification: the model's answers before and after, and how far its input, embeddings and features moved.
         verified: whether it holds: the model's input is the same, or the class is and the embeddings moved by no more
             than `tolerance`; None where neither could be measured.
+        readers: what of each further reader's 8-bit input differs: `reader`, `input_pixels_changed`, `rms` and `max`.
     """
 
     def __init__(
-        self, source: Picture, made: Watermarked, verification: Verification, *, native: bool, tolerance: float
+        self,
+        source: Picture,
+        made: Watermarked,
+        verification: Verification,
+        *,
+        native: bool,
+        tolerance: float,
+        readers: list[dict[str, Any]],
     ) -> None:
         self._source, self._made, self._native, self._tolerance = source, made, native, tolerance
         self.pixels: NDArray[np.uint8] = made.pixels
         self.verification = verification
         self.verified = verification.holds(tolerance)
+        self.readers = readers
 
     @cached_property
     def legibility(self) -> Legibility:
@@ -71,7 +82,8 @@ class WatermarkResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of the JSON of `vitnull watermark` for one image, but for those of its files."""
-        return figures(self._made, self.verification, self._tolerance, self.legibility)
+        made = figures(self._made, self.verification, self._tolerance, self.legibility)
+        return {**made, "readers": self.readers}
 
     def __repr__(self) -> str:
         height, width, _ = self.pixels.shape
@@ -96,6 +108,7 @@ def make_watermark(
     strength: float | None = None,
     tolerance: float = 0.01,
     reading: Reading = "timm",
+    readers: Sequence[str] = (),
 ) -> WatermarkResult:
     """Put a visible mark on an image that the model does not notice (paper, section 6), and run the model to see.
 
@@ -113,6 +126,8 @@ def make_watermark(
         tolerance: largest relative change of the embeddings that passes verification.
         reading: how the model is given the image: as timm's loader gives it, pixels as they are stored and without
             alpha, or as it is "shown", turned upright by its EXIF orientation and on white.
+        readers: at native size, who else shall see no mark: "SIZE/FILTER/CROP_PCT", names of models, or "common" for
+            those of 90% of timm's pretrained models. Their inputs change by a level in places, the model's not at all.
 
     Raises:
         ImageError: the image or the mark cannot be read, or the image is too small or too elongated for it.
@@ -131,6 +146,11 @@ def make_watermark(
         raise UsageError("p = 1 is solved at the model's size. Give size='model'.")
     if size == "model" and nullspace == "resize":
         raise UsageError("At model size nothing is resized. Leave nullspace out.")
+    if isinstance(readers, str) or not all(isinstance(reader, str) for reader in readers):
+        raise wrong("readers", readers, "a list of names")
+    if readers and (size == "model" or nullspace == "patch"):
+        raise UsageError("Further readers share the resize's nullspace alone. Leave size and nullspace out.")
+    further = FurtherReaders.parse(readers)
     source = read_image(image, "image", reading)
     placement = placement_of(fit, position, margin, scale, opacity)
     design = Design(read_mark_image(mark), placement, style, strength)
@@ -146,10 +166,19 @@ def make_watermark(
             rounding,
             model.device,
             tolerance=tolerance,
+            readers=further,
         )(source)
     read_back = read_again(source, made.pixels, native=size == "native")
     verification = verify(model, network.patch_map, source, read_back)
-    return WatermarkResult(source, made, verification, native=size == "native", tolerance=tolerance)
+    measured = further.of(source.width, source.height, model.transform).measured
+    return WatermarkResult(
+        source,
+        made,
+        verification,
+        native=size == "native",
+        tolerance=tolerance,
+        readers=changes(measured, source, read_back),
+    )
 
 
 def text_image(text: str, font: Path | str | None = None) -> NDArray[np.uint8]:

@@ -72,6 +72,7 @@ WATERMARKED: dict[str, Any] = {
         "residual": Number,
         "bound_violation": Number,
     },
+    "readers": [{"reader": str, "input_pixels_changed": Number, "rms": Number, "max": int}],
     "verified": bool | None,
     "diff": str | None,
     "float": str | None,

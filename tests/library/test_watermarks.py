@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from nullspace_cli import Model, VitnullError, WatermarkResult, make_watermark, text_image
+from nullspace_cli.demo.drawing import draw
 from nullspace_cli.demo.logo import draw_logo
+from nullspace_cli.engine.errors import UsageError
 from tests.library.conftest import network_input
 
 Pixels = NDArray[np.uint8]
@@ -46,6 +48,35 @@ def test_the_solution_before_rounding_is_near(marked: WatermarkResult, picture: 
     assert unrounded.image.shape == (3, 96, 110)
     assert np.abs(255 * unrounded.source.movedim(0, -1).numpy() - picture).max() < 1e-3
     assert 0 <= unrounded.image.min() <= unrounded.image.max() <= 1
+
+
+def test_further_readers_are_given_the_same_within_a_level(model: Model) -> None:
+    picture = draw("val", 3, size=320)[0]
+    marked = make_watermark(model, picture, draw_logo(), readers=["40/bilinear/1", "56/lanczos/squash"])
+    assert torch.equal(network_input(marked.pixels), network_input(picture))
+    squashed = [
+        np.asarray(Image.fromarray(pixels).resize((56, 56), Image.Resampling.LANCZOS)).astype(int)
+        for pixels in (picture, marked.pixels)
+    ]
+    change = np.abs(squashed[1] - squashed[0])
+    record = marked.to_dict()["readers"][1]
+    assert marked.readers[1] == record
+    assert record == {
+        "reader": "56/lanczos/squash",
+        "input_pixels_changed": (change > 0).mean(),
+        "rms": pytest.approx((change**2).mean() ** 0.5),
+        "max": 1,
+    }
+    assert np.abs(255 * marked.unrounded().image.movedim(0, -1).numpy() - marked.pixels).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"readers": "common"}, {"readers": ["40/bilinear/1"], "size": "model"}, {"readers": ["40/nothing/1"]}],
+)
+def test_readers_that_make_no_sense_are_refused(model: Model, picture: Pixels, settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        make_watermark(model, picture, draw_logo(), **settings)
 
 
 def test_the_saved_file_holds_these_pixels(marked: WatermarkResult, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
 """What `vitnull watermark` has made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import answer, input_of, input_of_both, model_line, rate
+
+FIGURES = ("input_pixels_changed", "rms", "max")
+"""Of a further reader."""
+MANY = 8
+"""Further readers of whom a table still tells."""
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
@@ -31,12 +36,30 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
             ],
         )
         console.line()
+        _render_readers(console, records)
     kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
     skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
     console.line(
         f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
         f"{summary['bit_identical']} with a bit-identical model input{kept}{rate(summary)}"
     )
+
+
+def _render_readers(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+    """Each further reader's worst picture, as far as they are few."""
+    worst: dict[str, dict[str, float]] = {}
+    for reader in (reader for record in records for reader in record["readers"]):
+        before = worst.setdefault(reader["reader"], dict.fromkeys(FIGURES, 0.0))
+        for key in FIGURES:
+            before[key] = max(before[key], reader[key])
+    if worst:
+        most_changed = sorted(worst.items(), key=lambda item: item[1]["input_pixels_changed"], reverse=True)
+        rows = [
+            [name, f"{most['input_pixels_changed']:.2%}", f"{most['rms']:.2f}", f"{most['max']:.0f}"]
+            for name, most in most_changed[:MANY]
+        ]
+        console.grid(["for, at most", "changed", "rms", "max"], rows)
+        console.line()
 
 
 def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None:
@@ -64,6 +87,7 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
                 f"gap {solver['gap']:.1e}, bounds {solver['bound_violation']:.0e}, {solver['iterations']} iterations",
             ),
             ("JPEG", _jpeg(record)),
+            *_lines_of_readers(record["readers"]),
             ("noise", record["diff"]),
             ("exact", record["float"]),
             ("seconds", record["seconds"]),
@@ -76,6 +100,22 @@ def _jpeg(record: Mapping[str, Any]) -> str | None:
         return None
     other = "the source" if record["compared_with"] == "source" else "its plain JPEG, which it is compared with"
     return f"{record['file_size_ratio']:.2f} times {other}; {record['blocks_changed']:.1%} of the luma's blocks changed"
+
+
+def _lines_of_readers(readers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Each further reader; where they are many, those that read the mark best."""
+    worst = sorted(readers, key=lambda reader: reader["input_pixels_changed"], reverse=True)[:MANY]
+    lines = [
+        (
+            "for",
+            f"{reader['reader']}: {reader['input_pixels_changed']:.2%} changed, rms {reader['rms']:.2f}, "
+            f"at most {reader['max']}",
+        )
+        for reader in (readers if len(readers) <= MANY else worst)
+    ]
+    if len(readers) > MANY:
+        lines.append(("", f"{len(readers) - MANY} more readers, less each (--json has them all)"))
+    return lines
 
 
 def _percent(value: float | None, text: str) -> str | None:

@@ -44,6 +44,18 @@ class PreimageProblem:
         return lower, upper
 
 
+class Rounded(NamedTuple):
+    """A picture in whole levels.
+
+    Attributes:
+        pixels: uint8 [H, c, W].
+        wrong: which values of its view are not the wanted ones.
+    """
+
+    pixels: Levels
+    wrong: Bool[NDArray[np.bool_], "h c w"]
+
+
 class Preimage(NamedTuple):
     """A picture found.
 

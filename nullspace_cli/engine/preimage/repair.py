@@ -1,5 +1,6 @@
 """The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
-from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, halved
+from nullspace_cli.engine.preimage.problem import PreimageProblem, Rounded, halved
 
 FEW = 50
 """Wrong values that are repaired one by one; more are better left to another try as a whole."""
@@ -34,12 +35,16 @@ CANDIDATES = 400
 
 
 class Repair:
-    """Local search around wrong values of the views of one size of picture."""
+    """Local search around wrong values of the views of one size of picture.
 
-    def __init__(self, passes: Passes) -> None:
-        self._passes = passes
+    Args:
+        steps: levels by which it changes a pixel.
+    """
 
-    def __call__(self, found: Preimage, problem: PreimageProblem) -> Preimage:
+    def __init__(self, passes: Passes, steps: Sequence[int] = STEPS) -> None:
+        self._passes, self._steps = passes, steps
+
+    def __call__(self, found: Rounded, problem: PreimageProblem) -> Rounded:
         """Local search around each wrong value, while they are few; the second time nearer to the source there."""
         for blended in (False, True):
             if not 0 < found.wrong.sum() <= FEW:
@@ -55,7 +60,15 @@ class Repair:
                 found = found._replace(pixels=pixels, wrong=wrong)
         return found
 
-    def restored(self, found: Preimage, problem: PreimageProblem) -> Preimage:
+    def touched_up(self, found: Rounded, problem: PreimageProblem) -> Rounded:
+        """Local search around each wrong value, unless they are very many, and nothing else."""
+        if not 0 < found.wrong.sum() <= MANY:
+            return found
+        pixels = found.pixels.copy()
+        wrong = self._repair_each(pixels, found.wrong, problem)
+        return Rounded(pixels, wrong) if wrong.sum() < found.wrong.sum() else found
+
+    def restored(self, found: Rounded, problem: PreimageProblem) -> Rounded:
         """The source's own pixels under what is still wrong, and under what that makes wrong, until nothing is.
 
         Then under what is astray, as far as that is few and costs little of the picture.
@@ -69,7 +82,7 @@ class Repair:
         kept = (other.pixels != problem.source).sum() >= KEPT * (right.pixels != problem.source).sum()
         return other if less and kept else right
 
-    def _given_back(self, found: Preimage, problem: PreimageProblem, *, astray: bool = False) -> Preimage:
+    def _given_back(self, found: Rounded, problem: PreimageProblem, *, astray: bool = False) -> Rounded:
         """The source's pixels under what is wrong, or `astray` as well; the best that was come by.
 
         A value all of whose pixels are the source's is right; what else it touches is repaired with the pixels around.
@@ -138,7 +151,7 @@ class Repair:
         S, levels = sums[under[0].start - around.start : under[0].stop - around.start], wanted[rows_hit, cols_hit]
         for _ in range(steps):
             cost, best = _excess(V, levels).sum(), None
-            for change in STEPS:
+            for change in self._steps:
                 step = to_level(S[:, None] + change * B.T) - to_level(S)[:, None]  # [K, L, p]: of J, by each pixel
                 there = plane[under].astype(int) + change
                 k, col = np.nonzero(step.any(2) & (there >= lower) & (there <= upper))

@@ -8,8 +8,6 @@ and the others make up for them; a last few wrong values are repaired by a local
 target is blended to the source, and at last the picture is.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -21,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
+from nullspace_cli.engine.preimage.kept import Kept
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, within_cell
-from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, halved
+from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Rounded, halved
 from nullspace_cli.engine.preimage.repair import Repair
 from nullspace_cli.engine.solvers.error_feedback import feedback_taps, round_along
 from nullspace_cli.engine.solvers.resize_projection import (
@@ -37,10 +36,6 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 BLOCK_ROWS = 512
 """Rows that are rounded together: enough for long vectors, few enough to be held as floats."""
-
-
-SIZES_KEPT = 4
-"""Image sizes whose preparations are kept: a folder of photos has landscapes and portraits."""
 
 STRAYED_ROUNDS = 4
 """Tries of a whole picture besides, where another reader is looked at, too."""
@@ -75,7 +70,7 @@ class PreimageSolver:
         Args:
             rounds: how often the whole picture is tried, before what is left is given back to the source.
         """
-        problem = self._confined(problem)
+        problem = self.confined(problem)
         target, y = problem.target, None
         J_real = self._first_real(self._strips_of(target if problem.source is None else problem.source))
         aims = self._aims(problem, J_real)
@@ -92,7 +87,7 @@ class PreimageSolver:
             )
             J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
-            found = self.repair(Preimage(pixels, wrong, target, projection, solution), problem)
+            found = Preimage(*self.repair(Rounded(pixels, wrong), problem), target, projection, solution)
             strayed = problem.astray(found.pixels)
             count = int((found.wrong | strayed).sum())
             if best is None or count < fewest:
@@ -103,7 +98,10 @@ class PreimageSolver:
             target = self.repair.blended(target, problem.source, amiss, wholly=k >= rounds)
             y = solution.y * self._tensor(~_near(amiss))
         assert best is not None
-        return best if problem.source is None else self.repair.restored(best, problem)
+        if problem.source is None:
+            return best
+        restored = self.repair.restored(Rounded(best.pixels, best.wrong), problem)
+        return best._replace(pixels=restored.pixels, wrong=restored.wrong)
 
     def _with_margin(self, problem: PreimageProblem) -> tuple[Levels, Levels]:
         """The bounds for the exact projection: MARGIN inside those for whole numbers, where anything reads a pixel."""
@@ -174,7 +172,7 @@ class PreimageSolver:
         near = np.where(self.readers_of(edge), own.clip(middle - 0.3, middle + 0.3), middle)
         return np.where((own > 255) | (own < 0) | self.readers_of(problem.fixed), own, near)
 
-    def _confined(self, problem: PreimageProblem) -> PreimageProblem:
+    def confined(self, problem: PreimageProblem) -> PreimageProblem:
         """The problem with pixels fixed at the source's further than a kernel from where the target differs."""
         if problem.source is None:
             return problem
@@ -280,19 +278,12 @@ class PreimageSolvers:
     """The solvers of one transform, each made once for the last few sizes; threads may share it."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[Any, ...], PreimageSolver] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: Kept[PreimageSolver] = Kept()
 
     def __call__(self, view: ResizeOperator, channels: int, device: torch.device) -> PreimageSolver:
         """Arguments as of `PreimageSolver`."""
         key = (*view.geometry.source, channels, device)
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = PreimageSolver(view, channels, device)
-            self._kept.move_to_end(key)
-            while len(self._kept) > SIZES_KEPT:
-                self._kept.popitem(last=False)
-            return self._kept[key]
+        return self._kept(key, lambda: PreimageSolver(view, channels, device))
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -56,6 +56,10 @@ BAND = 1 << 21
 """Pixels treated at a time: of a whole canvas of 50 megapixels, the intermediate planes would take gigabytes."""
 
 
+DISCARDED = 1.0
+"""Period of a carrier, in pixels of the finest of several resizes."""
+
+
 def line_period(ratios: tuple[float, float]) -> Period:
     """The coarsest carrier that a resize discards: horizontal or vertical lines, or a checkerboard of single pixels.
 
@@ -69,6 +73,16 @@ def line_period(ratios: tuple[float, float]) -> Period:
     if max(down, across) < 2:
         return (2, 2)
     return (down, math.inf) if down >= across else (math.inf, across)
+
+
+def diagonal_period(ratio: float) -> Period:
+    """The coarsest carrier that each of several resizes discards, along rows as well as columns: diagonal lines.
+
+    Args:
+        ratio: source pixels per resized pixel of the finest resize.
+    """
+    side = max(2, math.floor(DISCARDED * ratio + 1e-6))
+    return (side, side)
 
 
 def visible_tint(row_space: Float[Tensor, "rank n"], patch_size: tuple[int, int], period: Period) -> Tint:

@@ -6,7 +6,7 @@ it. The patch embedding's, composed with the resize, is needed where the image i
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -23,19 +23,23 @@ from nullspace_cli.engine.files.pictures import Picture, with_levels
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.preimage.pillow_passes import Levels, View
 from nullspace_cli.engine.preimage.problem import PreimageProblem
+from nullspace_cli.engine.preimage.several_readers import SeveralSolvers
 from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, project_onto_view
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, in_grey
+from nullspace_cli.engine.transforms.readers import Reader
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim, drawn_on_grey, own_design
+from nullspace_cli.engine.watermark.further_readers import FurtherReaders
 from nullspace_cli.engine.watermark.mark_style import (
     GREY,
     MODEL_PERIOD,
     MarkStyle,
     Period,
     Tint,
+    diagonal_period,
     line_period,
     visible_tint,
 )
@@ -44,6 +48,9 @@ from nullspace_cli.engine.watermark.result import Nullspace, Pixels, Rounding, U
 from nullspace_cli.engine.watermark.within_tolerance import WithinTolerance, by_singular_vectors
 
 NullspaceChoice = Literal["auto", "resize", "patch"]
+
+Drawing = tuple[MarkStyle, Period]
+"""How a mark is drawn."""
 
 ENOUGH = 0.3
 """Share of the wanted change that the resize's nullspace must allow for "auto" to be content with it."""
@@ -72,6 +79,7 @@ class NativeSize:
         least: share of the wanted change below which the result is refused.
         tolerance: largest relative error of the patch embeddings, where they do not stay exactly.
         solvers: to share with other makers of one transform.
+        readers: whose input shall stay, too, as far as whole levels allow.
     """
 
     transform: EvalTransform
@@ -83,6 +91,8 @@ class NativeSize:
     least: float = VISIBLE
     tolerance: float = 0.01
     solvers: PreimageSolvers = field(default_factory=PreimageSolvers)
+    readers: FurtherReaders = field(default_factory=FurtherReaders)
+    _several: SeveralSolvers = field(default_factory=SeveralSolvers, repr=False)
 
     @full_precision
     def __call__(self, picture: Picture, design: Aim | None = None) -> Watermarked:
@@ -96,6 +106,8 @@ class NativeSize:
             NoNullspaceError: the patch embedding's nullspace was asked for and the model has none.
         """
         task = _Task.of(self, picture, own_design(design, self.design))
+        if others := self.readers.of(picture.width, picture.height, self.transform).held:
+            return task.by_several(others)
         if self.nullspace == "patch":
             return task.by_patches(self.patches())
         if self.nullspace == "auto" and not task.resize_has_room:
@@ -182,20 +194,17 @@ class _Task:
         down, across = rows.any(0), columns.any(0)
         if len(rows) < down.sum() or len(columns) < across.sum():
             return True
-        change = (self._target("resize").astype(np.float64) - self.source) ** 2
+        change = (self._target(self._drawing("resize")).astype(np.float64) - self.source) ** 2
         read = np.logical_and.outer(down, across)[:, None]
         return bool((change * ~read).sum() >= ENOUGH * change.sum())
 
     def by_resize(self) -> Watermarked:
         """Keep the model's whole input, to the last bit where it can be had."""
-        target = self._target("resize")
+        target = self._target(self._drawing("resize"))
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("resize", problem)
-        differs = self.picture.reading == "timm" and self.picture.difference is not None
-        if differs and self._view_of_other is not None:
-            problem = replace(problem, strayed=self._strayed)
-        found = self.preimages(problem)
+        found = self.preimages(self._with_other_reading(problem))
         pixels = found.pixels
         if self.maker.rounding == "nearest":
             pixels = self.preimages.nearest(found.projection, found.solution.y)
@@ -204,6 +213,61 @@ class _Task:
             "gave_way": float((found.target != target).any(1).mean()),
         }
         return self._result("resize", target, pixels, found.projection, found.solution, solver)
+
+    def _with_other_reading(self, problem: PreimageProblem) -> PreimageProblem:
+        """The problem with an eye on the reading that the picture does not have, where that differs."""
+        differs = self.picture.reading == "timm" and self.picture.difference is not None
+        return replace(problem, strayed=self._strayed) if differs and self._view_of_other is not None else problem
+
+    def by_several(self, others: Sequence[Reader]) -> Watermarked:
+        """Keep the model's input to the last bit, and other readers' as well as can be.
+
+        Raises:
+            ImageError: that would leave too little of the mark.
+        """
+        drawing: Drawing = "hatch", self._period_for(others)
+        target = self._target(drawing)
+        problem = self._with_other_reading(self._problem(target, self.preimages.passes(self.source)))
+        if np.array_equal(target, self.source):
+            return self._unchanged("resize", problem)
+        solver = self.maker._several(self.preimages, others, self.view.geometry.source, self.maker.device)
+        found = solver(problem, self._as_given)
+        pixels = found.pixels
+        if self.maker.rounding == "nearest":
+            pixels = (self.source + found.change).round().clip(0, 255).astype(np.uint8)
+        gave_way = float((found.target != target).any(1).mean())
+        result = self._watermarked(
+            "resize", target, pixels, {**found.certificate.figures(2), "gave_way": gave_way},
+            lambda: torch.from_numpy(self.source + found.change), drawing,
+        )  # fmt: skip
+        if (reached := attained(result)) < self.maker.least:
+            resized = {"the model": self.view.geometry.resized}
+            resized |= {reader.name: self._resized_by(reader) for reader in others}
+            finest, (width, height) = max(resized.items(), key=lambda item: item[1][self._along_rows])
+            raise ImageError(
+                f"{self.picture.path} is too small for a watermark that stays hidden from all {len(resized)} readers: "
+                f"{finest} resizes {self.picture.width} x {self.picture.height} to {width} x {height}, and only "
+                f"{reached:.0%} of the mark would be left. Use a larger image, or fewer readers."
+            )
+        return result
+
+    @property
+    def _along_rows(self) -> int:
+        """The axis of (width, height) along which the solver's rows lie."""
+        return 1 if self.preimages.passes.transposed else 0
+
+    def _resized_by(self, reader: Reader) -> tuple[int, int]:
+        return reader.geometry(self.picture.width, self.picture.height).resized
+
+    def _period_for(self, others: Sequence[Reader]) -> Period:
+        """Diagonal lines that the finest reader discards along the rows of the solver's pictures, and across them."""
+        size = (self.picture.width, self.picture.height)[self._along_rows]
+        resized = (self.view.geometry.resized, *map(self._resized_by, others))
+        return diagonal_period(size / max(sides[self._along_rows] for sides in resized))
+
+    def _as_given(self, levels: Levels) -> Pixels:
+        """What readers are given of the picture with other levels, by its own reading."""
+        return with_levels(self.picture, self._in_colour(levels)).pixels
 
     @cached_property
     def _view_of_other(self) -> UInt8[NDArray[np.uint8], "ch cw c"] | None:
@@ -239,7 +303,7 @@ class _Task:
                 f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
             )
         tint = GREY if one_channel else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
-        target = self._target("patch", tint)
+        target = self._target(self._drawing("patch"), tint)
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("patch", problem)
@@ -347,19 +411,19 @@ class _Task:
     def _view(self, view: View) -> Float[Tensor, "h c w"]:
         return torch.from_numpy(view).to(self.maker.device, torch.float32)
 
-    def _drawing(self, nullspace: Nullspace) -> tuple[MarkStyle, Period]:
+    def _drawing(self, nullspace: Nullspace) -> Drawing:
         """How a mark is drawn that is to lie in one of the nullspaces, where nothing else was asked for."""
         down, across = self.ratios
         if nullspace == "resize":
             return "hatch", line_period((down, across))
         return "outline", (MODEL_PERIOD[0] * down, MODEL_PERIOD[1] * across)
 
-    def _target(self, nullspace: Nullspace, tint: Tint = GREY) -> Levels:
+    def _target(self, drawing: Drawing, tint: Tint = GREY) -> Levels:
         """The target image within the bounds, in levels."""
         transposed = self.preimages.passes.transposed
         axes = (1, 2, 0) if transposed else (1, 0, 2)
         image = torch.from_numpy(self.source.transpose(axes).astype(np.float32)).div_(255)
-        target = self.design.target(image, *self._drawing(nullspace), tint, self.picture.turn)
+        target = self.design.target(image, *drawing, tint, self.picture.turn)
         levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
         return np.clip(_by_rows(levels, transposed), self.lower, self.upper)
 
@@ -375,13 +439,29 @@ class _Task:
         solution: DualPoint,
         solver: Mapping[str, Any],
     ) -> Watermarked:
-        transposed = self.preimages.passes.transposed
-
         @full_precision
-        def unrounded() -> Unrounded:
+        def exact() -> Tensor:
             image = torch.empty(target.shape, dtype=torch.float32)
             for strip, _, z in projection.images(solution.y):
                 image[strip.start : strip.stop] = z.view(len(z), *target.shape[1:])
+            return image
+
+        return self._watermarked(nullspace, target, pixels, solver, exact, self._drawing(nullspace))
+
+    def _watermarked(
+        self,
+        nullspace: Nullspace,
+        target: Levels,
+        pixels: Levels,
+        solver: Mapping[str, Any],
+        exact: Callable[[], Float[Tensor, "H c W"]],
+        drawing: Drawing,
+    ) -> Watermarked:
+        """The result; `exact` makes the levels before they were rounded."""
+        transposed = self.preimages.passes.transposed
+
+        def unrounded() -> Unrounded:
+            image = exact()
             axes = (1, 2, 0) if transposed else (1, 0, 2)
             levels = (image, torch.from_numpy(self.source), torch.from_numpy(target))
             parts = [part.permute(axes).float().expand(3, -1, -1) for part in levels]
@@ -399,7 +479,7 @@ class _Task:
             self.maker.rounding,
             solver,
             unrounded,
-            lambda: drawn_on_grey(self.design, picture.height, picture.width, *self._drawing(nullspace), picture.turn),
+            lambda: drawn_on_grey(self.design, picture.height, picture.width, *drawing, picture.turn),
         )
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.watermark.design import Design, TextDesign
+from nullspace_cli.engine.watermark.further_readers import ForOneSize, FurtherReaders, changes
 from nullspace_cli.engine.watermark.jpeg_size import JpegSize
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
@@ -73,6 +74,7 @@ class WatermarkPipeline:
         reading: how the model is given the files.
         gallery: where the pictures of a page are put; None for no page.
         quality: of a JPEG that is made of another picture.
+        readers: who else is to see no mark; at native size alone.
     """
 
     network: LazyModel
@@ -89,6 +91,7 @@ class WatermarkPipeline:
     reading: Reading = "timm"
     gallery: Gallery | None = None
     quality: int = QUALITY
+    readers: FurtherReaders = field(default_factory=FurtherReaders)
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -152,6 +155,7 @@ class WatermarkPipeline:
                     self._require_room(job, picture)
                     picture.tell(self.notice)
                     self._tell(str(job.source), picture)
+                    self._tell_readers(picture)
                     taken = self._as_jpeg(job, picture) if is_jpeg(job.output) else picture
                 pictures[job] = taken, self.design.of(picture)
             except VitnullError as error:
@@ -210,7 +214,22 @@ class WatermarkPipeline:
             self.rounding,
             device,
             tolerance=self.tolerance,
+            readers=self.readers,
         )
+
+    def _readers_of(self, picture: Picture) -> ForOneSize:
+        return self.readers.of(picture.width, picture.height, self.network.transform)
+
+    def _tell_readers(self, picture: Picture) -> None:
+        said = self._readers_of(picture).notice
+        if said and said not in self._said:
+            self._said.add(said)
+            self.notice(said)
+
+    @cached_property
+    def _said(self) -> set[str]:
+        """What was said of a size of picture is not said of the next."""
+        return set()
 
     def _solve(self, pictures: Sequence[tuple[Picture | JpegPicture, Design]]) -> list[Watermarked | VitnullError]:
         """Solve a group, as many at a time as memory allows; one that cannot be solved is singled out."""
@@ -257,11 +276,13 @@ class WatermarkPipeline:
             if job.unrounded:
                 files.write(job.unrounded, lambda path: self._save_float(path, job.source, design, result))
             verdict = self._judge(picture, written)
+            changed = changes(self._readers_of(picture).measured, picture, written)
         record = {
             "source": str(job.source),
             "output": str(job.output),
             "text": design.mark.text,
             **figures(result, verdict, self.tolerance, legibility(result)),
+            "readers": changed,
             "diff": str(job.diff) if job.diff else None,
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,

@@ -12,9 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.documents.shared import CropMode, Interpolation
+from nullspace_cli.engine.preimage.kept import SIZES_KEPT
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
-from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem
-from nullspace_cli.engine.preimage.solver import SIZES_KEPT, PreimageSolver, PreimageSolvers
+from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Rounded
+from nullspace_cli.engine.preimage.solver import PreimageSolver, PreimageSolvers
 from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform, overlap
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
@@ -233,7 +234,7 @@ def blotches(seed: int, side: int) -> Levels:
     return by_rows((levels - dice.integers(0, 120)).clip(0, 255).astype(np.uint8))
 
 
-def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
+def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Rounded:
     """A picture with the wanted view, but for a few pixels that were knocked off it."""
     found = realise(preimages, problem)
     assert not found.wrong.any()
@@ -243,7 +244,7 @@ def spoiled(preimages: PreimageSolver, problem: PreimageProblem) -> Preimage:
         pixels[at] = pixels[at] + 20 if pixels[at] < 128 else pixels[at] - 20
     wrong = preimages.passes(pixels) != problem.wanted
     assert wrong.sum() >= 12
-    return found._replace(pixels=pixels, wrong=wrong)
+    return Rounded(pixels, wrong)
 
 
 def test_repairing_mends_single_values() -> None:

@@ -16,6 +16,15 @@ class Legibility(Document):
     half: Share = Field(description="scaled to half its sides")
 
 
+class ReaderChange(Document):
+    """What of a further reader's 8-bit input differs between source and file."""
+
+    reader: str = Field(description="SIZE/FILTER/CROP_PCT, or a model's name")
+    input_pixels_changed: Share
+    rms: NonNegative = Field(description="levels, over all values")
+    max: Count = Field(description="levels")
+
+
 class WatermarkImage(Verdict):
     """One image of `vitnull watermark`; a line of --jsonl."""
 
@@ -36,6 +45,7 @@ class WatermarkImage(Verdict):
     )
     file_size_ratio: Positive | None = Field(description="of a JPEG, to the one that it is compared with")
     blocks_changed: Share | None = Field(description="of a JPEG's luma")
+    readers: list[ReaderChange] = Field(description="by the files' own reading; empty without --for")
     verified: bool | None
     diff: str | None
     float_: str | None = Field(alias="float")
