@@ -69,11 +69,11 @@ class Repair:
         return Rounded(pixels, wrong) if wrong.sum() < found.wrong.sum() else found
 
     def restored(self, found: Rounded, problem: PreimageProblem) -> Rounded:
-        """The source's own pixels under what is still wrong, and under what that makes wrong, until nothing is.
+        """The source's own pixels under what cannot be repaired, and under what that makes wrong, until nothing is.
 
         Then under what is astray, as far as that is few and costs little of the picture.
         """
-        right = self._given_back(found, problem)
+        right = self._given_back(self.touched_up(found, problem), problem)
         astray = problem.astray(right.pixels).sum()
         if not 0 < astray <= MANY:
             return right
