@@ -20,7 +20,7 @@ def stamp(vitnull: Vitnull, tiny_vit: tuple[str, ...], logo: Path) -> Vitnull:
     """`vitnull watermark IMAGE... logo.png`, as quickly as can be."""
 
     def stamp(*arguments: str | Path, **options: Any) -> Outcome:
-        quick = ("--nullspace", "resize", "--no-verify", "--scale", "0.2", "--json")
+        quick = ("--nullspace", "resize", "--no-verify", "--scale", "0.2", "--min-legibility", "0", "--json")
         return vitnull("watermark", *arguments, logo, *quick, "--model", *tiny_vit, **options)
 
     return stamp

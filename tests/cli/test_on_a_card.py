@@ -188,7 +188,19 @@ def test_watermark_at_native_size(
     both: Both, tiny_vit: tuple[str, ...], tmp_path: Path, logo: Path, mode: str, options: tuple[str, ...]
 ) -> None:
     source = picture(tmp_path / "photo.png", mode=mode)
-    both("watermark", source, logo, "--model", *tiny_vit, "--verify", "--float", "w.safetensors", *options)
+    both(
+        "watermark",
+        source,
+        logo,
+        "--model",
+        *tiny_vit,
+        "--verify",
+        "--float",
+        "w.safetensors",
+        "--min-legibility",
+        "0",
+        *options,
+    )
 
 
 @pytest.mark.parametrize("options", [("--norm", "1"), ("--norm", "2"), ("--norm", "2", "--rounding", "nearest")])

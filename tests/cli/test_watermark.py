@@ -332,7 +332,6 @@ def test_a_model_without_a_head(stamp: Vitnull, photo: Path) -> None:
         ("a.png --out a.gif", "a.gif"),
         ("a.png --out a.jpg", "--size"),
         ("a.png --format same", "--size"),
-        ("a.png --format jpg --size native --nullspace patch", "--nullspace"),
         ("a.png --out c.png --format jpg", "--format"),
         ("a.png --quality 0", "--quality"),
         ("a.png --out a", "--out"),

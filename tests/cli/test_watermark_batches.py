@@ -165,10 +165,10 @@ def test_memory_that_is_short_is_shared(
 ) -> None:
     call = ModelSize.__call__
 
-    def starved(self: ModelSize, pictures: Any) -> Any:
+    def starved(self: ModelSize, pictures: Any, designs: Any) -> Any:
         if len(pictures) > 1:
             raise MemoryError
-        return call(self, pictures)
+        return call(self, pictures, designs)
 
     monkeypatch.setattr(ModelSize, "__call__", starved)
     options = ("--size", "model", "--no-verify", "--json", "--model", *tiny_vit)
@@ -183,10 +183,10 @@ def test_an_image_that_does_not_fit_into_memory_is_one_failure(
 ) -> None:
     call = NativeSize.__call__
 
-    def starved(self: NativeSize, picture: Any) -> Any:
+    def starved(self: NativeSize, picture: Any, design: Any) -> Any:
         if picture.path.name == "b.png":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-        return call(self, picture)
+        return call(self, picture, design)
 
     monkeypatch.setattr(NativeSize, "__call__", starved)
     outcome = stamp(*images, "--json", "--workers", workers, expect=4)

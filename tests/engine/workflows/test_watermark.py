@@ -171,7 +171,7 @@ def test_identical_input_needs_no_model(
     done = pipeline(nullspace="resize", verify=verify)(job)
     before, after = (TRANSFORM.input_pixels(read_picture(path).pixels) for path in (job.source, job.output))
     np.testing.assert_array_equal(before, after)
-    equal = Verification(input_pixels_changed=0.0, input_pixels_changed_shown=0.0)
+    equal = Verification(input_pixels_changed=0.0, input_pixels_changed_shown=0.0, input_max_change=0)
     assert done.verdict == equal.as_identical(has_head=has_head)
     assert done.record["verified"] is True
     assert done.record["match"] is (True if has_head else None)
@@ -188,8 +188,10 @@ def test_changed_input_is_for_the_model(asked: bool | None, runs: int, by_model:
     assert done.record["verified"] is (True if runs else None)
     assert (done.record["match"] is True) == bool(runs)
     if not runs:
-        changed = done.verdict.input_pixels_changed
-        assert done.verdict == Verification(input_pixels_changed=changed, input_pixels_changed_shown=changed)
+        changed, most = done.verdict.input_pixels_changed, done.verdict.input_max_change
+        assert done.verdict == Verification(
+            input_pixels_changed=changed, input_pixels_changed_shown=changed, input_max_change=most
+        )
 
 
 def test_the_model_is_run_where_that_is_asked_for(by_model: list[Path], tmp_path: Path) -> None:
