@@ -1,7 +1,7 @@
 """The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -32,6 +32,12 @@ KEPT = 0.95
 
 CANDIDATES = 400
 """Pixels that the local search tries for one change; a large kernel has more, much alike."""
+
+KICKS, KICKED = 12, 4
+"""How often some pixels are changed by chance where the search is stuck, and how many."""
+
+DONE = 1e-9
+"""Levels that count as none."""
 
 
 class Repair:
@@ -147,28 +153,88 @@ class Repair:
         lower, upper = (bound if isinstance(bound, int) else bound[under].astype(int) for bound in bounds)
         around = _reach(self._passes.rows[rows_hit])
         sums = plane[around] @ self._passes.cols[cols_hit].T
-        V = self._passes.rows[rows_hit, around] @ to_level(sums)
-        S, levels = sums[under[0].start - around.start : under[0].stop - around.start], wanted[rows_hit, cols_hit]
-        for _ in range(steps):
-            cost, best = _excess(V, levels).sum(), None
-            for change in self._steps:
-                step = to_level(S[:, None] + change * B.T) - to_level(S)[:, None]  # [K, L, p]: of J, by each pixel
-                there = plane[under].astype(int) + change
-                k, col = np.nonzero(step.any(2) & (there >= lower) & (there <= upper))
+        part = _Part(
+            plane[under].astype(int),
+            lower,
+            upper,
+            A,
+            B,
+            self._passes.rows[rows_hit, around] @ to_level(sums),
+            sums[under[0].start - around.start : under[0].stop - around.start],
+            wanted[rows_hit, cols_hit],
+        )
+        part.descend(self._steps, steps)
+        rng = np.random.default_rng((i, j))
+        for _ in range(KICKS):
+            if part.cost < DONE:
+                break
+            trial = part.copy()
+            trial.kick(rng)
+            trial.descend(self._steps, steps)
+            if trial.cost < part.cost:
+                part = trial
+        plane[under] = part.levels
+
+
+@dataclass
+class _Part:
+    """The pixels under one value of the view, `levels` [K, L], and all values that read any of them.
+
+    Attributes:
+        A, B: coefficients of these values for the rows [m, K] and the columns [n, L].
+        V: the values [m, n]; S: what the first pass makes of the rows, before it is rounded [K, n].
+        wanted: what the values are to be [m, n].
+    """
+
+    levels: NDArray[np.int64]
+    lower: NDArray[np.int64] | int
+    upper: NDArray[np.int64] | int
+    A: NDArray[np.float64]
+    B: NDArray[np.float64]
+    V: NDArray[np.float64]
+    S: NDArray[np.float64]
+    wanted: NDArray[np.uint8]
+
+    @property
+    def cost(self) -> float:
+        return float(_excess(self.V, self.wanted).sum())
+
+    def copy(self) -> "_Part":
+        return replace(self, levels=self.levels.copy(), V=self.V.copy(), S=self.S.copy())
+
+    def descend(self, steps: Sequence[int], most: int) -> None:
+        """Change single pixels, the best first, as long as the cost gets less."""
+        for _ in range(most):
+            cost, best = self.cost, None
+            for change in steps:
+                step = to_level(self.S[:, None] + change * self.B.T) - to_level(self.S)[:, None]  # [K, L, n]: of J
+                there = self.levels + change
+                k, col = np.nonzero(step.any(2) & (there >= self.lower) & (there <= self.upper))
                 if not len(k):
                     continue
                 some = np.linspace(0, len(k) - 1, min(len(k), CANDIDATES)).astype(int)
                 k, col = k[some], col[some]
-                after = _excess(V + np.einsum("mn,np->nmp", A[:, k], step[k, col]), levels).sum((1, 2))
+                moved = self.V + np.einsum("mn,np->nmp", self.A[:, k], step[k, col])
+                after = _excess(moved, self.wanted).sum((1, 2))
                 least = int(after.argmin())
-                if after[least] < cost - 1e-9:
-                    cost, best = after[least], (change, k[least], col[least])
+                if after[least] < cost - DONE:
+                    cost, best = float(after[least]), (change, int(k[least]), int(col[least]))
             if best is None:
                 return
-            change, k, col = best
-            V += np.outer(A[:, k], to_level(S[k] + change * B[:, col]) - to_level(S[k]))
-            S[k] += change * B[:, col]
-            plane[under[0].start + k, under[1].start + col] += np.array(change).astype(np.uint8)
+            self._move(*best)
+
+    def kick(self, rng: np.random.Generator) -> None:
+        """Change a few pixels by chance, out of where no single one helps."""
+        for _ in range(KICKED):
+            k, col = (int(rng.integers(length)) for length in self.levels.shape)
+            low, high = (bound if isinstance(bound, int) else int(bound[k, col]) for bound in (self.lower, self.upper))
+            change = int(np.clip(self.levels[k, col] + rng.integers(-2, 3), low, high)) - int(self.levels[k, col])
+            self._move(change, k, col)
+
+    def _move(self, change: int, k: int, col: int) -> None:
+        self.V += np.outer(self.A[:, k], to_level(self.S[k] + change * self.B[:, col]) - to_level(self.S[k]))
+        self.S[k] += change * self.B[:, col]
+        self.levels[k, col] += change
 
 
 def _reach(matrix: Float[NDArray[np.float64], "k K"]) -> slice:
