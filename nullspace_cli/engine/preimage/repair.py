@@ -34,7 +34,7 @@ CANDIDATES = 400
 """Pixels that the local search tries for one change; a large kernel has more, much alike."""
 
 KICKS, KICKED = 12, 4
-"""How often some pixels are changed by chance where the search is stuck, and how many."""
+"""How often some pixels are changed by chance where the last search is stuck, and how many."""
 
 DONE = 1e-9
 """Levels that count as none."""
@@ -112,8 +112,11 @@ class Repair:
                 part = (rows[i], slice(None), columns[j])
                 pixels[part] = lower[part] = upper[part] = problem.source[part]
             wrong = self._passes(pixels) != problem.wanted
+            bounded = replace(problem, lower=lower, upper=upper)
             if wrong.sum() <= MANY:
-                wrong = self._repair_each(pixels, wrong, replace(problem, lower=lower, upper=upper))
+                wrong = self._repair_each(pixels, wrong, bounded)
+            if wrong.sum() <= FEW:
+                wrong = self._repair_each(pixels, wrong, bounded, KICKS)
             sweep += 1
 
     def blended(
@@ -128,11 +131,11 @@ class Repair:
         return target
 
     def _repair_each(
-        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem
+        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem, kicks: int = 0
     ) -> Bool[NDArray[np.bool_], "h c w"]:
         """Repair wrong values one after another, in place; what is wrong then."""
         for i, channel, j in np.argwhere(wrong).tolist():
-            self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel))
+            self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel), kicks)
         return self._passes(pixels) != problem.wanted
 
     def _repair(
@@ -142,9 +145,14 @@ class Repair:
         j: int,
         wanted: UInt8[NDArray[np.uint8], "h w"],
         bounds: tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int],
+        kicks: int,
         steps: int = 20,
     ) -> None:
-        """Change single pixels under view value (i, j), by some levels, as long as its neighbourhood gains."""
+        """Change single pixels under view value (i, j), by some levels, as long as its neighbourhood gains.
+
+        Args:
+            kicks: how often some are changed by chance where that is stuck.
+        """
         under = (self._passes.row_windows[i], self._passes.col_windows[j])
         (rows_hit, A), (cols_hit, B) = (
             _touched(matrix, window)
@@ -165,7 +173,7 @@ class Repair:
         )
         part.descend(self._steps, steps)
         rng = np.random.default_rng((i, j))
-        for _ in range(KICKS):
+        for _ in range(kicks):
             if part.cost < DONE:
                 break
             trial = part.copy()
