@@ -134,6 +134,8 @@ class Repair:
         self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem, kicks: int = 0
     ) -> Bool[NDArray[np.bool_], "h c w"]:
         """Repair wrong values one after another, in place; what is wrong then."""
+        if not wrong.any():
+            return wrong
         for i, channel, j in np.argwhere(wrong).tolist():
             self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel), kicks)
         return self._passes(pixels) != problem.wanted
