@@ -107,7 +107,7 @@ def check(
         Checker,
         PairFiles,
         checked_model,
-        common_readers,
+        default_readers,
         summarise,
     )
     from nullspace_cli.engine.workflows.failed_input import refused
@@ -128,7 +128,7 @@ def check(
     run.failures |= {pair.source: unreadable[pair.result] for pair in mine if pair.result in unreadable}
     models = [load_model(options.request(name)) for name in names]
     own = [Reader(one.name, one.transform) for one in models]
-    readers = {one.name: one for one in (*(wanted or common_readers()), *own)}
+    readers = {one.name: one for one in (*(wanted or default_readers()), *own)}
     asked = [one.name for one in (*wanted, *(own if keep == "input" else ()))]
     checker = Checker(
         list(readers.values()), frozenset(asked), models, tolerance, qualities, reading, console.warn, gallery

@@ -15,7 +15,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.workflows.check import COMMON
+from nullspace_cli.engine.workflows.check import DEFAULT_READERS
 from tests.cli.contract import CHECK, check_keys
 from tests.cli.reference import Reference
 from tests.conftest import Vitnull
@@ -97,7 +97,7 @@ def test_every_readers_figures(vitnull: Vitnull, pair: tuple[Path, Path]) -> Non
 def test_nothing_is_asked_by_itself(vitnull: Vitnull, pair: tuple[Path, Path], no_model: None) -> None:
     outcome = vitnull("check", *pair, "--json")
     (record,) = outcome.document["images"]
-    assert sorted(entry["reader"] for entry in record["readers"]) == sorted(COMMON)
+    assert sorted(entry["reader"] for entry in record["readers"]) == sorted(DEFAULT_READERS)
     assert [entry["rms"] for entry in record["readers"]] == sorted(entry["rms"] for entry in record["readers"])
     assert {entry["verified"] for entry in record["readers"]} == {None}
     assert (record["verified"], outcome.document["model"]) == (None, None)

@@ -26,6 +26,12 @@ class InputChange(NamedTuple):
     largest: int
 
 
+def keyed(change: InputChange | None) -> dict[str, float | int | None]:
+    """A change by the keys of JSON documents."""
+    changed, rms, largest = change or (None, None, None)
+    return {"input_pixels_changed": changed, "rms": rms, "max": largest}
+
+
 def change_between(before: Seen, after: Seen) -> InputChange:
     """The change of each value; the arrays have one shape."""
     count, total, largest = 0, 0, 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from nullspace_cli.engine.comparison.input_change import change_between, inputs_of
+from nullspace_cli.engine.comparison.input_change import change_between, inputs_of, keyed
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.models.common_readers import LEAST_RATIO, as_tensor_readers, common_readers
 from nullspace_cli.engine.models.named_readers import parse_reader
@@ -84,10 +84,7 @@ def _resize_of(transform: EvalTransform) -> tuple[Any, ...]:
 
 def changes(readers: Sequence[Reader], source: Picture, result: Picture) -> list[dict[str, Any]]:
     """What of each reader's 8-bit input differs, by the pictures' own reading: the records of JSON documents."""
-    records = []
-    for reader in readers:
-        change = change_between(*inputs_of(reader.input_pixels, source, result))
-        records.append(
-            {"reader": reader.name, "input_pixels_changed": change.changed, "rms": change.rms, "max": change.largest}
-        )
-    return records
+    return [
+        {"reader": reader.name, **keyed(change_between(*inputs_of(reader.input_pixels, source, result)))}
+        for reader in readers
+    ]

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from nullspace_cli.engine.comparison.down_and_up import down_and_up
-from nullspace_cli.engine.comparison.input_change import InputChange, by_readings, change_between, inputs_of
+from nullspace_cli.engine.comparison.input_change import by_readings, change_between, inputs_of, keyed
 from nullspace_cli.engine.comparison.recompression import as_jpeg
 from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
@@ -26,7 +26,7 @@ from nullspace_cli.engine.watermark.verification import verify
 from nullspace_cli.engine.workflows.failed_input import Failed
 from nullspace_cli.engine.workflows.in_threads import in_threads
 
-COMMON = (
+DEFAULT_READERS = (
     *(f"224/bicubic/{crop}" for crop in ("0.875", "0.9", "0.95", "1")),
     *("224/bilinear/0.875", "224/lanczos/0.875", "224/bicubic/squash"),
     *("256/bicubic/0.9", "256/bicubic/0.95", "384/bicubic/1"),
@@ -44,8 +44,8 @@ class PairFiles(NamedTuple):
     result: Path
 
 
-def common_readers() -> list[Reader]:
-    return [spelled_out(text) for text in COMMON]
+def default_readers() -> list[Reader]:
+    return [spelled_out(text) for text in DEFAULT_READERS]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Checker:
                 "formats": {"source": source.format, "result": result.format},
                 "sizes": {"source": [source.width, source.height], "result": [result.width, result.height]},
                 "reading": self.reading,
-                "pixels": _keys(change_between(source.pixels, result.pixels)) if same_size else None,
+                "pixels": keyed(change_between(source.pixels, result.pixels)) if same_size else None,
                 "readers": readers,
                 "models": models,
                 "down_and_up": {
@@ -153,13 +153,13 @@ class Checker:
             entries.append(
                 {
                     "reader": reader.name,
-                    **_keys(changes["timm"]),
-                    **{f"{key}_shown": value for key, value in _keys(changes["shown"]).items()},
+                    **keyed(changes["timm"]),
+                    **{f"{key}_shown": value for key, value in keyed(changes["shown"]).items()},
                     "jpeg": [
                         {
                             "quality": quality,
                             **{
-                                name: _keys(change_between(before, read(pixels)))
+                                name: keyed(change_between(before, read(pixels)))
                                 for name, pixels in zip(("source", "result"), pair, strict=True)
                             },
                         }
@@ -180,12 +180,6 @@ class Checker:
     @cached_property
     def _patch_maps(self) -> dict[str, PatchMap | None]:
         return {model.name: patch_map_of(model) for model in self.models}
-
-
-def _keys(change: InputChange | None) -> dict[str, float | int | None]:
-    """A change by the keys of JSON documents."""
-    changed, rms, largest = change or (None, None, None)
-    return {"input_pixels_changed": changed, "rms": rms, "max": largest}
 
 
 def summarise(records: Sequence[Mapping[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:
