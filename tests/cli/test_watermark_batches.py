@@ -341,7 +341,7 @@ def test_two_processes_at_the_same_work(ended: dict[str, Ended]) -> None:
     for end in ends:
         assert end.exit_code in (0, 4)
         for line in end.stderr.splitlines():
-            assert re.search("exists already|was written by another process meanwhile", line)
+            assert re.search("exists already|was written by another process meanwhile", line), line
 
 
 # torchrun

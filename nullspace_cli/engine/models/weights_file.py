@@ -239,12 +239,11 @@ class _PassedOver:
 
 
 def _passed_over() -> list[Any]:
-    """What stands for plain values in pickles; older versions of torch cannot be told and refuse the file."""
-    if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        return []
+    """What stands for plain values in pickles: classes of their names, by which every version of torch knows them."""
     arrays = [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
     paths = [f"pathlib{inner}.{kind}Path" for inner in ("", "._local") for kind in ("Posix", "Windows", "")]
-    return [(_PassedOver, name) for name in ("argparse.Namespace", *arrays, *paths, "numpy.dtype", "numpy.ndarray")]
+    named = [name.rpartition(".") for name in ("argparse.Namespace", *arrays, *paths, "numpy.dtype", "numpy.ndarray")]
+    return [type(name, (_PassedOver,), {"__module__": module}) for module, _, name in named]
 
 
 _PLAIN_VALUES = Shared(lambda: torch.serialization.safe_globals(_passed_over()))

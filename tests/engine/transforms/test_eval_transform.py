@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -17,9 +16,9 @@ from timm.data.transforms_factory import create_transform
 from torchvision import transforms
 
 from nullspace_cli.engine.errors import ImageError, ModelError
-from nullspace_cli.engine.models.data_config import version_of
 from nullspace_cli.engine.transforms.eval_transform import CROP_MODES, INTERPOLATIONS, EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
+from tests.versions import FILTERS_BEYOND_SQUARES, filters_beyond_squares
 
 Array = NDArray[Any]
 
@@ -32,8 +31,6 @@ CONFIG: dict[str, Any] = {
     "crop_mode": "center",
 }
 SIZES = [(32, 32), (36, 36), (45, 70), (70, 45), (37, 36), (5, 3), (1, 1), (31, 200), (200, 9), (64, 33), (101, 97)]
-AS_IT_IS_TOLD = version_of(timm.__version__) >= (1, 0, 31)
-"""Others resize by bilinear what the model does not read as a square (see models/data_config)."""
 CROP_PCTS = [0.875, 0.9, 0.95, 1.0, 1.15]
 
 
@@ -86,7 +83,7 @@ def test_same_bits_as_timm(
         "crop_mode": crop_mode,
         "crop_pct": crop_pct,
     }
-    if crop_mode == "center" and input_size[1] != input_size[2] and not AS_IT_IS_TOLD:
+    if crop_mode == "center" and input_size[1] != input_size[2] and not FILTERS_BEYOND_SQUARES:
         config["interpolation"] = "bilinear"
     reference, transform = create_transform(**config, is_training=False), EvalTransform.from_data_config(config)
     for width, height in SIZES:
@@ -95,7 +92,7 @@ def test_same_bits_as_timm(
 
 
 @pytest.mark.parametrize("crop_mode", CROP_MODES)
-@pytest.mark.parametrize("size", [(32, 32), (24, 41)])
+@pytest.mark.parametrize("size", [(32, 32), pytest.param((24, 41), marks=filters_beyond_squares)])
 def test_grey_is_what_timm_makes_of_a_picture_in_mode_l(size: tuple[int, int], crop_mode: str) -> None:
     config = CONFIG | {"input_size": (1, *size), "mean": (0.45,), "std": (0.23,), "crop_mode": crop_mode}
     reference, transform = create_transform(**config, is_training=False), EvalTransform.from_data_config(config)
@@ -122,7 +119,7 @@ def test_same_geometry_as_timm(width: int, height: int, crop_mode: str, crop_pct
     }
     transform = EvalTransform.from_data_config(config)
     height_told, width_told = (math.floor(side / crop_pct) for side in size)
-    assume(AS_IT_IS_TOLD or crop_mode != "center" or height_told == width_told)
+    assume(FILTERS_BEYOND_SQUARES or crop_mode != "center" or height_told == width_told)
     try:
         geometry = transform.geometry(width, height)
     except ImageError:
