@@ -24,9 +24,8 @@ def data_config_of(module: nn.Module, name: str) -> dict[str, Any]:
     config: dict[str, Any] = resolve_model_data_config(module)
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
     DataConfig.read(lists, f"The data config of {name}", ModelError)
-    embedding = _patch_embedding(module)
-    convolution = getattr(embedding, "proj", None)
-    channels = getattr(module, "in_chans", getattr(convolution, "in_channels", config["input_size"][0]))
+    embedding, first = _patch_embedding(module), _first_convolution(module)
+    channels = getattr(module, "in_chans", getattr(first, "in_channels", config["input_size"][0]))
     built = getattr(embedding, "img_size", None) or (getattr(module, "_traits", None) or {}).get("img_size")
     size = built or config["input_size"][1:]
     size = (size, size) if isinstance(size, int) else tuple(size)
@@ -48,10 +47,24 @@ def version_of(text: str) -> tuple[int, ...]:
 
 def _patch_embedding(module: nn.Module) -> nn.Module | None:
     """What cuts the image into patches, where there is such a layer: older timm leaves the size to it alone."""
-    convolution = (getattr(module, "pretrained_cfg", None) or {}).get("first_conv")
-    named = dict(module.named_modules())
-    places = ["patch_embed", *([convolution.rpartition(".")[0]] if isinstance(convolution, str) else [])]
+    named, first = dict(module.named_modules()), _name_of_first_convolution(module)
+    places = ["patch_embed", *([first.rpartition(".")[0]] if first else [])]
     return next((named[place] for place in places if hasattr(named.get(place), "img_size")), None)
+
+
+def _first_convolution(module: nn.Module) -> nn.Module | None:
+    """What reads the image in a patch embedding: older timm leaves the number of channels to it alone.
+
+    In a hybrid it is not the projection. Elsewhere what timm names may read a rearranged image, as TResNet's does.
+    """
+    first = _name_of_first_convolution(module) or ""
+    place = first if first.startswith("patch_embed.") else "patch_embed.proj"
+    return dict(module.named_modules()).get(place)
+
+
+def _name_of_first_convolution(module: nn.Module) -> str | None:
+    name = (getattr(module, "pretrained_cfg", None) or {}).get("first_conv")
+    return name if isinstance(name, str) else None
 
 
 def transform_of(config: Mapping[str, Any], name: str) -> EvalTransform:

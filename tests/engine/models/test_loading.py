@@ -274,6 +274,7 @@ def test_arguments_that_do_not_fit() -> None:
         ("vit_small_patch14_dinov2", {"depth": 1, "img_size": 224}, (3, 224, 224)),
         ("vit_small_patch14_dinov2", {"depth": 1}, (3, 518, 518)),
         ("vit_tiny_patch16_224", {"depth": 1, "in_chans": 1}, (1, 224, 224)),
+        ("vit_tiny_r_s16_p8_224", {"depth": 1, "img_size": 64, "in_chans": 1}, (1, 64, 64)),
         ("resnet10t", {}, (3, 176, 176)),
     ],
 )

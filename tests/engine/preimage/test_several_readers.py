@@ -80,7 +80,7 @@ def test_every_reader_is_given_the_same(kind: str) -> None:
         assert change.max() <= 1
         assert (change > 0).mean() < 0.1
     made, wanted = found.pixels.astype(float) - source, target.astype(float) - source
-    assert np.corrcoef(made.ravel(), wanted.ravel())[0, 1] > 0.5
+    assert np.corrcoef(made.ravel(), wanted.ravel())[0, 1] > 0.45
     assert np.abs(found.change - made).mean() < 1
 
 
