@@ -203,6 +203,13 @@ def test_watermark_at_native_size(
     )
 
 
+def test_watermark_for_several_readers(both: Both, tiny_vit: tuple[str, ...], tmp_path: Path, logo: Path) -> None:
+    source = picture(tmp_path / "photo.png", 0, (200, 260))
+    readers = ("--for", "80/bilinear/0.9", "--for", "72/torch-bicubic/1", "--min-legibility", "0")
+    (record,) = both("watermark", source, logo, "--model", *tiny_vit, *readers)["images"]
+    assert all(reader["max"] <= 1 for reader in record["readers"])
+
+
 @pytest.mark.parametrize("options", [("--norm", "1"), ("--norm", "2"), ("--norm", "2", "--rounding", "nearest")])
 def test_watermark_at_model_size(
     both: Both, tiny_vit: tuple[str, ...], photo: Path, logo: Path, options: tuple[str, ...]

@@ -107,6 +107,23 @@ def test_a_photo_stored_sideways_keeps_by_the_reading_that_was_asked_for(
     assert record["input_pixels_changed" if reading == "timm" else "input_pixels_changed_shown"] == 0
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L"])
+def test_alpha_and_grey(vitnull: Vitnull, demo: Reference, large: Path, logo: Path, mode: str) -> None:
+    with Image.open(large) as image:
+        source = image.convert(mode)
+    if "A" in mode:
+        slope = np.linspace(128, 400, source.width).clip(max=255).astype(np.uint8)
+        source.putalpha(Image.fromarray(np.tile(slope, (source.height, 1))))
+    source.save("source.png")
+    reader = ("--for", "256/bicubic/1", "--min-legibility", "0")
+    (record,) = vitnull("watermark", "source.png", logo, "--model", "demo", *reader, "--json").document["images"]
+    change = np.abs(by_timm("source.watermarked.png", 256, "bicubic", 1) - by_timm("source.png", 256, "bicubic", 1))
+    assert change.max() <= 1
+    assert record["readers"][0]["input_pixels_changed"] == pytest.approx((change > 0).mean(), abs=1e-6)
+    assert torch.equal(demo.input("source.png"), demo.input("source.watermarked.png"))
+    assert record["mark_correlation"] > 0.3
+
+
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
