@@ -22,13 +22,13 @@ from nullspace_cli.demo.logo import draw_logo
 from tests.shapes import check_shapes
 
 CACHE = tempfile.TemporaryDirectory()
-"""In place of the user's cache of the hub: weights that happen to be in that are not there for the tests."""
+"""In place of the user's caches: weights that happen to be in that of the hub are not there for the tests."""
 
 
 def settle_environment() -> None:
     """Settle it before anything imports torch or the hub's client, which read it once: the conftest files below do."""
     os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HOME"] = CACHE.name
+    os.environ["HF_HOME"] = os.environ["XDG_CACHE_HOME"] = CACHE.name
     os.environ["COLUMNS"] = "200"
     os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # no colours, not even where CI asks for them
     # The tests' matrices are small: a second thread gains nothing, and waits for its turn where cores are few or busy.

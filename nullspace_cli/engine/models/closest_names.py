@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +37,8 @@ def closest_names(held: Mapping[str, Tensor], family: str) -> list[str]:
 
 
 def _likely_names(held: Mapping[str, Tensor], family: str) -> list[str]:
+    import timm
+
     endings = {re.sub(r"\d+", "#", rest) for name in held for _, rest in splits(name)}
     words = {word for name in held for word in re.split(r"[.\d]+", name)}
     spoken = Counter({module: len(words & _words_of(module)) for module in timm.models.list_modules()})
@@ -83,6 +84,8 @@ def _likeness(name: str, held: Mapping[str, Tensor]) -> float:
 @cache
 def _shapes(name: str) -> Shapes:
     """The tensors of an architecture, built without memory; none where this timm cannot build it here."""
+    import timm
+
     try:
         with torch.device("meta"):
             module: nn.Module = timm.create_model(name, pretrained=False)

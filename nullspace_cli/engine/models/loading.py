@@ -25,6 +25,7 @@ from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_fin
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.fitting import Conversion, splits
+from nullspace_cli.engine.models.known_views import recall, remember
 from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.models.transformers_hub import fetched_folder
@@ -86,8 +87,8 @@ def load_model(request: ModelRequest) -> Model:
 def load_view(request: ModelRequest) -> ModelView:
     """The evaluation transform of the model that `load_model` would build, at once and without its weights.
 
-    The model is built on PyTorch's meta device, where tensors have shapes and no memory; weights, device and seed of
-    the request play no part.
+    The first time the model is built on PyTorch's meta device, where tensors have shapes and no memory; later runs know
+    of it (`known_views`). Weights, device and seed of the request play no part.
 
     Raises:
         ModelError: as `load_model`, as far as it concerns the name, the arguments and the configuration.
@@ -97,12 +98,16 @@ def load_view(request: ModelRequest) -> ModelView:
         classes = {**demo.model_kwargs, **request.kwargs}["num_classes"]
         transform = transform_of(demo.data_config, request.name)
         return ModelView(request.name, transform, isinstance(classes, int) and classes > 0)
+    if known := recall(request):
+        return known
     with WITHOUT_WARNINGS, torch.device("meta"):
         module, name, *_ = _build(
             replace(request, checkpoint=None, checkpoint_key=None, pretrained=False), surveyed=True
         )
         transform = transform_of(data_config_of(module, name), name)
-        return ModelView(name, transform, classifier_of(module) is not None)
+        view = ModelView(name, transform, classifier_of(module) is not None)
+    remember(request, view)
+    return view
 
 
 class _Built(NamedTuple):
