@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,9 @@ from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.watermark import render
 from nullspace_cli.commands.reports import ReportOptions, write_page
 from nullspace_cli.commands.shards import ShardOption, shard_of
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.watermark.further_readers import FurtherReaders
 
 QUALITY = 95
 Position = Literal["center", "top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right"]
@@ -227,14 +230,9 @@ def watermark(
     page_path = report.path(taken)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
 
-    from nullspace_cli.engine.nullspace.lazy_model import LazyModel
     from nullspace_cli.engine.runtime.distributed import joined_ranks
-    from nullspace_cli.engine.watermark.design import Design, TextDesign
-    from nullspace_cli.engine.watermark.further_readers import FurtherReaders
-    from nullspace_cli.engine.watermark.marks import Placement, read_mark
-    from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
-    further = FurtherReaders.parse(readers or [], offline=options.offline)
+    further = _further_readers(readers, options)  # what is refused, is so before folders are made
     with joined_ranks(apart=True) as ranks:
         images = named_images(
             given, files_from, ending_in(*WATERMARKED_ENDINGS), console.note, ranks, nul=nul, out_dir=out_dir
@@ -248,6 +246,21 @@ def watermark(
 
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         planned = ranks.lead(plan)  # what is there already is for one to say: others may have begun to write
+        mine = ranks.share(planned.files)
+        if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
+            make_folders(mine, out_dir)
+        alone = planned.alone and ranks.world == 1 and taken.count == 1
+        run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
+        if ranks.first:
+            run.failures |= planned.broken
+
+        # Only now what takes seconds to import.
+        from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+        from nullspace_cli.engine.watermark.design import Design, TextDesign
+        from nullspace_cli.engine.watermark.further_readers import FurtherReaders
+        from nullspace_cli.engine.watermark.marks import Placement, read_mark
+        from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
+
         told = console.warn if ranks.first else lambda text: None
         placement = Placement.suiting(fit, position, scale, margin, opacity)
         drawn = placement, None if treatment == "auto" else treatment, strength
@@ -257,19 +270,12 @@ def watermark(
         else:
             design = Design(read_mark(mark_path, told), *drawn)
         ranks.agree("marks", design.sha256[:12])
-        mine = ranks.share(planned.files)
-        if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
-            make_folders(mine, out_dir)
-        alone = planned.alone and ranks.world == 1 and taken.count == 1
-        run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
-        if ranks.first:
-            run.failures |= planned.broken
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         gallery = report.gallery(page_path, ranks)
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
-            notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further,
+            notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further or FurtherReaders(),
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
@@ -308,6 +314,16 @@ def _mark_of(given: list[Path]) -> Path:
     if not given:
         raise typer.BadParameter("give at least one image and then the mark: vitnull watermark photo.jpg logo.png")
     return given.pop()
+
+
+def _further_readers(readers: list[str] | None, options: ModelOptions) -> "FurtherReaders | None":
+    """Those that were asked for; if none were, nothing of that need be imported yet."""
+    if not readers:
+        return None
+
+    from nullspace_cli.engine.watermark.further_readers import FurtherReaders
+
+    return FurtherReaders.parse(readers, offline=options.offline)
 
 
 def _judge(console: Console, record: Mapping[str, Any], tolerance: float, min_legibility: float) -> int:

@@ -1,7 +1,8 @@
 """Several processes that share one job, as `torchrun` starts them.
 
 Each has its own file system and may fail by itself. What decides how a run goes on is therefore decided by the first of
-them for all, what they must have in common is compared, and nobody waits for one that has failed or is gone.
+them for all, what they must have in common is compared, and nobody waits for one that has failed or is gone. A process
+on its own needs no torch to know that it is.
 """
 
 import logging
@@ -12,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar, runtime_checkable
-
-import torch
-from torch import Tensor, distributed
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from nullspace_cli.engine.errors import UsageError, VitnullError, first_line, is_out_of_memory
 from nullspace_cli.engine.runtime.launch import Group, one_group, read_launch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -156,6 +157,8 @@ class Ranks:
         """
         if self.world == 1:
             return [part]
+        from torch import distributed
+
         parts: list[Any] = [None] * self.world
         with self._together():
             distributed.all_gather_object(parts, part)
@@ -183,13 +186,15 @@ class Ranks:
                 f"all of them the same files, by a shared file system or by copies."
             )
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: "Tensor") -> "Tensor":
         """The sum over all processes, in place, the same to the last bit in every one of them.
 
         Raises:
             VitnullError: another process has failed.
         """
         if self.world > 1:
+            from torch import distributed
+
             # gloo notices at once that a process is gone. NCCL waits for it, and then ends this one without a word.
             with self._together(meet=tensor.is_cuda):
                 distributed.all_reduce(tensor)
@@ -206,8 +211,11 @@ class Ranks:
             raise UsageError(
                 f"{here} processes would share {name}.", hint='Use `device="cuda"`, which deals out one GPU to each.'
             )
-        if self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-            return f"cuda:{self.local % torch.cuda.device_count()}"
+        if self.world > 1 and name in ("auto", "cuda"):
+            from torch import cuda
+
+            if cuda.is_available():
+                return f"cuda:{self.local % cuda.device_count()}"
         return name
 
     @contextmanager
@@ -244,6 +252,9 @@ def joined_ranks(*, apart: bool = False) -> Iterator[Ranks]:
     if group is None:
         yield Ranks()
         return
+
+    from torch import distributed
+
     store = _join(group)
     meeting = Meeting(store, group.rank, group.world)
     try:
@@ -269,8 +280,10 @@ def _join(group: Group) -> Store:
     Raises:
         VitnullError: they do not come within JOIN_SECONDS, or cannot be reached.
     """
+    from torch import cuda, distributed
+
     # NCCL wants a GPU for each process; gloo carries records, and gradients where there is none.
-    nccl = distributed.is_nccl_available() and group.here <= torch.cuda.device_count()
+    nccl = distributed.is_nccl_available() and group.here <= cuda.device_count()
     found: list[Store | Exception] = []
     over = threading.Event()
 
