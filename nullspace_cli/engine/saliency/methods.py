@@ -89,7 +89,8 @@ def supported(model: Model) -> tuple[str, ...]:
 
 def default_methods(model: Model) -> tuple[str, ...]:
     """A few methods that people know, of those that can explain the model."""
-    return tuple(name for name in DEFAULT_METHODS[:-1] if name in supported(model)) or DEFAULT_METHODS[-1:]
+    available = supported(model)
+    return tuple(name for name in DEFAULT_METHODS[:-1] if name in available) or DEFAULT_METHODS[-1:]
 
 
 def named(names: Sequence[str]) -> list[Method]:

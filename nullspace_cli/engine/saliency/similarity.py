@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from nullspace_cli.engine.metrics import correlation, is_constant, ssim
@@ -60,6 +59,8 @@ def _membership(values: Float[Tensor, "h w"], k: int) -> Float[Tensor, "h w"]:
 
 
 def _ranks(values: Float[Tensor, "h w"]) -> Float[Tensor, " n"]:
+    from scipy.stats import rankdata  # half a second, which most runs need not wait
+
     return torch.from_numpy(rankdata(values.flatten().numpy()))
 
 
