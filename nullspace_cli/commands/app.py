@@ -1,8 +1,10 @@
 """The Typer application: what commands there are, and the one boundary where errors become exit codes."""
 
+import errno
 import functools
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,8 +64,7 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
-        Console(OutputOptions()).line(f"vitnull {__version__}")
-        raise typer.Exit
+        _bounded(lambda *, console, output: console.line(f"vitnull {__version__}"), shared=True)(output=OutputOptions())
 
 
 @app.callback()
@@ -154,6 +155,12 @@ def main() -> None:
     try:
         with exit_code_on_file():
             app()
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        discard_stdout()  # Typer's own: help, and the script of a completion
+        Console(OutputOptions()).error(f"Cannot write to stdout: {error.strerror}.")
+        sys.exit(1)
     except SystemExit as end:
         if end.code in (INTERRUPTED, TERMINATED):
             _leave(end.code)

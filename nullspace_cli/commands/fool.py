@@ -1,5 +1,6 @@
 """`vitnull fool`: an image that looks like one thing to a person and is another to the network."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -192,6 +193,25 @@ def _judge(console: Console, document: dict[str, Any], tolerance: float) -> int:
     if unmarked:
         console.warn(f"{unmarked} patches kept their source: the solver did not end there.")
     result = document["artifacts"]["image" if document["bounded"] else "exact"]
+    for doubt in _doubts(document, result):
+        console.warn(doubt)
     if document["verified"] is None:
         console.warn(f"{result} could not be verified: the model's features are 0 throughout, and so is their change.")
     return exit_code_of(console, document, result, tolerance)
+
+
+def _doubts(document: dict[str, Any], result: str) -> Iterator[str]:
+    """Why a result that keeps what it promises may yet show nothing."""
+    source, target = document["prediction"]["source"], document["prediction"]["target"]
+    if source and target and source["class"] == target["class"]:
+        yield (
+            f"the network says class {source['class']} of {document['target']}, too: that the result keeps it shows "
+            "nothing. Use images of two classes."
+        )
+    like = document["likeness"]
+    to_source, to_target = like["correlation_source"], like["correlation_target"]
+    if to_source is not None and to_target is not None and to_source > to_target:
+        yield (
+            f"in light, dark and colour {result} is more like its source than its target (correlation {to_source:.2f} "
+            f"against {to_target:.2f}): people may see the target's outlines alone. --sources finds one that suits."
+        )

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
     from nullspace_cli.engine.workflows.explain import ExplainFiles
 
+LONGEST_NAME = 4096
+"""Bytes of a path, as systems have it."""
 FORMATS = ("png", "webp", "tif", "jpg")
 WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in FORMATS)
 _FORMAT_OF = {**{f".{name}": name for name in FORMATS}, ".tiff": "tif", ".jpeg": "jpg", ".jpe": "jpg", ".jfif": "jpg"}
@@ -165,6 +167,8 @@ def images_but_target(folder: Path, target: Path, notice: Callable[[str], None])
 
 def _read_list(listed: Path, *, nul: bool) -> list[Path]:
     """The names of a list, which may have any bytes, as names of files do."""
+    if str(listed) == "-" and sys.stdin is None:
+        raise typer.BadParameter("cannot read the list: stdin is closed", param_hint="--files-from")
     try:
         data = sys.stdin.buffer.read() if str(listed) == "-" else listed.read_bytes()
     except (OSError, ValueError) as error:
@@ -175,6 +179,11 @@ def _read_list(listed: Path, *, nul: bool) -> list[Path]:
             f"the names in {listed} end with NULs, as of find -print0; add -0", param_hint="--files-from"
         )
     names = data.split(b"\0") if nul else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+    if long := next((number for number, name in enumerate(names, 1) if len(name) > LONGEST_NAME), None):
+        raise typer.BadParameter(
+            f"name {long} in {listed} is of {len(names[long - 1])} bytes; no file has such a name: give one a line",
+            param_hint="--files-from",
+        )
     return [Path(os.fsdecode(name)) for name in names if name.strip()]
 
 
@@ -214,8 +223,6 @@ def plan_outputs(
         single: options that name one more file to write, and what was given for them; they need a single image.
         read: further files that are read.
     """
-    from nullspace_cli.engine.files.containers import ENDINGS, JPEG_ENDINGS, container_of, is_jpeg
-
     given = [name for name, value in {"--out": out, **single}.items() if value is not None]
     if len(images) > 1 and given:
         raise typer.BadParameter("takes one image; use --out-dir for several", param_hint=given[0])
@@ -228,9 +235,8 @@ def plan_outputs(
         for (source, _), stem in zip(images, stems, strict=True)
     ]
     extra = [path for path in single.values() if path]
-    if out and container_of(out) is None and not is_jpeg(out):
-        endings = ", ".join([*ENDINGS, *JPEG_ENDINGS])
-        raise typer.BadParameter(f"{out}: no mark is kept in such a file; use one of {endings}", param_hint="--out")
+    if out and (fault := _no_place(out)):
+        raise typer.BadParameter(f"{out}: {fault}", param_hint="--out")
     if (picture := single.get("--diff")) and picture.suffix.lower() != ".png":
         raise typer.BadParameter(f"{picture}: the picture of the noise is a .png", param_hint="--diff")
     if out:
@@ -251,6 +257,21 @@ def plan_outputs(
     for file in [*(extra if _prepare(todo, out_dir, force=force) else ()), *shared]:
         check_output(file, force=force)
     return Planned(todo, skipped, broken)
+
+
+def _no_place(out: Path) -> str | None:
+    """Why a watermark cannot be written there, as far as the name says."""
+    from nullspace_cli.engine.files.containers import ENDINGS, JPEG_ENDINGS, container_of, is_jpeg
+    from nullspace_cli.engine.files.paths import is_folder
+
+    if str(out) == "-":
+        return "the result is read back and measured; name a file"
+    if is_folder(out):
+        return "it is a folder; name it by --out-dir"
+    if container_of(out) or is_jpeg(out):
+        return None
+    fault = f"no mark is kept in a {out.suffix}" if out.suffix else "it has no ending that says the format"
+    return f"{fault}; use one of {', '.join([*ENDINGS, *JPEG_ENDINGS])}"
 
 
 def _format_of(source: Path, format: str) -> str:

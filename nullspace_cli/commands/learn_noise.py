@@ -145,6 +145,13 @@ def learn_noise(
             from nullspace_cli.engine.plots.learning import draw_losses
 
             draw_losses(picture, loaded.name, learned.noises, force=output.force or resume)
+    for noise in learned.noises:
+        first, last = noise.record["loss_first"], noise.record["loss_last"]
+        if last > first:
+            console.warn(
+                f"{noise.record['noise']}: the loss rose from {first:.3g} to {last:.3g}: the network minds this noise "
+                "more than the one that it was made of. Use a smaller --lr, or more --rounds."
+            )
     body = {
         "level": level,
         "reading": reading,

@@ -384,6 +384,17 @@ def test_a_full_disk_behind_stdout(interrupted: dict[str, Ended]) -> None:
     assert_complete(ended)
 
 
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("watermark", "--help")])
+def test_what_is_printed_onto_a_full_disk_fails_in_one_line(arguments: tuple[str, ...]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "nullspace_cli", *arguments]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"vitnull: error: Cannot write .*stdout: No space left on device.*\n", ended.stderr)
+
+
 def assert_complete(ended: Ended) -> None:
     assert ended.after == ["out.safetensors"]
     with safe_open(ended.folder / "out.safetensors", framework="pt") as file:

@@ -6,11 +6,13 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from nullspace_cli.commands import image_files
 from tests.cli.contract import WATERMARK, check_keys
 from tests.conftest import Outcome, Vitnull
 
@@ -193,6 +195,13 @@ def test_a_list_of_nothing(stamp: Vitnull, no_weights: None, content: str) -> No
 def test_lists_that_cannot_be_read(stamp: Vitnull, no_weights: None) -> None:
     for name in ("missing.txt", "."):
         assert f"cannot read the list {name}" in stamp("--files-from", name, expect=2).message
+    Path("line").write_bytes(b"a.png\n" + b"a" * 100_000)
+    assert "name 2 in line is of 100000 bytes" in stamp("--files-from", "line", expect=2).message
+
+
+def test_a_list_from_a_stdin_that_is_closed(stamp: Vitnull, no_weights: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "sys", SimpleNamespace(stdin=None))
+    assert "stdin is closed" in stamp("--files-from", "-", expect=2).message
 
 
 ODD = (b"a\nb.png", b"caf\xe9.png", " \u2028 \x0b.png".encode(), b"--model.png")

@@ -121,6 +121,11 @@ def test_the_largest_change_as_the_loss(learn: Callable[..., Outcome]) -> None:
     assert "||f(x with noise) - f(x)||_inf" in learn(*arguments, "--force").stdout
 
 
+def test_a_loss_that_rises_is_said(learn: Callable[..., Outcome]) -> None:
+    assert "the loss rose" not in learn("--lr", "0.001").stderr
+    assert "limit.safetensors: the loss rose from" in learn("--lr", "100", "--out", "limit.safetensors").stderr
+
+
 def test_early_stop(learn: Callable[..., Outcome]) -> None:
     document = learn("--stop-eps", "100", "--json").document
     assert document["noises"][0]["stopped"] is True
