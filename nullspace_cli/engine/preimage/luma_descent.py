@@ -63,6 +63,9 @@ GOOD, PROGRESS, PATIENCE = 0.9, 0.97, 3
 """Share of the wrong values that a round must leave at most: of the nearest, of small steps; rounds of these that may
 fail to."""
 
+FAR = 2.5
+"""Levels off the wanted one, unrounded, from which on a value is to be put right at any rate."""
+
 FEW = 16
 """Wrong values that blocks are given back for: of more, the mark would go."""
 
@@ -116,10 +119,10 @@ class LumaDescent:
         for view in self.views:
             view.see(pixels)
 
-    def _wrong(self) -> int:
-        """How many values are, of those that read a block that may change."""
+    def _wrong(self, off: float = EDGE) -> int:
+        """How many values are off by more, of those that read a block that may change."""
         return sum(
-            int((np.abs(view.error()) > EDGE).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
+            int((np.abs(view.error()) > off).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
         )
 
     def _classes(self, mask: Blocks) -> Iterator[Grid]:
@@ -253,28 +256,34 @@ class LumaDescent:
     # Giving back
 
     def _give_back(self) -> None:
-        """The source's own blocks under a last few wrong values, as long as enough of the change is left.
+        """The source's own blocks under values that are far off, then under a last few wrong ones.
 
-        They may change again, by as much as those around need.
+        As long as enough of the change is left. They may change again, by as much as those around need.
         """
-        fewest, best = self._wrong(), self.coefficients.copy()
-        whole = self._energy(best)
+        best, least, whole = self.coefficients.copy(), self._amiss_now(), self._energy(self.coefficients)
         for share in GIVEN_BACK:
-            if not 0 < fewest <= FEW:
+            far, wrong = self._amiss_now()
+            if not far and not 0 < wrong <= FEW:
                 break
-            under = np.logical_or.reduce([view.under(self._marked(view), share) for view in self.views])
+            off = FAR if far else EDGE
+            under = np.logical_or.reduce([view.under(self._marked(view, off), share) for view in self.views])
             self.coefficients[under] = self.own[under]
+            self.wanted = np.where(under[..., None, None], self.own, self.wanted)
             if self._energy(self.coefficients) < KEPT * whole:
                 break
             self._see()
             self._mend()
-            if (count := self._wrong()) < fewest:
-                fewest, best = count, self.coefficients.copy()
+            if (now := self._amiss_now()) < least:
+                best, least = self.coefficients.copy(), now
         self.coefficients = best
 
-    def _marked(self, view: BlockView) -> Bool[NDArray[np.bool_], "h w"]:
-        """The wrong values, of those that read a block that may change."""
-        return (np.abs(view.error()) > EDGE).any(1) & view.reads(self._movable)
+    def _amiss_now(self) -> tuple[int, int]:
+        """How many values are far off, and how many are wrong."""
+        return self._wrong(FAR), self._wrong()
+
+    def _marked(self, view: BlockView, off: float = EDGE) -> Bool[NDArray[np.bool_], "h w"]:
+        """The values that are off by more, of those that read a block that may change."""
+        return (np.abs(view.error()) > off).any(1) & view.reads(self._movable)
 
     def _energy(self, coefficients: Coefficients) -> float:
         return float((((coefficients - self.own) * self._table) ** 2).sum())
