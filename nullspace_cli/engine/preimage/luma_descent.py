@@ -66,7 +66,7 @@ fail to."""
 FAR = 2.5
 """Levels off the wanted one, unrounded, from which on a value is to be put right at any rate."""
 
-FEW = 16
+FEW = 50
 """Wrong values that blocks are given back for: of more, the mark would go."""
 
 GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
