@@ -25,6 +25,9 @@ DCT: Float[NDArray[np.float64], "8 8"] = (
 EDGE = 0.4998
 """Levels off the middle of its cell from which on a value counts as wrong: exact halves are left alone."""
 
+WRONG = 0.2
+"""Levels that a wrong value costs besides those by which it is wrong."""
+
 _FIXED_POINT = 2.0**22
 """Pillow multiplies 8-bit pixels by whole multiples of its inverse: so does this, and float64 sums them exactly."""
 
@@ -80,9 +83,12 @@ class BlockView:
         lines = blocks.transpose(0, 3, 2, 1, 4).reshape(n * SIDE * c, m * SIDE)
         sums = [(self._cols.sparse @ lines[i : i + _ROWS].T.astype(np.float64)).T for i in range(0, len(lines), _ROWS)]
         self._sums = np.concatenate(sums).reshape(n * SIDE, c, -1)
-        first = to_level(self._sums)
+        self.values = self._down(to_level(self._sums))
+
+    def _down(self, first: Float[NDArray[np.float64], "H c w"]) -> Float[NDArray[np.float64], "h c w"]:
+        """The second pass, unrounded."""
         values = np.asarray(self._rows.sparse @ first.reshape(len(first), -1))
-        self.values = values.reshape(-1, *first.shape[1:])
+        return values.reshape(-1, *first.shape[1:])
 
     def error(self) -> Float[NDArray[np.float64], "h c w"]:
         """How far values lie from the wanted ones; what clipping to [0, 255] forgives is none."""
@@ -103,9 +109,10 @@ class BlockView:
         """How far the view of a plane that all channels follow lies from where it shall, as these blocks change.
 
         That is the middle of what all channels' cells allow. Where a value also reads blocks that cannot change, it
-        would take much of the others to get there: it is moved no further than it must.
+        would take much of the others to get there: it is moved no further than it must. The first pass is not rounded
+        here: as soon as anything changes, it rounds otherwise.
         """
-        low, high = room(self.error(), 1)
+        low, high = room(self._down(self._sums).clip(0, 255) - self.wanted, 1)
         middle = (low + high) / 2
         least = np.clip(0, np.minimum(low + COMFORT, middle), np.maximum(high - COMFORT, middle))
         return -np.where(self.reads(~free), least, middle)
@@ -185,21 +192,31 @@ class Neighbourhood:
         own = change.swapaxes(1, 2) if self.view.transposed else change
         field[self.at[0][:, :, None], self.at[1][:, None]] += self.down_modes @ own @ self.across_modes.swapaxes(1, 2)
 
-    def tried(self, change: Float[NDArray[np.float64], "N K c 8 8"]) -> "Trial":
-        """What changes of the blocks' pixels would do, each block's by itself."""
+    def tried(self, change: Float[NDArray[np.floating], "N K c 8 8"]) -> "Trial":
+        """What changes of the blocks' pixels would do, each block's by itself; as exact as they are given."""
+        kind = change.dtype
         own = change.swapaxes(3, 4) if self.view.transposed else change
         N, K, c = own.shape[:3]
-        moved = (own.reshape(N, K * c * SIDE, SIDE) @ self.across.swapaxes(1, 2)).reshape(N, K, c, SIDE, -1)
+        across, down = self.across.astype(kind), self.down.astype(kind)
+        moved = (own.reshape(N, K * c * SIDE, SIDE) @ across.swapaxes(1, 2)).reshape(N, K, c, SIDE, -1)
         sums = self.view._sums[self.lines[:, :, None], :, self.at[1][:, None]].transpose(0, 3, 1, 2)[:, None]
-        step = to_level(sums + moved) - to_level(sums)
-        return Trial(moved, self.down[:, None, None] @ step)
+        step = to_level(sums.astype(kind) + moved)
+        step -= to_level(sums.astype(kind))
+        return Trial(moved, down[:, None, None] @ step)
 
-    def cost(self, shift: Float[NDArray[np.float64], "N K c L M"] | None = None) -> Float[NDArray[np.float64], "N K"]:
-        """By how much values lie outside their cells, summed over each block's own."""
-        values = self.view.values[self.values_at].transpose(0, 3, 1, 2)[:, None]
-        wanted = self.view.wanted[self.values_at].transpose(0, 3, 1, 2)[:, None]
-        shifted = values if shift is None else values + shift
-        return np.maximum(np.abs(shifted.clip(0, 255) - wanted) - EDGE, 0).sum((2, 3, 4))
+    def cost(self, shift: Float[NDArray[np.floating], "N K c L M"] | None = None) -> Float[NDArray[np.float64], "N K"]:
+        """By how much values lie outside their cells, and how many do, summed over each block's own."""
+        kind = np.dtype(np.float64) if shift is None else shift.dtype
+        values = self.view.values[self.values_at].transpose(0, 3, 1, 2)[:, None].astype(kind)
+        wanted = self.view.wanted[self.values_at].transpose(0, 3, 1, 2)[:, None].astype(kind)
+        off = (values if shift is None else values + shift).clip(0, 255)
+        off -= wanted
+        np.abs(off, out=off)
+        wrong = off > EDGE
+        off += WRONG - EDGE
+        off *= wrong
+        costs: Float[NDArray[np.float64], "N K"] = off.sum((2, 3, 4), dtype=np.float64)
+        return costs
 
     def apply(self, trial: "Trial", which: NDArray[np.intp]) -> None:
         """Make one change of each block. No value may read two of them."""
@@ -213,8 +230,8 @@ class Neighbourhood:
 class Trial:
     """What changes would do: to the sums before the first rounding, [N, K, c, 8, M], and to the view's values."""
 
-    moved: NDArray[np.float64]
-    shift: Float[NDArray[np.float64], "N K c L M"]
+    moved: NDArray[np.floating]
+    shift: Float[NDArray[np.floating], "N K c L M"]
 
     def some(self, chosen: NDArray[np.intp]) -> "Trial":
         return Trial(self.moved[chosen], self.shift[chosen])

@@ -1,13 +1,13 @@
 """Whole-numbered luma coefficients of a JPEG by which its readers' 8-bit views stay what they are.
 
 Near real-valued coefficients that keep the views, but for roundings, whole ones are looked for in three steps. The
-first is coordinate descent in the metric of the resize, on the distance from where all channels' values lie within
-their cells. The second tries changes of one or two coefficients of a block, and keeps what lessens the error of the
-views as they are with all roundings and clippings of decoder and resize. The third gives the source its own blocks
-back where that does not help, as long as most of the change is left.
+first takes, block by block, the nearest ones in the metric of the resize, by the distance from the middle of where all
+channels' values lie within their cells. The second tries many that are nearly as near, then changes of one or two
+coefficients, and keeps what lessens the error of the views as they are with all roundings and clippings of decoder and
+resize. The third gives the source its own blocks back where that does not help, as long as most of the change is left.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 
 from nullspace_cli.engine.files.jpeg_decoding import LumaDecoder
-from nullspace_cli.engine.preimage.block_views import COMFORT, EDGE, SIDE, BlockView, Grid, Neighbourhood, room
+from nullspace_cli.engine.preimage.block_views import COMFORT, EDGE, SIDE, BlockView, Grid, Neighbourhood, Plane, room
+from nullspace_cli.engine.preimage.closest_vectors import closest_vectors
 
 Coefficients = Int[NDArray[np.int32], "n m 8 8"]
 Blocks = Bool[NDArray[np.bool_], "n m"]
@@ -28,8 +29,14 @@ LARGEST = 1023
 LOOSE = 0.03
 """Weight of a level off the wanted pixels against one off the wanted view, where the resize keeps all pixels apart."""
 
-DESCENTS = (3, 2, 2)
-"""Sweeps of the coordinate descent; after each number of them the picture is decoded, clipped and resized anew."""
+DESCENTS = (1, 1)
+"""Sweeps over all blocks; after each number of them the picture is decoded, clipped and resized anew."""
+
+BEAM, LEAVES = 4, 32
+"""Beginnings that the search for the nearest keeps, and the ends of them that are tried."""
+
+SEEN = 0.1
+"""Share of `LOOSE` from which on the view's metric counts: a coefficient that it hardly sees is as it is wanted."""
 
 CANDIDATES = 32
 """Changes of a block that are tried, those that promise most."""
@@ -52,10 +59,14 @@ JITTER = 0.1
 ROUNDS = 24
 """Of trials, at most."""
 
-PROGRESS, PATIENCE = 0.97, 3
-"""Share of the wrong values that a round must leave at most, and rounds that may fail to."""
+GOOD, PROGRESS, PATIENCE = 0.9, 0.97, 3
+"""Share of the wrong values that a round must leave at most: of the nearest, of small steps; rounds of these that may
+fail to."""
 
-FEW = 16
+FAR = 2.5
+"""Levels off the wanted one, unrounded, from which on a value is to be put right at any rate."""
+
+FEW = 50
 """Wrong values that blocks are given back for: of more, the mark would go."""
 
 GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
@@ -89,6 +100,7 @@ class LumaDescent:
         self._movable: Blocks = binary_dilation(self.free, np.ones((3, 3), bool)) & read
         self._spacing = tuple(max(sides) for sides in zip(*(view.spacing for view in self.views), strict=True))
         self._table = self.decoder.table.astype(np.float64)
+        self._loose = LOOSE * self.views[0].wanted[:, 0].size / self.own.size
 
     def __call__(self) -> Coefficients:
         """The best that was found."""
@@ -107,10 +119,10 @@ class LumaDescent:
         for view in self.views:
             view.see(pixels)
 
-    def _wrong(self) -> int:
-        """How many values are, of those that read a block that may change."""
+    def _wrong(self, off: float = EDGE) -> int:
+        """How many values are off by more, of those that read a block that may change."""
         return sum(
-            int((np.abs(view.error()) > EDGE).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
+            int((np.abs(view.error()) > off).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
         )
 
     def _classes(self, mask: Blocks) -> Iterator[Grid]:
@@ -124,73 +136,96 @@ class LumaDescent:
                 some = chosen[start : start + TOGETHER]
                 yield rows[some], columns[some]
 
-    # Coordinate descent, all roundings apart
+    # The nearest whole numbers, all roundings apart
 
     def _descend(self, sweeps: int) -> None:
         """minimise ||R d - s||^2 + loose ||p - w||^2 in whole coefficients: d the change, s the views' wish."""
-        fields = [view.wish(self.free) for view in self.views]
-        pixels_per_value = self.own[..., 0, 0].size * SIDE**2 / self.views[0].wanted[:, 0].size
-        loose = LOOSE / pixels_per_value
+        fields = self._wishes()
         for _ in range(sweeps):
             for blocks in self._classes(self.free & self._movable):
                 hoods = [view.around(blocks) for view in self.views]
                 k = self.coefficients[blocks]
-                slopes = loose * (k - self.wanted[blocks]) * self._table
-                slopes += _total(hood.slopes(hood.of_field(want)) for hood, want in zip(hoods, fields, strict=True))
-                moved = _codable(k + self._descended(slopes, [hood.grams() for hood in hoods], loose))
-                self.coefficients[blocks], change = moved, moved - k
+                moved = self._nearest(blocks, hoods, fields)[:, 0]
+                self.coefficients[blocks] = moved
                 for hood, want in zip(hoods, fields, strict=True):
-                    hood.move(want, change * self._table)
+                    hood.move(want, (moved - k) * self._table)
 
-    def _descended(
-        self, slopes: NDArray[np.float64], grams: list[tuple[NDArray[np.float64], NDArray[np.float64]]], loose: float
-    ) -> Float[NDArray[np.float64], "N 8 8"]:
-        """One sweep over a block's coefficients, the coarse first, which the fine ones then make up for."""
-        q, change = self._table, np.zeros(slopes.shape)
-        for u, v in sorted(np.ndindex(SIDE, SIDE), key=lambda at: -q[at]):
-            curvature = loose + _total(down[:, u, u] * across[:, v, v] for down, across in grams)
-            step = np.rint(-slopes[:, u, v] / (q[u, v] * curvature))
-            change[:, u, v] = step
-            levels = (step * q[u, v])[:, None]
-            for down, across in grams:
-                slopes += (levels * down[:, :, u])[:, :, None] * across[:, None, :, v]
-            slopes[:, u, v] += loose * levels[:, 0]
-        return change
+    def _wishes(self) -> list[Plane]:
+        return [view.wish(self.free) for view in self.views]
+
+    def _nearest(
+        self, blocks: Grid, hoods: Sequence[Neighbourhood], fields: Sequence[Plane], count: int = 1
+    ) -> Int[NDArray[np.int32], "N K 8 8"]:
+        """Coefficients of each block by which, with those around it as they are, that is least; the best first."""
+        k, q = self.coefficients[blocks], self._table.ravel()
+        slopes = self._loose * (k - self.wanted[blocks]) * self._table
+        slopes += _total(hood.slopes(hood.of_field(want)) for hood, want in zip(hoods, fields, strict=True))
+        grams = [hood.grams() for hood in hoods]
+        gains = _total(np.einsum("nuu,nvv->uv", down, across) / len(k) for down, across in grams).ravel()
+        seen = np.flatnonzero(gains > SEEN * self._loose)
+        order = seen[np.argsort(-(gains[seen] + self._loose) * q[seen] ** 2)]
+        u, v = np.divmod(order, SIDE)
+        H = _total(down[:, u[:, None], u] * across[:, v[:, None], v] for down, across in grams)
+        H += self._loose * np.eye(len(order))
+        H *= np.outer(q[order], q[order])
+        found = closest_vectors(H, slopes.reshape(len(k), -1)[:, order] * q[order], BEAM, count)
+        steps = np.zeros((*found.shape[:2], SIDE**2), np.int32)
+        steps[..., order] = found
+        return _codable(k[:, None] + steps.reshape(*found.shape[:2], SIDE, SIDE))
 
     # Trials, with all roundings
 
     def _mend(self) -> None:
-        """Trials all around what is wrong, as long as that gets less."""
+        """Trials all around what is wrong, as long as that gets less: of what is nearest, then of small steps."""
+        self._rounds(self._try_nearest, GOOD, 0)
+        self._rounds(self._try_steps, PROGRESS, PATIENCE)
+
+    def _rounds(self, attempt: Callable[[Blocks, int], None], progress: float, patience: int) -> None:
         fewest, idle = np.inf, 0
         for _ in range(ROUNDS):
             count = self._wrong()
-            idle = 0 if count < PROGRESS * fewest else idle + 1
+            idle = 0 if count < progress * fewest else idle + 1
             fewest = min(count, fewest)
-            if not count or idle > PATIENCE:
+            if not count or idle > patience:
                 return
             under = np.logical_or.reduce([view.under(self._marked(view)) for view in self.views])
-            for blocks in self._classes(self._movable & under):
-                self._try(blocks, MANY if count <= LAST else CANDIDATES)
+            attempt(self._movable & under, count)
 
-    def _try(self, blocks: Grid, count: int) -> None:
-        """Change blocks that are read by wrong values, where one of the candidates lessens what is wrong."""
-        hoods = [view.around(blocks) for view in self.views]
-        before = _total(hood.cost() for hood in hoods)[:, 0]
-        some = np.flatnonzero(before > 0)
-        if not len(some):
-            return
-        hoods, before = [hood.some(some) for hood in hoods], before[some]
-        at: Grid = (blocks[0][some], blocks[1][some])
-        own = self.coefficients[at]
-        candidates = _codable(own[:, None] + self._promising(hoods, count))
-        change = self.decoder(candidates, at).astype(np.float64) - self.decoder(own[:, None], at)
-        trials = [hood.tried(change) for hood in hoods]
+    def _try_nearest(self, mask: Blocks, count: int) -> None:
+        fields = self._wishes()
+        for blocks, hoods in self._amiss(mask):
+            k = self.coefficients[blocks]
+            self._try(blocks, hoods, self._nearest(blocks, hoods, fields, LEAVES))
+            for hood, want in zip(hoods, fields, strict=True):
+                hood.move(want, (self.coefficients[blocks] - k) * self._table)
+
+    def _try_steps(self, mask: Blocks, count: int) -> None:
+        for blocks, hoods in self._amiss(mask):
+            steps = self._promising(hoods, MANY if count <= LAST else CANDIDATES)
+            self._try(blocks, hoods, _codable(self.coefficients[blocks][:, None] + steps))
+
+    def _amiss(self, mask: Blocks) -> Iterator[tuple[Grid, list[Neighbourhood]]]:
+        """As `_classes`, those that wrong values read by now."""
+        for blocks in self._classes(mask):
+            hoods = [view.around(blocks) for view in self.views]
+            some = np.flatnonzero(_total(hood.cost() for hood in hoods)[:, 0] > 0)
+            if len(some):
+                yield (blocks[0][some], blocks[1][some]), [hood.some(some) for hood in hoods]
+
+    def _try(self, at: Grid, hoods: Sequence[Neighbourhood], candidates: Int[NDArray[np.int32], "N K 8 8"]) -> None:
+        """Change blocks where the best of the candidates lessens what is wrong: it is found in float32, and judged."""
+        own = self.decoder(self.coefficients[at][:, None], at)
+        pixels = self.decoder(candidates, at)
+        trials = [hood.tried(pixels.astype(np.float32) - own) for hood in hoods]
         costs = _total(hood.cost(trial.shift) for hood, trial in zip(hoods, trials, strict=True))
-        best = costs.argmin(1)
-        better = np.flatnonzero(costs[np.arange(len(best)), best] < before + SLACK)
+        each, best = np.arange(len(costs)), costs.argmin(1)
+        exact = [hood.tried(pixels[each, best][:, None].astype(np.float64) - own) for hood in hoods]
+        before = _total(hood.cost() for hood in hoods)[:, 0]
+        after = _total(hood.cost(trial.shift) for hood, trial in zip(hoods, exact, strict=True))[:, 0]
+        better = np.flatnonzero(after < before + SLACK)
         self.coefficients[at[0][better], at[1][better]] = candidates[better, best[better]]
-        for hood, trial in zip(hoods, trials, strict=True):
-            hood.some(better).apply(trial.some(better), best[better])
+        for hood, trial in zip(hoods, exact, strict=True):
+            hood.some(better).apply(trial.some(better), np.zeros(len(better), np.intp))
 
     def _promising(self, hoods: Sequence[Neighbourhood], tried: int) -> Int[NDArray[np.int32], "N K 8 8"]:
         """Steps of one coefficient, or of two, that bring each block's values nearest to their cells, roundings apart.
@@ -199,10 +234,10 @@ class LumaDescent:
         """
         slopes = _total(hood.slopes(_excess(hood.error)) for hood in hoods)
         count, q = len(slopes), self._table.ravel()
-        slopes = slopes.reshape(count, -1) * q
+        slopes = (slopes.reshape(count, -1) * q).astype(np.float32)
         metric = _total(
             np.einsum("nuw,nvx->nuvwx", *hood.grams()).reshape(count, SIDE**2, SIDE**2) for hood in hoods
-        ) * np.outer(q, q)
+        ).astype(np.float32) * np.outer(q, q).astype(np.float32)
         own = np.einsum("nii->ni", metric)
         mixed, alone = metric[:, _FIRST, _SECOND], own[:, _FIRST] + own[:, _SECOND]
         g, h = slopes[:, _FIRST], slopes[:, _SECOND]
@@ -221,28 +256,34 @@ class LumaDescent:
     # Giving back
 
     def _give_back(self) -> None:
-        """The source's own blocks under a last few wrong values, as long as enough of the change is left.
+        """The source's own blocks under values that are far off, then under a last few wrong ones.
 
-        They may change again, by as much as those around need.
+        As long as enough of the change is left. They may change again, by as much as those around need.
         """
-        fewest, best = self._wrong(), self.coefficients.copy()
-        whole = self._energy(best)
+        best, least, whole = self.coefficients.copy(), self._amiss_now(), self._energy(self.coefficients)
         for share in GIVEN_BACK:
-            if not 0 < fewest <= FEW:
+            far, wrong = self._amiss_now()
+            if not far and not 0 < wrong <= FEW:
                 break
-            under = np.logical_or.reduce([view.under(self._marked(view), share) for view in self.views])
+            off = FAR if far else EDGE
+            under = np.logical_or.reduce([view.under(self._marked(view, off), share) for view in self.views])
             self.coefficients[under] = self.own[under]
+            self.wanted = np.where(under[..., None, None], self.own, self.wanted)
             if self._energy(self.coefficients) < KEPT * whole:
                 break
             self._see()
             self._mend()
-            if (count := self._wrong()) < fewest:
-                fewest, best = count, self.coefficients.copy()
+            if (now := self._amiss_now()) < least:
+                best, least = self.coefficients.copy(), now
         self.coefficients = best
 
-    def _marked(self, view: BlockView) -> Bool[NDArray[np.bool_], "h w"]:
-        """The wrong values, of those that read a block that may change."""
-        return (np.abs(view.error()) > EDGE).any(1) & view.reads(self._movable)
+    def _amiss_now(self) -> tuple[int, int]:
+        """How many values are far off, and how many are wrong."""
+        return self._wrong(FAR), self._wrong()
+
+    def _marked(self, view: BlockView, off: float = EDGE) -> Bool[NDArray[np.bool_], "h w"]:
+        """The values that are off by more, of those that read a block that may change."""
+        return (np.abs(view.error()) > off).any(1) & view.reads(self._movable)
 
     def _energy(self, coefficients: Coefficients) -> float:
         return float((((coefficients - self.own) * self._table) ** 2).sum())

@@ -4,6 +4,8 @@ Pillow resizes first the rows and then the columns (or, for tall images since Pi
 transposed), and rounds and clips to 8 bits after each.
 """
 
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
@@ -14,6 +16,7 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 Levels = UInt8[NDArray[np.uint8], "H c W"]
 View = UInt8[NDArray[np.uint8], "h c w"]
 Plane = Float[NDArray[np.float32], "_ _ _"]
+Real = TypeVar("Real", bound=np.floating)
 
 
 class Passes:
@@ -78,6 +81,7 @@ def within_cell(error: Plane, level: NDArray[np.generic]) -> Plane:
     return np.where(((level == 255) & (error > 0)) | ((level == 0) & (error < 0)), np.float32(0), error)
 
 
-def to_level(value: NDArray[np.float64]) -> NDArray[np.float64]:
+def to_level(value: NDArray[Real]) -> NDArray[Real]:
     """As PIL rounds and clips between its passes."""
-    return np.floor(value + 0.5).clip(0, 255)
+    level: NDArray[Real] = np.floor(value + 0.5).clip(0, 255)
+    return level
