@@ -1,0 +1,74 @@
+"""A strided convolution whose image closes to a torus, its circular twin: one small matrix for each frequency.
+
+An image of m s x n s pixels under a convolution of stride s gives m x n outputs. In the frequencies of the outputs the
+map is block diagonal: the kernel's spectrum at the s^2 frequencies that the stride folds onto one (its phases) is a
+block [d, c s^2]. All singular values of the twin are those of the blocks (Sedghi et al. 2019; with strides Senderovich
+et al. 2022), and A A^T is inverted block by block.
+"""
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.solvers.image_map import Branch
+
+Grid = tuple[int, int]
+"""Outputs down and across."""
+
+
+def circulant_gram(branch: Branch, grid: Grid) -> Complex[Tensor, "m half d d"]:
+    """A A^T of the twin with `grid` outputs, at the frequencies of a real transform; a resize is left out of it.
+
+    Of the outputs at i and i' it depends on n = i - i' alone: sum_u W_d[u] W_d'[u + n s].
+    """
+    kernel, stride = branch.kernel, branch.stride
+    down, across = ((size - 1) // step for size, step in zip(kernel.shape[2:], stride, strict=True))
+    around = (across * stride[1],) * 2 + (down * stride[0],) * 2
+    stencil = F.conv2d(F.pad(kernel, around), kernel, stride=stride).transpose(0, 1)
+    return torch.fft.rfft2(_on_a_torus(stencil, grid, (-down, -across))).permute(2, 3, 0, 1)
+
+
+def polyphase(branch: Branch, grid: Grid) -> Complex[Tensor, "m n d phases"]:
+    """The twin itself with `grid` outputs, frequency by frequency: [d, c s^2]; a resize is left out of it."""
+    (m, n), (down, across) = grid, branch.stride
+    spectrum = torch.fft.fft2(_on_a_torus(branch.kernel, (m * down, n * across), (0, 0)))
+    blocks = spectrum.unflatten(3, (across, n)).unflatten(2, (down, m))  # [d, c, down, m, across, n]
+    return blocks.permute(3, 5, 0, 1, 2, 4).flatten(3) / (down * across) ** 0.5
+
+
+class CirculantInverse:
+    """(A A^T)^-1 as the twin has it, on a torus a little larger than the outputs, where opposite edges do not meet.
+
+    Args:
+        grid: the outputs, down and across.
+        floor: what is added to A A^T of the twin, as a share of its largest eigenvalue: a twin may be singular at a
+            frequency where the map itself is not.
+    """
+
+    def __init__(self, branch: Branch, grid: Grid, floor: float = 1e-9) -> None:
+        reach = ((size - 1) // step for size, step in zip(branch.kernel.shape[2:], branch.stride, strict=True))
+        self._grid = grid
+        self._torus = (grid[0] + (more := 4 * max(1, *reach)), grid[1] + more)
+        gram = circulant_gram(branch, self._torus)
+        self.largest = torch.linalg.matrix_norm((square := gram @ gram) @ square).max() ** 0.25
+        """No less than the largest eigenvalue of the twin's A A^T, and at most d^(1/8) times that."""
+        one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        self._inverse = torch.linalg.inv(
+            gram + (floor * self.largest).clamp_min(torch.finfo(one.real.dtype).tiny) * one
+        )
+
+    def __call__(self, outputs: Float[Tensor, "b d oh ow"]) -> Float[Tensor, "b d oh ow"]:
+        spectrum = torch.fft.rfft2(outputs, s=self._torus).permute(2, 3, 1, 0)
+        solved = torch.fft.irfft2((self._inverse @ spectrum).permute(3, 2, 0, 1), s=self._torus)
+        return solved[..., : self._grid[0], : self._grid[1]]
+
+
+def _on_a_torus(stencil: Float[Tensor, "a b kh kw"], size: Grid, first: Grid) -> Float[Tensor, "a b m n"]:
+    """Entries at first, first + 1, ... of each axis, on axes that close after `size`; those that meet add up."""
+    for axis in (0, 1):
+        places = torch.arange(stencil.shape[2 + axis], device=stencil.device).add(first[axis]).remainder(size[axis])
+        shape = [*stencil.shape]
+        shape[2 + axis] = size[axis]
+        stencil = stencil.new_zeros(shape).index_add_(2 + axis, places, stencil)
+    return stencil
