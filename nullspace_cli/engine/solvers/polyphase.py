@@ -6,12 +6,14 @@ block [d, c s^2]. All singular values of the twin are those of the blocks (Sedgh
 et al. 2022), and A A^T is inverted block by block.
 """
 
+from math import prod
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.solvers.image_map import Branch
+from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
 
 Grid = tuple[int, int]
 """Outputs down and across."""
@@ -47,21 +49,42 @@ class CirculantInverse:
     """
 
     def __init__(self, branch: Branch, grid: Grid, floor: float = 1e-9) -> None:
-        reach = ((size - 1) // step for size, step in zip(branch.kernel.shape[2:], branch.stride, strict=True))
-        self._grid = grid
-        self._torus = (grid[0] + (more := 4 * max(1, *reach)), grid[1] + more)
+        self._grid, self._torus = grid, _apart(branch, grid)
         gram = circulant_gram(branch, self._torus)
-        self.largest = torch.linalg.matrix_norm((square := gram @ gram) @ square).max() ** 0.25
-        """No less than the largest eigenvalue of the twin's A A^T, and at most d^(1/8) times that."""
+        largest = _largest(gram)
         one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        self._inverse = torch.linalg.inv(
-            gram + (floor * self.largest).clamp_min(torch.finfo(one.real.dtype).tiny) * one
-        )
+        self._inverse = torch.linalg.inv(gram + (floor * largest).clamp_min(torch.finfo(one.real.dtype).tiny) * one)
 
     def __call__(self, outputs: Float[Tensor, "b d oh ow"]) -> Float[Tensor, "b d oh ow"]:
         spectrum = torch.fft.rfft2(outputs, s=self._torus).permute(2, 3, 1, 0)
         solved = torch.fft.irfft2((self._inverse @ spectrum).permute(3, 2, 0, 1), s=self._torus)
         return solved[..., : self._grid[0], : self._grid[1]]
+
+
+def norm_bound(image_map: ImageMap) -> float:
+    """No less than the largest singular value of A, and not much more where there is one branch, or none overlaps.
+
+    A convolution without a resize is its twin on a torus large enough, less outputs and pixels.
+    """
+    squares = []
+    for branch, (_, *grid) in zip(image_map.branches, image_map.output_sizes, strict=True):
+        largest = _largest(circulant_gram(branch, _apart(branch, (grid[0], grid[1]))))
+        axes = (branch.resize.rows, branch.resize.cols) if branch.resize else ()
+        squares.append(float(largest) * prod(float(torch.linalg.matrix_norm(axis, 2)) ** 2 for axis in axes))
+    return sum(squares) ** 0.5
+
+
+def _apart(branch: Branch, grid: Grid) -> Grid:
+    """A torus on which outputs at opposite edges of the grid share no pixel."""
+    reach = [(size - 1) // step for size, step in zip(branch.kernel.shape[2:], branch.stride, strict=True)]
+    more = 4 * max(1, *reach)
+    return grid[0] + more, grid[1] + more
+
+
+def _largest(gram: Complex[Tensor, "m half d d"]) -> Float[Tensor, ""]:
+    """No less than the largest eigenvalue at any frequency, and at most d^(1/8) times that."""
+    square = gram @ gram
+    return torch.linalg.matrix_norm(square @ square).max() ** 0.25
 
 
 def _on_a_torus(stencil: Float[Tensor, "a b kh kw"], size: Grid, first: Grid) -> Float[Tensor, "a b m n"]:
