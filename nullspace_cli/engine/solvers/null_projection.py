@@ -2,10 +2,13 @@
 
     minimise ||z - x||   subject to   A z = 0:   z = x - A^T y   with   A A^T y = A x,
 
-by conjugate gradients on A A^T, with the inverse of the circular twin (`polyphase`) as preconditioner. In the norm of
-A A^T the error of y is how far z is from the projection; <r, M r> measures that, and not the residual r itself.
+by conjugate gradients on A A^T. The preconditioner M is the inverse of the circular twin (`polyphase`) and, where zeros
+around the image cut kernels, before and after it blocks along these edges (`edge_blocks`), each with what those before
+have left over (a symmetric multiplicative Schwarz method). In the norm of A A^T the error of y is how far z is from
+the projection: <r, M r> measures that, and not the residual r itself.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,11 +17,14 @@ from torch import Tensor
 
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
-from nullspace_cli.engine.solvers.image_map import ImageMap, Resize
-from nullspace_cli.engine.solvers.polyphase import CirculantInverse
+from nullspace_cli.engine.solvers.edge_blocks import EdgeBlocks
+from nullspace_cli.engine.solvers.image_map import ImageMap
+from nullspace_cli.engine.solvers.polyphase import CirculantInverse, norm_bound
 
 ROUNDS = 2
 """The second starts from what is left of A z, computed afresh: rounding in the first is not in the answer."""
+
+OfABranch = Callable[[Float[Tensor, "b d oh ow"]], Float[Tensor, "b d oh ow"]]
 
 
 class Projected(NamedTuple):
@@ -26,15 +32,17 @@ class Projected(NamedTuple):
 
     Attributes:
         images: z.
-        residual: ||A z|| / (||A|| ||x||) of each image, with no less than ||A||'s bound for ||A||; 0 where x is.
+        residual: ||A z|| / (||A|| ||x||) of each image, with a bound in the place of ||A||; 0 where x is.
         converged: whether the method met its tolerance.
-        iterations: of all rounds, with A and A^T applied once in each.
+        iterations: of all rounds.
+        products: how often A A^T was applied in all, by the preconditioner too.
     """
 
     images: Float[Tensor, "b c h w"]
     residual: Float[Tensor, " b"]
     converged: Bool[Tensor, " b"]
     iterations: int
+    products: int
 
 
 class NullProjection:
@@ -48,17 +56,9 @@ class NullProjection:
     @full_precision
     def __init__(self, image_map: ImageMap, *, preconditioned: bool = True) -> None:
         self.image_map = image_map
-        self._preconditioned = preconditioned
-        sizes = image_map.output_sizes
-        self._inverses = [
-            CirculantInverse(branch, size[1:]) for branch, size in zip(image_map.branches, sizes, strict=True)
-        ]
-        squares = [
-            inverse.largest * _norm(branch.resize) ** 2
-            for inverse, branch in zip(self._inverses, image_map.branches, strict=True)
-        ]
-        self.norm_bound = float(torch.stack(squares).sum() ** 0.5)
+        self.norm_bound = norm_bound(image_map)
         """No less than the largest singular value of A."""
+        self._steps = self._preconditioner() if preconditioned else []
 
     @full_precision
     def __call__(
@@ -76,26 +76,28 @@ class NullProjection:
             max_iterations: of each round; an image that needs more is left where it is.
             asked_every: steps after which a card is asked whether all are done.
         """
-        z, converged, steps = images, torch.ones(len(images), dtype=torch.bool, device=images.device), 0
+        z, converged = images, torch.ones(len(images), dtype=torch.bool, device=images.device)
+        gram, iterations = _Counted(lambda y: self.image_map.forward(self.image_map.adjoint(y))), 0
 
-        def gram(y: Tensor) -> Tensor:
-            nonlocal steps
-            steps += 1
-            return self.image_map.forward(self.image_map.adjoint(y))
+        def precondition(residual: Tensor) -> Tensor:
+            nonlocal iterations
+            iterations += 1
+            return self._precondition(residual, gram)
 
         for _ in range(ROUNDS):
             y, open_ = conjugate_gradients(
                 gram,
                 self.image_map.forward(z),
                 relative=tolerance ** (1 / ROUNDS),
-                preconditioner=self._precondition if self._preconditioned else lambda residual: residual,
+                preconditioner=precondition,
                 max_iterations=max_iterations,
                 asked_every=asked_every,
             )
             z, converged = z - self.image_map.adjoint(y), converged & ~open_
+            iterations -= 1  # the one before the first step
         before = images.flatten(1).norm(dim=1)
         left = self.image_map.forward(z).norm(dim=1) / (self.norm_bound * before)
-        return Projected(z, torch.where(before > 0, left, 0.0), converged, steps)
+        return Projected(z, torch.where(before > 0, left, 0.0), converged, iterations, gram.times)
 
     def sample(self, count: int, generator: torch.Generator) -> Projected:
         """Gaussian noise of standard deviation 1 along every direction of the nullspace, and 0 across.
@@ -108,18 +110,43 @@ class NullProjection:
         projected: Projected = self(noise.to(kernel))
         return projected
 
-    def _precondition(self, residual: Float[Tensor, "b outputs"]) -> Float[Tensor, "b outputs"]:
-        sizes = self.image_map.output_sizes
-        parts = residual.split([d * h * w for d, h, w in sizes], 1)
-        return torch.cat(
-            [
-                inverse(part.unflatten(1, size)).flatten(1)
-                for inverse, part, size in zip(self._inverses, parts, sizes, strict=True)
-            ],
-            1,
+    def _preconditioner(self) -> list[Callable[[Tensor], Tensor]]:
+        """Approximate inverses of A A^T, to be used one after another; the order is the same from behind."""
+        size, branches, grids = self.image_map.input_size[1:], self.image_map.branches, self.image_map.output_sizes
+        twin = self._side_by_side(
+            [CirculantInverse(branch, grid[1:]) for branch, grid in zip(branches, grids, strict=True)]
         )
+        blocks = [EdgeBlocks(branch, size) for branch in branches]
+        cut = sum(own.any for own in blocks)
+        if not cut:
+            return [twin]
+        # Blocks of several branches lie over each other: each has its share, or together they would go too far.
+        edges = self._side_by_side(blocks, 1 / cut)
+        return [edges, twin, edges]
+
+    def _side_by_side(self, parts: Sequence[OfABranch], share: float = 1.0) -> Callable[[Tensor], Tensor]:
+        sizes = self.image_map.output_sizes
+
+        def apply(outputs: Float[Tensor, "b outputs"]) -> Float[Tensor, "b outputs"]:
+            cut = outputs.split([d * h * w for d, h, w in sizes], 1)
+            found = [part(own.unflatten(1, size)) for part, own, size in zip(parts, cut, sizes, strict=True)]
+            return share * torch.cat([own.flatten(1) for own in found], 1)
+
+        return apply
+
+    def _precondition(self, residual: Float[Tensor, "b outputs"], gram: "_Counted") -> Float[Tensor, "b outputs"]:
+        if not self._steps:
+            return residual
+        y = self._steps[0](residual)
+        for step in self._steps[1:]:
+            y = y + step(residual - gram(y))
+        return y
 
 
-def _norm(resize: Resize | None) -> float:
-    """The largest singular value."""
-    return float(torch.linalg.matrix_norm(resize.rows, 2) * torch.linalg.matrix_norm(resize.cols, 2)) if resize else 1.0
+class _Counted:
+    def __init__(self, product: Callable[[Tensor], Tensor]) -> None:
+        self._product, self.times = product, 0
+
+    def __call__(self, y: Tensor) -> Tensor:
+        self.times += 1
+        return self._product(y)
