@@ -12,7 +12,7 @@ from tests.stems import MAPS, RTOL, DrawnMap, null_projector
 
 
 @given(MAPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_the_nullspace_stays(drawn: DrawnMap) -> None:
     image_map = drawn.built()
     ours = independent_kernels(image_map, RTOL)
