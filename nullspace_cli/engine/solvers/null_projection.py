@@ -65,14 +65,15 @@ class NullProjection:
         self,
         images: Float[Tensor, "b c h w"],
         *,
-        tolerance: float = 1e-13,
+        tolerance: float = 1e-15,
         max_iterations: int = 5000,
         asked_every: int = 8,
     ) -> Projected:
         """The images' nearest in the nullspace.
 
         Args:
-            tolerance: how far an answer may be from the projection, as a share of what is taken away from its image.
+            tolerance: how far an answer may be from the projection, as a share of what is taken away from its image, by
+                the preconditioner's measure: where outputs nearly depend on each other it may be a hundred times more.
             max_iterations: of each round; an image that needs more is left where it is.
             asked_every: steps after which a card is asked whether all are done.
         """

@@ -25,11 +25,13 @@ def test_each_is_inverted_whole(padding: tuple[int, int, int, int], monkeypatch:
     A = matrix_of(image_map).reshape(d, oh, ow, -1)
     outputs = normal(1, d, oh, ow)
     expected = np.zeros((d, oh, ow))
+    cut = [
+        [k for k in range(count) if not 0 <= 2 * k - before <= side - 3]
+        for count, before, side in ((oh, padding[0], 22), (ow, padding[2], 20))
+    ]
     near = np.zeros((oh, ow), dtype=bool)
-    for side, edge in zip(padding, (near[:2], near[-2:], near[:, :2], near[:, -2:]), strict=True):
-        edge |= side > 0
-    if padding[0] < 0:  # the last window ends where the zeros begin
-        near[-2:] = (oh - 1) * 2 + 1 + 3 > 22
+    for i, j in np.ndindex(oh, ow):
+        near[i, j] = any(abs(i - k) < 2 for k in cut[0]) or any(abs(j - k) < 2 for k in cut[1])
     for i in range(0, oh, 3):
         for j in range(0, ow, 3):
             square = np.zeros_like(near)

@@ -16,7 +16,7 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 @given(MAPS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_it_is_the_projection(drawn: DrawnMap) -> None:
     image_map = drawn.built()
     ours = independent_kernels(image_map, RTOL)
@@ -27,7 +27,7 @@ def test_it_is_the_projection(drawn: DrawnMap) -> None:
     assert found.converged.all()
     expected = images.flatten(1).numpy() @ null_projector(ours)
     np.testing.assert_allclose(found.images.flatten(1), expected, atol=1e-12 * float(images.norm()))
-    assert float(found.residual.max()) <= 1e-13
+    assert float(found.residual.max()) <= 1e-12
 
 
 @pytest.fixture
