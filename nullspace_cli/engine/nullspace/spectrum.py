@@ -62,7 +62,6 @@ def find_spectrum(branch: Branch, size: tuple[int, int]) -> Spectrum:
     """
     height, width = branch.read_size(size)
     grid = (max(1, height // branch.stride[0]), max(1, width // branch.stride[1]))
-    rows = [torch.linalg.svdvals(row) for row in polyphase(branch, grid)]
-    found = torch.stack(rows)
+    found = torch.stack([torch.linalg.svdvals(row) for row in polyphase(branch, grid)])
     phases = branch.kernel.shape[1] * branch.stride[0] * branch.stride[1]
     return Spectrum(torch.nn.functional.pad(found, (0, phases - found.shape[2])))

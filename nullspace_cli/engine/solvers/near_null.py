@@ -21,7 +21,7 @@ from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.polyphase import norm_bound
 
-LEAK = 1e-4
+LEAK = 1e-6
 """e, about: share that is left of what is to be filtered out."""
 
 

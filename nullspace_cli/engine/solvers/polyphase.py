@@ -6,7 +6,8 @@ block [d, c s^2]. All singular values of the twin are those of the blocks (Sedgh
 et al. 2022), and A A^T is inverted block by block.
 """
 
-from math import prod
+from collections.abc import Iterator
+from math import pi, prod
 
 import torch
 from jaxtyping import Complex, Float
@@ -31,12 +32,22 @@ def circulant_gram(branch: Branch, grid: Grid) -> Complex[Tensor, "m half d d"]:
     return torch.fft.rfft2(_on_a_torus(stencil, grid, (-down, -across))).permute(2, 3, 0, 1)
 
 
-def polyphase(branch: Branch, grid: Grid) -> Complex[Tensor, "m n d phases"]:
-    """The twin itself with `grid` outputs, frequency by frequency: [d, c s^2]; a resize is left out of it."""
+def polyphase(branch: Branch, grid: Grid) -> Iterator[Complex[Tensor, "n d phases"]]:
+    """The twin itself with `grid` outputs, [d, c s^2] at each frequency: row by row of them; a resize is left out."""
     (m, n), (down, across) = grid, branch.stride
-    spectrum = torch.fft.fft2(_on_a_torus(branch.kernel, (m * down, n * across), (0, 0)))
-    blocks = spectrum.unflatten(3, (across, n)).unflatten(2, (down, m))  # [d, c, down, m, across, n]
-    return blocks.permute(3, 5, 0, 1, 2, 4).flatten(3) / (down * across) ** 0.5
+    kernel = branch.kernel.to(torch.complex128)
+
+    def waves(frequencies: Tensor, pixels: int, window: int) -> Complex[Tensor, "_frequencies _window"]:
+        turns = torch.outer(frequencies, torch.arange(window, device=kernel.device)) % pixels
+        return torch.exp(-2j * pi / pixels * turns.double())
+
+    steps = torch.arange(n * across, device=kernel.device)
+    along = torch.einsum("dcuv,fv->dcuf", kernel, waves(steps, n * across, kernel.shape[3]))
+    for i in range(m):
+        folded = i + m * torch.arange(down, device=kernel.device)
+        spectrum = torch.einsum("dcuf,au->dcaf", along, waves(folded, m * down, kernel.shape[2]))
+        blocks = spectrum.unflatten(3, (across, n))  # [d, c, down, across, n]
+        yield blocks.permute(4, 0, 1, 2, 3).flatten(2) / (down * across) ** 0.5
 
 
 class CirculantInverse:

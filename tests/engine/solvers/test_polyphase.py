@@ -38,7 +38,7 @@ def test_singular_values_are_those_of_the_blocks(
 ) -> None:
     branch = Branch(normal(*shape), stride)
     matrix = twin(branch, grid)
-    ours = np.sort(torch.linalg.svdvals(polyphase(branch, grid)).flatten())
+    ours = np.sort(torch.linalg.svdvals(torch.stack([*polyphase(branch, grid)])).flatten())
     np.testing.assert_allclose(ours, np.sort(np.linalg.svd(matrix, compute_uv=False)), atol=1e-10)
 
 
