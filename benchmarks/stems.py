@@ -19,6 +19,8 @@ from nullspace_cli.engine.solvers.null_projection import NullProjection
 RTOL = 1.2e-7
 """The machine epsilon of float32."""
 
+TOLERANCE = 1e-13
+
 SIDES = (224, 512)
 
 
@@ -52,7 +54,7 @@ def measured(name: str, branch: Branch, side: int) -> list[Figure]:
     start = time.perf_counter()
     projection = NullProjection(independent_kernels(image_map, RTOL))
     ready = time.perf_counter()
-    found = projection(images)
+    found = projection(images, tolerance=TOLERANCE)
     elapsed = time.perf_counter() - ready
     what = f"{name}, {side} px"
     figures = [
@@ -69,7 +71,7 @@ def measured(name: str, branch: Branch, side: int) -> list[Figure]:
         ),
     ]
     if side == SIDES[0]:
-        plain = NullProjection(image_map, preconditioned=False)(images, max_iterations=1000)
+        plain = NullProjection(image_map, preconditioned=False)(images, tolerance=TOLERANCE, max_iterations=1000)
         told = "" if bool(plain.converged) else " (not converged)"
         figures.append(
             Figure(
