@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import basis, batches, learning, native, rounding, start_up, watermark
+from benchmarks import basis, batches, learning, native, rounding, start_up, stems, watermark
 from benchmarks.measure import Figure, Row
 
 GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
@@ -13,6 +13,7 @@ GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
     "native": native.rows,
     "batches": batches.rows,
     "learning": learning.rows,
+    "stems": stems.rows,
     "start_up": start_up.rows,
 }
 

@@ -40,7 +40,7 @@ class Branch:
         """(d, oh, ow) for images of `size` (height, width)."""
         d, _, kh, kw = self.kernel.shape
         top, bottom, left, right = self.padding
-        height, width = self._read_size(size)
+        height, width = self.read_size(size)
         return d, (height + top + bottom - kh) // self.stride[0] + 1, (width + left + right - kw) // self.stride[1] + 1
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d oh ow"]:
@@ -52,14 +52,15 @@ class Branch:
     def adjoint(self, outputs: Float[Tensor, "b d oh ow"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         """The transpose of `forward` for images of `size` (height, width)."""
         resize, (top, bottom, left, right) = self.resize, self.padding
-        height, width = self._read_size(size)
+        height, width = self.read_size(size)
         read = F.conv_transpose2d(outputs, self.kernel, stride=self.stride)
         # What a stride leaves over at the far edges is read by nothing.
         below, beside = height + top + bottom - read.shape[2], width + left + right - read.shape[3]
         images = F.pad(read, (-left, beside - right, -top, below - bottom))
         return resize.rows.mT @ images @ resize.cols if resize else images
 
-    def _read_size(self, size: tuple[int, int]) -> tuple[int, int]:
+    def read_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what the kernel reads, before padding, of images of `size`."""
         return (len(self.resize.rows), len(self.resize.cols)) if self.resize else size
 
 
