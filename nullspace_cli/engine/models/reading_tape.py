@@ -35,7 +35,7 @@ class Slot:
     number: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One operation that the image takes part in.
 

@@ -98,8 +98,8 @@ def _no_patches(model: Model, stem: Stem) -> NoNullspaceError:
     if stem.kind == "not_affine":
         return not_affine(model, stem)
     return NoNullspaceError(
-        f"{model.name} has no exact patch nullspace: its first layers read the image by windows that overlap, or that "
-        f"lie in no common patch ({'; '.join(stem.layers)}). "
+        f"{model.name} has no exact patch nullspace: it reads the image through overlapping windows, or by several "
+        f"layers whose patches differ, so that no patch has a nullspace of its own ({'; '.join(stem.layers)}). "
         f"Use a ViT whose patches hold more numbers than its embedding, such as {EXAMPLES}.",
         {
             "kind": stem.kind,

@@ -71,9 +71,9 @@ def test_per_channel_may_be_empty_where_the_joint_one_is_not() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("resnet10t", "affine", ["windows that overlap", "conv1.0", "vit_small_patch32_224"]),
+        ("resnet10t", "affine", ["overlapping windows", "conv1.0", "vit_small_patch32_224"]),
         ("tf_efficientnet_lite0", "affine", ["conv_stem", "window 3 x 3"]),
-        ("crossvit_tiny_240", "affine", ["no common patch", "patch_embed.0.proj", "patch_embed.1.proj"]),
+        ("crossvit_tiny_240", "affine", ["several layers", "patch_embed.0.proj", "patch_embed.1.proj"]),
     ],
 )
 def test_models_without_a_patch_nullspace(name: str, kind: str, words: list[str]) -> None:
