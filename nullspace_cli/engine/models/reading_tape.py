@@ -181,7 +181,7 @@ class Recorder(TorchFunctionMode):
 
 def _made(result: Any, args: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that come of an operation; what is put into a tensor makes another of it."""
-    return list(_tensors(args[0] if result is None else result))
+    return list(_tensors(args[:1] if result is None else result))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

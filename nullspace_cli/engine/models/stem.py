@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from nullspace_cli.engine.models.reading_branches import convolution_of, reading_of, weight_of
 from nullspace_cli.engine.models.reading_probe import EXACT, Reading
 from nullspace_cli.engine.models.reading_tape import Step, Tape, record
+from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.runtime.precision import stored_eps
 from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
 
@@ -48,6 +49,7 @@ class Stem:
     stored_eps: float = 0.0
 
 
+@differentiating
 def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
     """Run the module once on an image of `input_size` (c, h, w) and see which layers read it first, and as what map.
 
@@ -78,7 +80,7 @@ def _in_the_way(tape: Tape) -> str:
     if not tape.readers:
         return "no convolution and no linear layer reads it"
     if tape.stray:
-        return f"{tape.stray} takes it beside what a layer has read of it, or decides by it"
+        return f"{tape.stray} takes it beside what a layer has read of it, or turns it into numbers to decide by"
     x, y = (_noise(tape, seed) for seed in (1, 2))
     played = [tape.play(image) for image in (x + y, x, y, torch.zeros_like(x))]
 

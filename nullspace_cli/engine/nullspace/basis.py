@@ -63,15 +63,23 @@ class PatchBasis(NamedTuple):
 
 @full_precision
 def find_basis(
-    model: Model, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+    model: Model,
+    *,
+    space: Space = "pixel",
+    rtol: float | None = None,
+    per_channel: bool = False,
+    stem: Stem | None = None,
 ) -> PatchBasis:
     """The nullspace of the model's patch embedding.
+
+    Args:
+        stem: the model's, if it is at hand.
 
     Raises:
         NoNullspaceError: the model does not start with one linear map of disjoint patches, or that map is injective.
         ModelError: that map is zero.
     """
-    stem = model.stem()
+    stem = stem or model.stem()
     patch_map = _patch_map(stem, model)
     if patch_map is None:
         raise _no_patches(model, stem)

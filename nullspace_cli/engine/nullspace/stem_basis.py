@@ -108,7 +108,7 @@ def find_first_layer_basis(
     """
     stem = model.stem()
     if stem.weight is not None or per_channel:
-        return find_basis(model, space=space, rtol=rtol, per_channel=per_channel)
+        return find_basis(model, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
     return find_stem_basis(model, stem, space=space, rtol=rtol)
 
 
@@ -173,7 +173,7 @@ def in_space(image_map: ImageMap, space: Space, std: tuple[float, ...]) -> Image
 def _injective(model: Model, stem: Stem, *, proven: bool) -> NoNullspaceError:
     assert stem.image_map is not None
     inputs, outputs = stem.image_map.inputs, stem.image_map.outputs
-    rank = "their rank is full" if proven else "counting leaves none"
+    rank = "the rank is proven to be full" if proven else "counting leaves none"
     return NoNullspaceError(
         f"{model.name} has no exact nullspace: its first layers read {inputs} numbers by {outputs} outputs, and {rank} "
         f"({'; '.join(stem.layers)}).",

@@ -15,6 +15,7 @@ from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.noise.noise import exact_noise
 from nullspace_cli.engine.nullspace.basis_file import read_basis
 from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.nullspace.patch_embedding import Space
@@ -99,6 +100,15 @@ def test_the_file_is_enough(pit: Model, found: StemBasis, tmp_path: Path) -> Non
     assert torch.equal(basis.pixel_noise((32, 32), 0.1, 4), found.pixel_noise((32, 32), 0.1, 4))
     with pytest.raises(ArtifactError, match="holds a stem_basis; expected a basis"):
         read_basis(path)
+
+
+def test_noise_to_evaluate(pit: Model, found: StemBasis, tmp_path: Path) -> None:
+    path = save_stem_basis(tmp_path / "p.safetensors", pit, found)
+    noise = exact_noise(path, pit, 0.2, seed=5)
+    pixels = noise.delta[0].double() * torch.tensor(pit.transform.std, dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(pixels, found.pixel_noise((32, 32), 0.2, 5), atol=1e-6, rtol=0)
+    with pytest.raises(ArtifactError, match=r"nullspace of images of 1 x 32 x 32; vit_tiny.* reads 3 x 224 x 224"):
+        exact_noise(path, load("vit_tiny_patch16_224", depth=1), 0.2, seed=5)
 
 
 def test_a_file_that_is_not_the_models(pit: Model, found: StemBasis, tmp_path: Path) -> None:
