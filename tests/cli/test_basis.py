@@ -303,8 +303,8 @@ main()
 @pytest.mark.parametrize(
     ("arguments", "kind", "nullity", "reason"),
     [
-        (["demo-cnn"], "affine", None, "first layers read 150528 numbers by "),
-        (["resnet10t", "--no-pretrained"], "affine", None, "first layers read "),
+        (["demo-cnn"], "affine", 0, "first layers read 150528 numbers by "),
+        (["resnet10t", "--no-pretrained"], "affine", 0, "and the rank is proven to be full"),
         (["demo-cnn", "--per-channel"], "affine", None, "overlapping windows"),
         (["{tiny}", "--model-kwargs", "patch_size=8"], "patch", 0, "192 numbers to 192 with full rank"),
         (["{tiny}", "--model-kwargs", "patch_size=12", "--per-channel"], "patch", 0, "leave out --per-channel"),
