@@ -172,9 +172,9 @@ def _patch_layer(model: Model) -> nn.Module:
     if isinstance(layer, nn.Module) and not isinstance(layer, nn.ModuleList):
         return layer
     stem = model.stem()
-    layer = model.module.get_submodule(stem.names[0]) if stem.weight is not None else None
+    layer = None if stem.weight is None else model.module.get_submodule(stem.names[0])
     # The output of a layer that is a whole patch map has the embedding's width; others are parts of such a map.
-    if layer is None or len(layer.get_parameter("weight")) != len(stem.weight):
+    if layer is None or stem.weight is None or len(layer.get_parameter("weight")) != len(stem.weight):
         raise ModelError(
             f"{model.name} has no patch tokens that noise could be added to: it reads the image by "
             f"{'; '.join(stem.layers)}.",
