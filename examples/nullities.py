@@ -21,13 +21,15 @@ MODELS = [
     "mixer_s32_224",
     "vit_base_patch16_224",
     "swin_tiny_patch4_window7_224",
+    "tnt_s_patch16_224",
+    "pit_ti_224",
     "crossvit_tiny_240",
     "resnet50",
 ]
 
 
 def main() -> None:
-    print("| model | patch → embedding | nullity | per channel |")
+    print("| model | patch (or image) → embedding | nullity | per channel |")
     print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or MODELS:
@@ -39,13 +41,10 @@ def main() -> None:
             if result.returncode not in (0, 5):
                 sys.exit(result.stderr)
             row = json.loads(result.stdout)
-            if row["nullity"] is None:
-                print(f"| {name} | {row['kind']} | none | |")
-                continue
-            per_channel = ", ".join(map(str, sorted(set(row["nullity_per_channel"]))))
-            print(
-                f"| {name} | {row['patch_dim']} → {row['embed_dim']} | {row['nullity']} | {per_channel} |", flush=True
-            )
+            per_channel = ", ".join(map(str, sorted(set(row.get("nullity_per_channel", [])))))
+            what = "" if row["kind"] == "patch" else " of the image"
+            room = "none" if row["nullity"] is None else row["nullity"]
+            print(f"| {name} | {row['inputs']} → {row['outputs']}{what} | {room} | {per_channel} |", flush=True)
 
 
 if __name__ == "__main__":

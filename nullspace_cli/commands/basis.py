@@ -1,4 +1,4 @@
-"""`vitnull basis`: the exact nullspace of a model's patch embedding."""
+"""`vitnull basis`: the exact nullspace of a model's first layers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -46,9 +46,11 @@ def basis(
     output: OutputOptions,
     console: Console,
 ) -> int:
-    """Compute the exact nullspace of MODEL's patch embedding.
+    """Compute the exact nullspace of MODEL's first layers.
 
-    Writes <model>.basis.safetensors (basis, row_space, singular_values) and <model>.basis.png.
+    Of a patch embedding, <model>.basis.safetensors holds basis, row_space and singular_values. Of layers whose windows
+    overlap or lie side by side the nullspace is one of whole images; the file holds the map that projects onto it.
+    <model>.basis.png is a preview.
     """
     path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
     if path.suffix.lower() == ".png":
@@ -61,21 +63,26 @@ def basis(
 
     from nullspace_cli.engine.errors import NoNullspaceError
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.nullspace.basis import find_basis
+    from nullspace_cli.engine.nullspace.basis import PatchBasis
     from nullspace_cli.engine.nullspace.basis_file import save_basis
     from nullspace_cli.engine.nullspace.check import check_basis
+    from nullspace_cli.engine.nullspace.stem_basis import find_first_layer_basis
+    from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 
     loaded = load_model(options.request(model))
     console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
     try:
-        found = find_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
+        found = find_first_layer_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
     except NoNullspaceError as error:
         if output.json:
             body = {**error.report, "check": None, "basis": None, "preview": None}
             console.json(console.document("basis", loaded, options.seed, body))
         raise
     verdict = check_basis(loaded, found, seed=options.seed) if check else None
-    save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
+    if isinstance(found, PatchBasis):
+        save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
+    else:
+        save_stem_basis(path, loaded, found, force=output.force)
     if preview:
         from nullspace_cli.engine.nullspace.preview import preview_of
         from nullspace_cli.engine.plots.basis import draw_basis

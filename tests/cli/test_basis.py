@@ -303,13 +303,13 @@ main()
 @pytest.mark.parametrize(
     ("arguments", "kind", "nullity", "reason"),
     [
-        (["demo-cnn"], "overlapping", None, "overlapping windows"),
-        (["resnet10t", "--no-pretrained"], "overlapping", None, "overlapping windows"),
-        (["crossvit_tiny_240", "--no-pretrained"], "branches", None, "several layers side by side"),
+        (["demo-cnn"], "affine", 0, "first layers read 150528 numbers by "),
+        (["resnet10t", "--no-pretrained"], "affine", 0, "and the rank is proven to be full"),
+        (["demo-cnn", "--per-channel"], "affine", None, "overlapping windows"),
         (["{tiny}", "--model-kwargs", "patch_size=8"], "patch", 0, "192 numbers to 192 with full rank"),
         (["{tiny}", "--model-kwargs", "patch_size=12", "--per-channel"], "patch", 0, "leave out --per-channel"),
     ],
-    ids=["demo-cnn", "resnet", "two branches", "full rank", "full rank per channel"],
+    ids=["demo-cnn", "resnet", "no patches", "full rank", "full rank per channel"],
 )
 def test_models_without_a_nullspace(
     vitnull: Vitnull, tiny_vit: tuple[str, ...], arguments: list[str], kind: str, nullity: int | None, reason: str

@@ -6,24 +6,28 @@ from typing import Any
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import model_line
 
+PROOFS = {
+    "staircase": "blocks of the matrix have as much rank as counting allows; least singular value",
+    "inertia": "eigenvalues of A A^T counted by factorisation; singular values are zero up to a share of",
+}
+
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
-    check = document["check"]
-    height, width = document["patch_size"]
+    check, of_patches = document["check"], document["kind"] == "patch"
+    what, whole = ("patch", "a patch") if of_patches else ("image", "the image")
+    height, width = document[f"{what}_size"]
+    inputs, outputs, proof = document["inputs"], document["outputs"], document["nullity_proof"]
+    smallest = "" if document["sigma_min"] is None else f" ... {document['sigma_min']:.4g}"
     console.table(
         [
             ("model", model_line(document)),
-            (
-                "patch",
-                f"{document['in_chans']} x {height} x {width} = {document['patch_dim']} -> {document['embed_dim']}",
-            ),
+            *([] if of_patches else [("first layers", "; ".join(document["layers"]))]),
+            (what, f"{document['in_chans']} x {height} x {width} = {inputs} -> {outputs}"),
             ("rank", document["rank"]),
-            ("nullity", f"{document['nullity']} ({document['nullity'] / document['patch_dim']:.1%} of a patch)"),
-            ("per channel", ", ".join(map(str, document["nullity_per_channel"]))),
-            (
-                "singular values",
-                f"{document['sigma_max']:.4g} ... {document['sigma_min']:.4g} (rtol {document['rtol']:.2g})",
-            ),
+            ("nullity", f"{document['nullity']} ({document['nullity_share']:.1%} of {whole})"),
+            *([("per channel", ", ".join(map(str, document["nullity_per_channel"])))] if of_patches else []),
+            *([] if of_patches else [("proof", f"{PROOFS[proof['method']]} ({proof['threshold']:.2g})")]),
+            ("singular values", f"{document['sigma_max']:.4g}{smallest} (rtol {document['rtol']:.2g})"),
             ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
             ("random noise", check and f"of equal norm moves them by {check['random_logit_mse']:.2g}"),
             ("check", check and {True: "passed", False: "FAILED", None: "says nothing"}[check["passed"]]),

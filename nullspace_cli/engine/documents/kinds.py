@@ -1,12 +1,13 @@
 """The provenance that our safetensors files carry, and the tensors that belong to it: by kind, from its parameters."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Positive, Sha256, Share, may_lack
-from nullspace_cli.engine.documents.shared import Level, NoiseRecord, Pixels, Plan, same
+from nullspace_cli.engine.documents.shared import Level, NoiseRecord, NullityProof, Pixels, Plan, same
 
 
 class Wanted(NamedTuple):
@@ -69,6 +70,61 @@ class BasisArtefact(Artefact):
         }
         if self.parameters.compact:
             del table["basis"]
+        return table
+
+
+class LaidBranch(Document):
+    """How a kernel lies on the image."""
+
+    stride: Annotated[list[Natural], Field(min_length=2, max_length=2)]
+    padding: Annotated[list[int], Field(min_length=4, max_length=4, description="top, bottom, left, right")]
+    resized: Annotated[list[Natural], Field(min_length=2, max_length=2)] | None = Field(
+        description="height and width of what is read, where the image is resized first"
+    )
+
+
+class Counted(Document):
+    method: NullityProof
+    threshold: NonNegative
+
+
+class StemBasisParameters(Document):
+    rtol: Share
+    std: Annotated[list[Positive], Field(min_length=1)]
+    input_size: Annotated[list[Natural], Field(min_length=3, max_length=3)]
+    branches: Annotated[list[LaidBranch], Field(min_length=1)]
+    layers: list[str]
+    outputs: Natural
+    rank: Count
+    nullity_proof: Counted
+    sigma_max: NonNegative
+
+
+class StemBasisArtefact(Artefact):
+    """A nullspace of whole images: the map that has it, of each branch k `k.kernel`, and `k.rows` and `k.cols`."""
+
+    schema_: Literal["vitnull/stem_basis/1"] = Field(alias="schema")
+    kind: Literal["stem_basis"]
+    space: Pixels
+    weights_sha256: Sha256
+    parameters: StemBasisParameters
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        about = self.parameters
+        if len(about.std) != about.input_size[0]:
+            raise ValueError(f"parameters.std has {len(about.std)} numbers; expected one for each channel")
+        if about.rank > prod(about.input_size):
+            raise ValueError(f"parameters.rank is {about.rank}, more than an image has numbers")
+        return self
+
+    def tensors(self) -> Table:
+        channels, *size = self.parameters.input_size
+        table = {}
+        for k, branch in enumerate(self.parameters.branches):
+            table[f"{k}.kernel"] = Wanted(F64, (f"kernels of {k}", channels, f"rows of {k}", f"columns of {k}"))
+            for name, resized, side in zip(("rows", "cols"), branch.resized or (), size, strict=False):
+                table[f"{k}.{name}"] = Wanted(F64, (resized, side))
         return table
 
 
@@ -228,9 +284,11 @@ class SaliencyArtefact(Artefact):
         return {name: Wanted(FLOAT, (f"rows of {name}", f"columns of {name}")) for name in self.parameters.methods}
 
 
-BASIS, NOISE, LEARNING, WATERMARK, FOOLED, SALIENCY = "basis", "noise", "learning", "watermark", "fooled", "saliency"
+BASIS, STEM_BASIS, NOISE, LEARNING = "basis", "stem_basis", "noise", "learning"
+WATERMARK, FOOLED, SALIENCY = "watermark", "fooled", "saliency"
 ARTEFACTS: Mapping[str, type[Artefact]] = {
     BASIS: BasisArtefact,
+    STEM_BASIS: StemBasisArtefact,
     NOISE: NoiseArtefact,
     LEARNING: LearningArtefact,
     WATERMARK: WatermarkArtefact,

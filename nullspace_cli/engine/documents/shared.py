@@ -21,6 +21,7 @@ from nullspace_cli.engine.files.two_readings import Reading
 Level = Literal["encoder", "input"]
 Control = Literal["none", "shuffle", "uniform"]
 Pixels = Literal["pixel", "normalized"]
+NullityProof = Literal["svd", "staircase", "inertia"]
 
 MAX_CHANNELS, MAX_STD, MAX_MEAN = 4096, 1e6, 1e6
 """Wide bounds on data configurations: within them, no normalised pixel overflows."""

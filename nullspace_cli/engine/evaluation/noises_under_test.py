@@ -9,7 +9,7 @@ import torch
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import read_provenance
-from nullspace_cli.engine.documents.kinds import BASIS, NOISE
+from nullspace_cli.engine.documents.kinds import BASIS, NOISE, STEM_BASIS
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import injection_site
@@ -72,9 +72,9 @@ def read_noises_under_test(
 
 
 def _read(path: Path, model: Model, sigmas: Sequence[float], seed: int) -> Iterator[NoiseUnderTest]:
-    header = read_provenance(path, NOISE, BASIS)
+    header = read_provenance(path, NOISE, BASIS, STEM_BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
-    if header.kind == BASIS:
+    if header.kind != NOISE:
         yield from (NoiseUnderTest(exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
         return
     yield NoiseUnderTest(read_noise(path).on(model), transfer)

@@ -1,6 +1,13 @@
-"""How a network first touches the image: found by watching one forward pass, not by knowing architectures."""
+"""How a network first touches the image: found by watching one forward pass, not by knowing architectures.
 
+All layers that read the image before anything else has are one map of it, their outputs side by side. If that map is
+affine, what lies in the nullspace of its linear part changes the image and nothing that the network ever sees.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from math import lcm
 from typing import Literal
 
 import torch
@@ -8,11 +15,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nullspace_cli.engine.runtime.autograd import differentiating, ordinary
-from nullspace_cli.engine.runtime.module_copies import copied
-from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.models.reading_branches import convolution_of, reading_of, weight_of
+from nullspace_cli.engine.models.reading_probe import EXACT, Reading
+from nullspace_cli.engine.models.reading_tape import Step, Tape, record
+from nullspace_cli.engine.runtime.autograd import differentiating
+from nullspace_cli.engine.runtime.precision import stored_eps
+from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
 
-StemKind = Literal["patch", "overlapping", "branches", "unknown"]
+StemKind = Literal["patch", "affine", "not_affine"]
 
 
 @dataclass(frozen=True)
@@ -20,144 +30,111 @@ class Stem:
     """The learned layers that read the image before any other learned layer has.
 
     Attributes:
-        kind: "patch" for one linear map over disjoint patches, "overlapping" for one convolution whose windows overlap
-            (or leave gaps, or pad), "branches" for several layers that read the image side by side, "unknown" else.
+        kind: "patch" for one linear map over disjoint patches, "affine" for any other affine map that is made of
+            convolutions, "not_affine" else.
         names: the layers' names in the module.
         layers: the same with what they are, for messages.
-        weight: for "patch", the kernel [d, c, r_h, r_w].
-        window, stride: kernel size and stride of the layer that reads the image, where it is a convolution or a patch.
+        reason: of "not_affine", what is in the way.
+        image_map: the linear part of the layers, float64, of normalised images of the model's input size.
+        weight: for "patch", the kernel [d, c, r_h, r_w], float64: of all layers, one after another.
+        stored_eps: machine epsilon of the precision that the layers' weights are stored in.
     """
 
     kind: StemKind
     names: tuple[str, ...]
     layers: tuple[str, ...]
+    reason: str = ""
+    image_map: ImageMap | None = None
     weight: Float[Tensor, "d c rh rw"] | None = None
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
+    stored_eps: float = 0.0
 
 
 @differentiating
-@full_precision
 def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
-    """Run the module once on a probe image of `input_size` (c, h, w) and see which layers read it first.
+    """Run the module once on an image of `input_size` (c, h, w) and see which layers read it first, and as what map.
 
-    A layer reads the image first if the image, but no parameter, is an ancestor of its input in the autograd graph. The
-    probe's pixels hold their own indices, so that a linear layer's input shows how its patches were laid out.
+    That they are that map is tested in float64 on other images, by the very operations that the network did.
     """
-    device = next(module.parameters()).device
-    size = input_size[0] * input_size[1] * input_size[2]
-    probe = torch.arange(size, dtype=torch.float32, device=device).reshape(1, *input_size)
-    probe.requires_grad_(True)
-    readers: list[tuple[str, nn.Module, Tensor]] = []
-    # A frozen parameter would be missing from the graph: those of the copy are not frozen.
-    watched = copied(module, lambda tensor: ordinary(tensor.detach()), requires_grad=True)
-    names: dict[nn.Module, str] = {
-        layer: name for name, layer in watched.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
-
-    def watch(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        if arguments and _reads_only(arguments[0], probe):
-            readers.append((names[layer], layer, arguments[0].detach()))
-
-    for layer in names:
-        layer.register_forward_pre_hook(watch)
-    watched(probe)
-    return _classify(readers, probe.detach())
-
-
-def _reads_only(tensor: Tensor, image: Tensor) -> bool:
-    """Whether `tensor` was computed from the image without any parameter."""
-    if tensor is image:
-        return True
-    seen, stack, sees_image = set(), [tensor.grad_fn], False
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is image:
-            sees_image = True
-        elif leaf is not None:
-            return False
-        stack.extend(parent for parent, _ in node.next_functions)
-    return sees_image
+    tape = record(module, input_size)
+    names = tuple(reader.layer for reader in tape.readers)
+    layers = tuple(f"{reader.layer or type(module).__name__}: {_describe(reader)}" for reader in tape.readers)
+    reason = _in_the_way(tape)
+    if reason:
+        return Stem("not_affine", names, layers, reason)
+    image, nothing = tape.play(_noise(tape, 3)), tape.play(torch.zeros(1, *input_size, dtype=torch.float64))
+    branches = []
+    for reader in tape.readers:
+        reading, number = reading_of(tape, reader), reader.results[0]
+        if reading is None or not _is_read_so(reading, image[0], image[number], nothing[number]):
+            where = reader.layer or "the network itself"
+            return Stem("not_affine", names, layers, f"{where} reads it by no convolution, however it is laid out")
+        branches.append(reading.branch)
+    image_map = ImageMap(tuple(branches), input_size)
+    weight = _patch_weight(image_map)
+    eps = max(stored_eps(weight_of(reader)) for reader in tape.readers)
+    return Stem("affine" if weight is None else "patch", names, layers, "", image_map, weight, eps)
 
 
-def _classify(readers: list[tuple[str, nn.Module, Tensor]], image: Tensor) -> Stem:
-    names = tuple(name for name, _, _ in readers)
-    layers = tuple(f"{name or type(layer).__name__}: {_describe(layer)}" for name, layer, _ in readers)
-    if len(readers) > 1:
-        return Stem("branches", names, layers)
-    if not readers:
-        return Stem("unknown", names, layers)
-    _, layer, seen = readers[0]
-    if isinstance(layer, nn.Linear):
-        weight = _kernel_of_linear(layer, seen, image)
-        if weight is None:
-            return Stem("unknown", names, layers)
-        size = (weight.shape[2], weight.shape[3])
-        return Stem("patch", names, layers, weight, size, size)
-    assert isinstance(layer, nn.Conv2d)  # the only other kind that is watched
-    window, stride = _pair(layer.kernel_size), _pair(layer.stride)
-    disjoint = (
-        window == stride
-        and not any(_padding(layer))
-        and _pair(layer.dilation) == (1, 1)
-        and layer.groups == 1
-        and torch.equal(seen, image)
-        and _uses_its_weight_as_is(layer)
-    )
-    if disjoint:
-        return Stem("patch", names, layers, layer.weight.detach(), window, stride)
-    return Stem("overlapping", names, layers, None, window, stride)
+def _in_the_way(tape: Tape) -> str:
+    """Why what the layers read of the image is no affine function of it; "" where it is one."""
+    if not tape.readers:
+        return "no convolution and no linear layer reads it"
+    if tape.stray:
+        return f"{tape.stray} takes it beside what a layer has read of it, or turns it into numbers to decide by"
+    x, y = (_noise(tape, seed) for seed in (1, 2))
+    played = [tape.play(image) for image in (x + y, x, y, torch.zeros_like(x))]
+
+    def off(step: Step) -> bool:
+        for number in step.results:
+            both, one, other, none = (known[number] for known in played)
+            largest = max(float(term.abs().max()) for term in (both, one, other, none))
+            if not float((both - one - other + none).abs().max()) <= EXACT * largest:
+                return True
+        return False
+
+    if any(off(reader) for reader in tape.readers):
+        return f"{next(step for step in tape.steps if off(step))} is not an affine function of it"
+    return ""
 
 
-def _uses_its_weight_as_is(layer: nn.Conv2d) -> bool:
-    """False for convolutions that, say, standardise their weight on the way: their W is not the one that is stored."""
-    patch = torch.linspace(-1, 1, layer.weight[0].numel(), device=layer.weight.device, dtype=layer.weight.dtype)
-    patch = patch.reshape(1, *layer.weight.shape[1:])
-    return torch.allclose(layer(patch), F.conv2d(patch, layer.weight, layer.bias, layer.stride), rtol=1e-3)
+def _is_read_so(reading: Reading, image: Float[Tensor, "1 c h w"], values: Tensor, nothing: Tensor) -> bool:
+    """Whether a branch, and where its outputs are said to be, is what a layer reads of an image that neither knows."""
+    expected = reading.branch.forward(image)[0]
+    if values.numel() != expected.numel():
+        return False
+    change = reading.arranged(values - nothing)
+    return bool((change - expected).abs().max() <= EXACT * torch.maximum(values.abs().max(), nothing.abs().max()))
 
 
-def _kernel_of_linear(layer: nn.Linear, tokens: Tensor, image: Tensor) -> Tensor | None:
-    """The kernel [d, c, r_h, r_w] of a linear patch projection, or None where its input is not one patch a token.
-
-    `tokens` [1, m, n] hold pixel indices: those of a patch are the same for every token up to a shift.
-    """
-    _, c, h, w = image.shape
-    if tokens.ndim != 3 or tokens.shape[0] * tokens.shape[1] * tokens.shape[2] != image.numel():
-        return None
-    indices = tokens[0].round().long()
-    if not torch.equal(indices.flatten().sort().values, torch.arange(image.numel(), device=indices.device)):
-        return None
-    channel, row, column = indices // (h * w), indices // w % h, indices % w
-    row, column = row - row.amin(1, keepdim=True), column - column.amin(1, keepdim=True)
-    rh, rw = int(row.max()) + 1, int(column.max()) + 1
-    place = (channel * rh + row) * rw + column
-    if c * rh * rw != tokens.shape[2] or bool((place != place[0]).any()):
-        return None
-    weight = torch.empty_like(layer.weight)
-    weight[:, place[0]] = layer.weight.detach()
-    return weight.detach().unflatten(1, (c, rh, rw))
+def _noise(tape: Tape, seed: int) -> Float[Tensor, "1 c h w"]:
+    return torch.randn(1, *tape.input_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _patch_weight(image_map: ImageMap) -> Float[Tensor, "d c rh rw"] | None:
+    """All branches as one kernel of disjoint patches, from the corner on; None where a window lies in no patch."""
+    branches, (_, *size) = image_map.branches, image_map.input_size
+    patch = tuple(lcm(*(branch.stride[axis] for branch in branches)) for axis in (0, 1))
+    for branch in branches:
+        (kh, kw), (sh, sw), (top, _, left, _) = branch.kernel.shape[2:], branch.stride, branch.padding
+        inside = 0 <= -top <= sh - kh and 0 <= -left <= sw - kw
+        if branch.resize or not inside or branch.output_size((size[0], size[1]))[1:] != (size[0] // sh, size[1] // sw):
+            return None
+    return torch.cat([part for branch in branches for part in _in_patch(branch, patch)])
 
 
-def _padding(layer: nn.Conv2d) -> tuple[int, int]:
-    if layer.padding == "valid":
-        return 0, 0
-    return (1, 1) if isinstance(layer.padding, str) else _pair(layer.padding)
+def _in_patch(branch: Branch, patch: tuple[int, ...]) -> Iterator[Float[Tensor, "d c rh rw"]]:
+    """The windows of a branch that lie in one patch, each as a kernel of the whole patch."""
+    (d, c, kh, kw), (top, _, left, _) = branch.kernel.shape, branch.padding
+    for row, column in product(*(range(0, patch[axis], branch.stride[axis]) for axis in (0, 1))):
+        part = branch.kernel.new_zeros(d, c, *patch)
+        part[:, :, row - top : row - top + kh, column - left : column - left + kw] = branch.kernel
+        yield part
 
 
-def _describe(layer: nn.Module) -> str:
-    if isinstance(layer, nn.Conv2d):
-        window, stride = _pair(layer.kernel_size), _pair(layer.stride)
-        return (
-            f"convolution {layer.in_channels} -> {layer.out_channels}, window {window[0]} x {window[1]}, "
-            f"stride {stride[0]} x {stride[1]}"
-        )
-    assert isinstance(layer, nn.Linear)
-    return f"linear {layer.in_features} -> {layer.out_features}"
+def _describe(reader: Step) -> str:
+    if reader.operation is F.linear:
+        d, n = weight_of(reader).shape
+        return f"linear {n} -> {d}"
+    layer = convolution_of(reader)
+    (d, n), (kh, kw), (sh, sw) = layer.weight.shape[:2], weight_of(reader).shape[2:], layer.stride
+    return f"convolution {n} -> {d}, window {kh} x {kw}, stride {sh} x {sw}"

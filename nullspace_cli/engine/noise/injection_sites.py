@@ -172,10 +172,12 @@ def _patch_layer(model: Model) -> nn.Module:
     if isinstance(layer, nn.Module) and not isinstance(layer, nn.ModuleList):
         return layer
     stem = model.stem()
-    if stem.kind != "patch":
+    layer = None if stem.weight is None else model.module.get_submodule(stem.names[0])
+    # The output of a layer that is a whole patch map has the embedding's width; others are parts of such a map.
+    if layer is None or stem.weight is None or len(layer.get_parameter("weight")) != len(stem.weight):
         raise ModelError(
             f"{model.name} has no patch tokens that noise could be added to: it reads the image by "
             f"{'; '.join(stem.layers)}.",
             hint='Use noise at input level (`site="input"`).',
         )
-    return model.module.get_submodule(stem.names[0])
+    return layer

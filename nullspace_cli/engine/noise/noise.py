@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullspace_cli.engine.documents.artefacts import Provenance, read_tensors, write_tensors
-from nullspace_cli.engine.documents.kinds import NOISE
+from nullspace_cli.engine.documents.artefacts import Provenance, read_provenance, read_tensors, write_tensors
+from nullspace_cli.engine.documents.kinds import BASIS, NOISE, STEM_BASIS
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace.basis_file import read_basis
 from nullspace_cli.engine.nullspace.sampling import null_noise
+from nullspace_cli.engine.nullspace.stem_basis_file import read_stem_basis
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 
@@ -118,13 +119,20 @@ def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
     """A sample from the nullspace that `vitnull basis` wrote, for images as `model` reads them.
 
     Raises:
-        ArtifactError: the file is not a basis, or one for another number of channels.
+        ArtifactError: the file is not a basis, or one for another number of channels, or for images of another size.
     """
-    basis, provenance = read_basis(path, model)
-    channels = model.transform.input_size[0]
-    if basis.shape[1] != channels:
-        raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")
-    pixels = null_noise(basis, model.transform.input_size[1:], sigma, seed)
+    (channels, *size), reads = model.transform.input_size, " x ".join(map(str, model.transform.input_size))
+    if read_provenance(path, BASIS, STEM_BASIS).kind == STEM_BASIS:
+        of_images, provenance = read_stem_basis(path, model)
+        if of_images.image_map.input_size != model.transform.input_size:
+            own = " x ".join(map(str, of_images.image_map.input_size))
+            raise ArtifactError(f"{path} is a nullspace of images of {own}; {model.name} reads {reads}.")
+        pixels = of_images.pixel_noise((size[0], size[1]), sigma, seed)
+    else:
+        basis, provenance = read_basis(path, model)
+        if basis.shape[1] != channels:
+            raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")
+        pixels = null_noise(basis, (size[0], size[1]), sigma, seed)
     delta = model.transform.delta_to_normalized(pixels)[None]
     return Noise(
         delta.float(),

@@ -10,6 +10,7 @@ from nullspace_cli.engine.errors import ModelError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
+from nullspace_cli.engine.nullspace.sampling import null_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 
 EXAMPLES = "vit_small_patch32_224, vit_tiny_patch16_224 or demo"
@@ -26,6 +27,16 @@ class PatchBasis(NamedTuple):
         """Null vectors in pixel space, whichever space the nullspace was computed in; orthonormal if it was that."""
         return in_pixel_space(self.nullspace.basis, self.nullspace.space, self.patch_map.std)
 
+    def pixel_noise(self, size: tuple[int, int], std: float, seed: int) -> Float[Tensor, "c h w"]:
+        """`null_noise` of it."""
+        return null_noise(self.pixel_basis, size, std, seed)
+
+    def residual(self, noise: Float[Tensor, "c h w"]) -> float:
+        """The largest ||A v|| of the basis vectors, whichever of them are in the noise, relative to ||A||."""
+        A = self.patch_map.matrix(self.nullspace.space)
+        seen = (self.nullspace.basis.flatten(1) @ A.mT).norm(dim=1).max()
+        return float(seen / self.nullspace.singular_values.max())
+
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the nullspace."""
         patch_map, nullspace = self
@@ -36,8 +47,12 @@ class PatchBasis(NamedTuple):
             "patch_size": list(patch_map.patch_size),
             "patch_dim": patch_map.patch_dim,
             "embed_dim": patch_map.embed_dim,
+            "inputs": patch_map.patch_dim,
+            "outputs": patch_map.embed_dim,
             "rank": nullspace.rank,
             "nullity": nullspace.nullity,
+            "nullity_share": nullspace.nullity / patch_map.patch_dim,
+            "nullity_proof": {"method": "svd", "threshold": nullspace.rtol},
             "rtol": nullspace.rtol,
             "sigma_max": float(sigma.max()),
             "sigma_min": float(sigma.min()),
@@ -48,18 +63,26 @@ class PatchBasis(NamedTuple):
 
 @full_precision
 def find_basis(
-    model: Model, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+    model: Model,
+    *,
+    space: Space = "pixel",
+    rtol: float | None = None,
+    per_channel: bool = False,
+    stem: Stem | None = None,
 ) -> PatchBasis:
     """The nullspace of the model's patch embedding.
+
+    Args:
+        stem: the model's, if it is at hand.
 
     Raises:
         NoNullspaceError: the model does not start with one linear map of disjoint patches, or that map is injective.
         ModelError: that map is zero.
     """
-    stem = model.stem()
-    if stem.weight is None:
+    stem = stem or model.stem()
+    patch_map = _patch_map(stem, model)
+    if patch_map is None:
         raise _no_patches(model, stem)
-    patch_map = PatchMap.from_weight(stem.weight, model.transform.std)
     if not bool(patch_map.weight.any()):
         raise ModelError(
             f"{model.name} reads nothing: the weights of its patch embedding are all 0. Check these: {model.weights}."
@@ -72,30 +95,43 @@ def find_basis(
 
 def patch_map_of(model: Model) -> PatchMap | None:
     """The model's patch embedding; None where it does not start with one linear map of disjoint patches."""
-    weight = model.stem().weight
-    return None if weight is None else PatchMap.from_weight(weight, model.transform.std)
+    return _patch_map(model.stem(), model)
+
+
+def _patch_map(stem: Stem, model: Model) -> PatchMap | None:
+    return None if stem.weight is None else PatchMap(stem.weight, model.transform.std, stem.stored_eps)
 
 
 def _no_patches(model: Model, stem: Stem) -> NoNullspaceError:
-    layers = "; ".join(stem.layers) or "no linear layer that reads the image"
-    reason = {
-        "overlapping": "reads the image through overlapping windows, so that no patch has a nullspace of its own",
-        "branches": "reads the image by several layers side by side: noise in the nullspace of one moves the others",
-        "unknown": "does not start with a linear map of disjoint patches",
-    }[stem.kind]
-    report = {
-        "kind": stem.kind,
-        "layers": list(stem.layers),
-        "in_chans": model.transform.input_size[0],
-        "patch_size": list(stem.window) if stem.window else None,
-        "stride": list(stem.stride) if stem.stride else None,
-        "rank": None,
-        "nullity": None,
-    }
+    if stem.kind == "not_affine":
+        return not_affine(model, stem)
     return NoNullspaceError(
-        f"{model.name} has no exact patch nullspace: it {reason} ({layers}). "
+        f"{model.name} has no exact patch nullspace: it reads the image through overlapping windows, or by several "
+        f"layers whose patches differ, so that no patch has a nullspace of its own ({'; '.join(stem.layers)}). "
         f"Use a ViT whose patches hold more numbers than its embedding, such as {EXAMPLES}.",
-        report,
+        {
+            "kind": stem.kind,
+            "layers": list(stem.layers),
+            "in_chans": model.transform.input_size[0],
+            "rank": None,
+            "nullity": None,
+        },
+    )
+
+
+def not_affine(model: Model, stem: Stem) -> NoNullspaceError:
+    """Of a model that does something else to the image before its first layers have read it."""
+    layers = "; ".join(stem.layers) or "none"
+    return NoNullspaceError(
+        f"{model.name} has no exact nullspace that could be had from its first layers: {stem.reason} "
+        f"(layers that read the image: {layers}).",
+        {
+            "kind": stem.kind,
+            "layers": list(stem.layers),
+            "in_chans": model.transform.input_size[0],
+            "rank": None,
+            "nullity": None,
+        },
     )
 
 

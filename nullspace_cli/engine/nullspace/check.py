@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
-from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.runtime.precision import full_precision
 
 PROBES = 4
@@ -24,7 +25,8 @@ class Check:
     Attributes:
         passed: None where random noise moves nothing either, so that the check says nothing.
         null_logit_mse, random_logit_mse: squared change summed over the outputs, mean over the probe images.
-        residual: largest ||A v|| over the basis vectors v, relative to the largest singular value of A.
+        residual: largest ||A v|| over the basis vectors v, or where there is no basis that of the noise, relative to
+            ||A|| ||v||.
         outputs: "logits", or "features" for a model without a head.
     """
 
@@ -49,7 +51,7 @@ def probe_images(model: Model, count: int, seed: int) -> Float[Tensor, "count c 
 @full_precision
 def check_basis(
     model: Model,
-    basis: PatchBasis,
+    basis: PatchBasis | StemBasis,
     *,
     seed: int = 0,
     std: float = 0.1,
@@ -64,7 +66,7 @@ def check_basis(
         images: in [0, 1]; None for smooth random ones.
     """
     x = probe_images(model, PROBES, seed) if images is None else images
-    null = null_noise(basis.pixel_basis, model.transform.input_size[1:], std, seed)
+    null = basis.pixel_noise(model.transform.input_size[1:], std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     batch = torch.cat([x, x + null.float(), x + random.float()])
     outputs = model.in_full_precision()(model.transform.to_normalized(batch), "probe images with noise")
@@ -72,12 +74,10 @@ def check_basis(
     clean, with_null, with_random = values.chunk(3)
     null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
     informative = random_mse > 1e-9 * float(clean.square().sum(1).mean()) and random_mse > 1e-30
-    A = basis.patch_map.matrix(basis.nullspace.space)
-    residual = (basis.nullspace.basis.flatten(1) @ A.mT).norm(dim=1).max() / basis.nullspace.singular_values.max()
     return Check(
         passed=null_mse <= 1e-6 * random_mse if informative else None,
         null_logit_mse=null_mse,
         random_logit_mse=random_mse,
-        residual=float(residual),
+        residual=basis.residual(null),
         outputs="features" if outputs.logits is None else "logits",
     )

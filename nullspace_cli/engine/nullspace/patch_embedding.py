@@ -17,6 +17,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.nullspace.decomposition import count_rank, split_space
 from nullspace_cli.engine.nullspace.patches import patchify, unpatchify
+from nullspace_cli.engine.runtime.precision import stored_eps
 
 Space = Literal["pixel", "normalized"]
 
@@ -39,11 +40,7 @@ class PatchMap:
     def from_weight(cls, weight: Float[Tensor, "d c rh rw"], std: tuple[float, ...]) -> "PatchMap":
         """Take a model's kernel as it is, noticing weights that were stored in half precision and widened since."""
         kernel = weight.detach().cpu()
-        stored = next(
-            (low for low in (torch.bfloat16, torch.float16) if torch.equal(kernel.to(low).to(kernel.dtype), kernel)),
-            kernel.dtype,
-        )
-        return cls(kernel.double(), std, torch.finfo(stored).eps)
+        return cls(kernel.double(), std, stored_eps(kernel))
 
     @property
     def patch_size(self) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
-from nullspace_cli.engine.nullspace.sampling import equal_norm_noise, null_noise
+from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
+from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis, in_space, stem_map
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits
 
 FILTERS = 12
@@ -29,28 +31,37 @@ class Preview(NamedTuple):
         changes: of what the network says of each: root mean square relative to what it says of the image; None where
             that is zero.
         outputs: what that is.
-        null_vectors: as of `smoothest_null_vectors`.
+        null_vectors: as of `smoothest_null_vectors`; of a nullspace of whole images there are none.
+        null_power: how strong the null noise is at each frequency, 0 in the middle; mean over the channels.
+        spectra: of each layer that reads the image; of patches there are none, their singular values are known.
     """
 
     pictures: Float[Tensor, "3 c h w"]
     changes: tuple[float | None, ...]
     outputs: Literal["logits", "features"]
     null_vectors: Float[Tensor, "count c rh rw"]
+    null_power: Float[Tensor, "h w"]
+    spectra: tuple[Spectrum, ...]
 
 
-def preview_of(model: Model, basis: PatchBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
+def preview_of(model: Model, basis: PatchBasis | StemBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
     """Show the network a drawing of the demo's with noise of root mean square `std`, in [0, 1] pixel units."""
     c, h, w = model.transform.input_size
     pixels, _ = draw("val", 4 + 10 * seed, size=max(h, w))
     image = from_8_bits(pixels)[:, :h, :w]
     image = image if c == 3 else image.mean(0, keepdim=True).expand(c, h, w)
-    null = null_noise(basis.pixel_basis, (h, w), std, seed)
+    null = basis.pixel_noise((h, w), std, seed)
     random = equal_norm_noise(null, torch.Generator().manual_seed(seed + 1))
     pictures = torch.stack([image, image + null, image + random])
     found = model.in_full_precision()(model.transform.to_normalized(pictures.float()))
     changes = tuple(metrics.relative_change(found.answer[0], answer) for answer in found.answer)
     outputs: Literal["logits", "features"] = "features" if found.logits is None else "logits"
-    return Preview(pictures, changes, outputs, smoothest_null_vectors(basis.nullspace, FILTERS))
+    power = torch.fft.fftshift(torch.fft.fft2(null).abs().square().mean(0))
+    if isinstance(basis, PatchBasis):
+        return Preview(pictures, changes, outputs, smoothest_null_vectors(basis.nullspace, FILTERS), power, ())
+    own = in_space(stem_map(model), basis.space, basis.std)
+    spectra = tuple(find_spectrum(branch, (h, w)) for branch in own.branches)
+    return Preview(pictures, changes, outputs, null.new_zeros(0, c, 1, 1), power, spectra)
 
 
 def smoothest_null_vectors(nullspace: Nullspace, count: int) -> Float[Tensor, "count c rh rw"]:

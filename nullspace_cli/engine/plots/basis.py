@@ -1,5 +1,6 @@
 """The picture of a nullspace."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.preview import FILTERS, Preview
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
 
 
-def draw_basis(path: Path, model: str, basis: PatchBasis, shown: Preview, *, force: bool = False) -> Path:
-    """Draw a nullspace: the spectrum, what null noise does to an image, and filters on both sides of the divide."""
+def draw_basis(path: Path, model: str, basis: PatchBasis | StemBasis, shown: Preview, *, force: bool = False) -> Path:
+    """Draw a nullspace: the spectrum, what null noise does to an image, and what the network reads and cannot see."""
+    if isinstance(basis, StemBasis):
+        return _draw_stem_basis(path, model, basis, shown, force=force)
     figure = Figure(figsize=(13, 7.2), layout="constrained")
     nullspace = basis.nullspace
     top, rows, nulls = figure.subfigures(3, 1, height_ratios=[2.1, 1, 1], squeeze=False)[:, 0]
@@ -30,6 +34,34 @@ def draw_basis(path: Path, model: str, basis: PatchBasis, shown: Preview, *, for
     _draw_patches(rows.subplots(1, FILTERS), nullspace.row_space[:FILTERS])
     nulls.suptitle("What it cannot see: null vectors of the lowest spatial frequencies", fontsize=11)
     _draw_patches(nulls.subplots(1, FILTERS), shown.null_vectors)
+    return save_figure(path, figure, force=force)
+
+
+def _draw_stem_basis(path: Path, model: str, basis: StemBasis, shown: Preview, *, force: bool) -> Path:
+    counted = basis.counted
+    figure = Figure(figsize=(15, 6.2), layout="constrained")
+    top, rows = figure.subfigures(2, 1, height_ratios=[2.4, 1], squeeze=False)[:, 0]
+    figure.suptitle(
+        f"{model}: first layers {counted.inputs} → {counted.outputs}, rank {counted.rank}, nullity {counted.nullity} "
+        f"({counted.share:.1%})",
+        fontsize=13,
+    )
+    axes = top.subplots(1, 5, gridspec_kw={"width_ratios": [1.5, 1, 1, 1, 1]})
+    for k, (spectrum, color) in enumerate(zip(shown.spectra, itertools.cycle((BLUE, ORANGE)), strict=False)):
+        values = spectrum.sorted
+        share = np.linspace(0, 100, len(values))
+        kept = (values > basis.rtol * values.max()).numpy()
+        axes[0].semilogy(share[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
+    if len(shown.spectra) > 1:
+        axes[0].legend(frameon=False)
+    axes[0].set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title="Spectrum, edges closed")
+    axes[0].spines[["top", "right"]].set_visible(False)
+    _draw_noise(axes[1:4], shown)
+    axes[4].imshow(shown.null_power.clamp_min(1e-12).log().numpy(), cmap="viridis")
+    axes[4].set_title("null noise by frequency", fontsize=11)
+    axes[4].set(xticks=[], yticks=[], xlabel="0 in the middle")
+    rows.suptitle("What the network reads: kernels that span those of its first layer", fontsize=11)
+    _draw_patches(rows.subplots(1, FILTERS), basis.image_map.branches[0].kernel[:FILTERS])
     return save_figure(path, figure, force=force)
 
 

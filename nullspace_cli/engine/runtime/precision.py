@@ -13,6 +13,7 @@ from contextlib import ContextDecorator, ExitStack, contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from nullspace_cli.engine.runtime.process import Shared
 
@@ -100,3 +101,10 @@ def _cudnn_allows_tf32() -> bool:
 
 full_precision = FullPrecision()
 """Around all exact work: `with full_precision:`, or over a function."""
+
+
+def stored_eps(weight: Tensor) -> float:
+    """Machine epsilon of the precision that a weight is stored in: half precision may have been widened since."""
+    lower = (torch.bfloat16, torch.float16, torch.float32)
+    kind = next((low for low in lower if torch.equal(weight.to(low).to(weight.dtype), weight)), weight.dtype)
+    return torch.finfo(kind).eps

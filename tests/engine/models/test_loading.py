@@ -281,7 +281,7 @@ def test_arguments_that_do_not_fit() -> None:
 def test_input_size_is_that_of_the_built_model(name: str, kwargs: dict[str, Any], size: tuple[int, ...]) -> None:
     model = load_model(ModelRequest(name, pretrained=False, kwargs=kwargs, device="cpu"))
     assert model.transform.input_size == size
-    assert model.stem().kind in ("patch", "overlapping")
+    assert model.stem().kind in ("patch", "affine")
 
 
 @pytest.mark.parametrize("size", [(64, 96), (64, 64)])

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
+from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
 from nullspace_cli.engine.nullspace.basis_file import load_row_space, save_basis
 from nullspace_cli.engine.nullspace.check import check_basis
@@ -70,9 +71,9 @@ def test_per_channel_may_be_empty_where_the_joint_one_is_not() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("resnet10t", "overlapping", ["overlapping windows", "conv1.0", "vit_small_patch32_224"]),
-        ("tf_efficientnet_lite0", "overlapping", ["conv_stem", "window 3 x 3"]),
-        ("crossvit_tiny_240", "branches", ["side by side", "patch_embed.0.proj", "patch_embed.1.proj"]),
+        ("resnet10t", "affine", ["overlapping windows", "conv1.0", "vit_small_patch32_224"]),
+        ("tf_efficientnet_lite0", "affine", ["conv_stem", "window 3 x 3"]),
+        ("crossvit_tiny_240", "affine", ["several layers", "patch_embed.0.proj", "patch_embed.1.proj"]),
     ],
 )
 def test_models_without_a_patch_nullspace(name: str, kind: str, words: list[str]) -> None:
@@ -80,6 +81,16 @@ def test_models_without_a_patch_nullspace(name: str, kind: str, words: list[str]
         find_basis(load(name))
     assert caught.value.report["kind"] == kind
     assert all(word in str(caught.value) for word in (name, *words))
+
+
+def test_windows_within_patches() -> None:
+    """TNT unfolds patches, and then convolves each with zeros around it: one matrix [16 x 24, 3 x 16 x 16]."""
+    model = load("tnt_s_patch16_224", depth=1)
+    found = find_basis(model)
+    assert (found.nullspace.rank, found.nullspace.nullity) == (384, 384)
+    assert check_basis(model, found).passed
+    with pytest.raises(ModelError, match="no patch tokens"):
+        injection_site(model, "encoder")
 
 
 @pytest.mark.parametrize("space", ["pixel", "normalized"])

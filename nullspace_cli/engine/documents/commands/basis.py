@@ -6,7 +6,7 @@ from pydantic import Field
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Share, may_lack
 from nullspace_cli.engine.documents.commands.run import Pair, Run
-from nullspace_cli.engine.documents.shared import Pixels
+from nullspace_cli.engine.documents.shared import NullityProof, Pixels
 
 
 class Check(Document):
@@ -19,6 +19,21 @@ class Check(Document):
     outputs: Literal["logits", "features"]
 
 
+class Proof(Document):
+    """What proves a nullity.
+
+    Of a patch, the singular values of its matrix (svd). Of a whole image, blocks of the matrix that bound its rank from
+    below by what counting allows at most (staircase), or a factorisation by which the eigenvalues of A A^T below a
+    bound were counted (inertia).
+    """
+
+    method: NullityProof
+    threshold: NonNegative = Field(
+        description="share of the largest singular value up to which one counts as zero; of staircase, no singular "
+        "value of a block lies below"
+    )
+
+
 class Patches(Document):
     """A patch embedding and its nullspace."""
 
@@ -27,8 +42,12 @@ class Patches(Document):
     patch_size: Pair
     patch_dim: Natural
     embed_dim: Natural
+    inputs: Natural
+    outputs: Natural
     rank: Count
     nullity: Count
+    nullity_share: Share
+    nullity_proof: Proof
     rtol: Share
     sigma_max: NonNegative
     sigma_min: NonNegative
@@ -40,18 +59,22 @@ class Basis(Run):
     """`vitnull basis`. Of a model without an exact nullspace there are fewer keys."""
 
     schema_: Literal["vitnull/basis/1"] = Field(alias="schema")
-    kind: Literal["patch", "overlapping", "branches", "unknown"]
+    kind: Literal["patch", "affine", "not_affine"]
     layers: list[str] = may_lack("who reads the image, where it is not one map of patches")
-    stride: Pair | None = may_lack("as layers")
     in_chans: Natural
-    patch_size: Pair | None
+    image_size: Pair = may_lack("height and width of the images of an affine map")
+    patch_size: Pair | None = may_lack("where the model has patches, null for other affine maps")
     patch_dim: Natural = may_lack("where the model has patches")
     embed_dim: Natural = may_lack("where the model has patches")
+    inputs: Natural = may_lack("numbers that a patch has, or an image; of an affine map")
+    outputs: Natural = may_lack("numbers that are read of a patch, or of an image; of an affine map")
     rank: Count | None
     nullity: Count | None
-    rtol: Share = may_lack("where the model has patches")
-    sigma_max: NonNegative = may_lack("where the model has patches")
-    sigma_min: NonNegative = may_lack("where the model has patches")
+    nullity_share: Share = may_lack("of a patch, or of an image; where there is a nullspace")
+    nullity_proof: Proof = may_lack("where there is a nullspace")
+    rtol: Share = may_lack("where the singular values were looked at")
+    sigma_max: NonNegative = may_lack("as rtol")
+    sigma_min: NonNegative | None = may_lack("as rtol; null where only the largest is known")
     nullity_per_channel: list[Count] = may_lack("where the model has patches")
     space: Pixels = may_lack("where the model has patches")
     check: Check | None

@@ -1,0 +1,150 @@
+"""Print the census of docs/nullspaces.md: `python examples/first_layers.py FILE.jsonl [MODEL...]`.
+
+How each of timm's architectures reads the image, and how much room counting leaves: weights are not looked at, so that
+trained ones can only have more. FILE.jsonl takes one line an architecture; those that it has already are passed over,
+so that the walk can be interrupted, and a second process can start from the other end (`--backwards`).
+
+Networks are built without weights, on PyTorch's meta device, and their passes stopped once nothing has touched the
+image for a long while. What is no plain convolution is built with random weights and tested, once for all alike.
+"""
+
+import json
+import sys
+import warnings
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nullspace_cli.engine.models.reading_tape import Recorder, Tape
+from nullspace_cli.engine.models.stem import find_stem
+
+ENOUGH = 400
+"""Operations without the image, after which no network reads it any more."""
+
+
+class ReadError(Exception):
+    """The image was read: the rest of the pass is of no interest."""
+
+
+class Hasty(Recorder):
+    """Stops a pass once nothing has touched the image for a while."""
+
+    idle = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = self._count
+        result = super().__torch_function__(func, types, args, kwargs)
+        self.idle = 0 if self._count > before else self.idle + 1
+        if self.readers and self.idle > ENOUGH:
+            raise ReadError
+        return result
+
+
+def tape_of(name: str) -> Tape:
+    with torch.device("meta"):
+        module = timm.create_model(name).eval()
+        image = torch.zeros(1, *module.pretrained_cfg["input_size"])
+        with Hasty(module, image) as recorder, suppress(ReadError):
+            module(image)
+    return recorder.tape()
+
+
+def row_of(name: str) -> dict[str, Any]:
+    """How an architecture reads the image: kind, numbers of the image, numbers that its first layers make of them."""
+    tape = tape_of(name)
+    if tape.steps != tape.readers or len(tape.readers) != 1 or tape.readers[0].operation is not F.conv2d or tape.stray:
+        shapes = [[arg.shape if isinstance(arg, Tensor) else arg for arg in step.args] for step in tape.steps]
+        alike = repr([tape.input_size, [str(step.operation) for step in tape.steps], shapes])
+        return {"name": name, "size": tape.input_size, **tested(alike, name)}
+    layer = tape.readers[0]
+    image = torch.empty(1, *tape.input_size, device="meta")
+    outputs = layer.operation(image, *layer.args[1:], **layer.kwargs)[0]
+    (d, n, kh, kw), stride = layer.args[1].shape, tuple(layer.args[3])
+    windows = outputs.shape[1:] == (tape.input_size[1] // kh, tape.input_size[2] // kw)
+    kind = "patch" if (kh, kw) == stride and windows and n == image.shape[1] else "affine"
+    place = [n * stride[0] * stride[1], d]
+    return {
+        **{"name": name, "size": tape.input_size, "kind": kind, "reason": ""},
+        **{"inputs": image.numel(), "outputs": outputs.numel(), "place": place},
+    }
+
+
+SEEN: dict[str, dict[str, Any]] = {}
+
+
+def tested(alike: str, name: str) -> dict[str, Any]:
+    """What the tool itself finds, with random weights."""
+    if alike not in SEEN:
+        module = timm.create_model(name).eval()
+        stem = find_stem(module, tuple(module.pretrained_cfg["input_size"]))
+        about: dict[str, Any] = {
+            "kind": stem.kind,
+            "reason": stem.reason,
+            "inputs": None,
+            "outputs": None,
+            "place": None,
+        }
+        if stem.image_map:
+            about |= {"inputs": stem.image_map.inputs, "outputs": stem.image_map.outputs}
+            if stem.weight is not None:
+                about["place"] = [stem.weight[0].numel(), len(stem.weight)]
+            elif len(stem.image_map.branches) == 1 and not stem.image_map.branches[0].resize:
+                branch = stem.image_map.branches[0]
+                about["place"] = [branch.kernel.shape[1] * branch.stride[0] * branch.stride[1], len(branch.kernel)]
+        SEEN[alike] = about
+    return SEEN[alike]
+
+
+def has_room(row: dict[str, Any]) -> bool:
+    """Whether there are fewer outputs than inputs; of a patch where there are patches."""
+    inputs, outputs = row["place"] if row["kind"] == "patch" else (row["inputs"] or 0, row["outputs"] or 0)
+    return bool(outputs < inputs)
+
+
+def summary(rows: list[dict[str, Any]]) -> None:
+    """Counts by kind, and the architectures that have room; those of equal numbers in one line."""
+    room = [row for row in rows if has_room(row)]
+    counts = Counter((row["kind"], row in room) for row in rows)
+    print("| first layers | architectures | with room |")
+    print("| --- | --- | --- |")
+    for kind in ("patch", "affine", "not_affine"):
+        print(f"| {kind} | {counts[kind, True] + counts[kind, False]} | {counts[kind, True]} |")
+    for kind in ("patch", "affine"):
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for row in room:
+            if row["kind"] == kind:
+                numbers = tuple(row["place"]) if row["place"] else (row["inputs"], row["outputs"])
+                groups.setdefault(numbers, []).append(row["name"])
+        print(f"\n| {kind} | numbers → outputs | free |")
+        print("| --- | --- | --- |")
+        for (inputs, outputs), names in sorted(groups.items(), key=lambda item: item[0][1] / item[0][0]):
+            print(f"| {', '.join(sorted(names))} | {inputs} → {outputs} | {1 - outputs / inputs:.0%} |")
+    for row in rows:
+        if row["kind"] == "not_affine":
+            print(f"\n{row['name']}: {row['reason']}")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    backwards = "--backwards" in sys.argv
+    path, *names = (Path(word) for word in sys.argv[1:] if word != "--backwards")
+    wanted = [str(name) for name in names] or timm.list_models()
+    for name in reversed(wanted) if backwards else wanted:
+        if all(row["name"] != name for row in read(path)):
+            with path.open("a") as file:
+                file.write(json.dumps(row_of(name)) + "\n")
+    summary([row for row in read(path) if row["name"] in set(wanted)])
+
+
+if __name__ == "__main__":
+    main()

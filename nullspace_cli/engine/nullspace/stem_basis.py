@@ -1,0 +1,190 @@
+"""The exact nullspace of first layers that read whole images: windows that overlap, branches, resizes, zeros around.
+
+There is no basis to write down, of tens of thousands of vectors as long as an image. What takes its place is the map
+itself: any image's part in the nullspace is one projection away.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+
+from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
+from nullspace_cli.engine.models.model import Model
+from nullspace_cli.engine.models.stem import Stem
+from nullspace_cli.engine.nullspace.basis import EXAMPLES, PatchBasis, find_basis, not_affine
+from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
+from nullspace_cli.engine.nullspace.nullity import Nullity, find_nullity
+from nullspace_cli.engine.nullspace.patch_embedding import Space
+from nullspace_cli.engine.runtime.precision import full_precision
+from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
+from nullspace_cli.engine.solvers.null_projection import NullProjection
+from nullspace_cli.engine.solvers.staircase import rank_bounds
+
+
+@dataclass(frozen=True)
+class StemBasis:
+    """The nullspace of a map of whole images.
+
+    Attributes:
+        image_map: a map with that nullspace, by kernels that are orthonormal, of differences of images in `space`.
+        counted: the nullity, and what proves it.
+        layers: who reads the image, for people.
+        rtol: share of the largest singular value of the layers' kernels up to which one counts as zero.
+        space: "pixel" for differences of images in [0, 1], "normalized" for those of normalised ones.
+        std: the model's, by which the two differ.
+        sigma_max: the largest singular value of the layers' own map.
+    """
+
+    image_map: ImageMap
+    counted: Nullity
+    layers: tuple[str, ...]
+    rtol: float
+    space: Space
+    std: tuple[float, ...]
+    sigma_max: float
+
+    @cached_property
+    def projection(self) -> NullProjection:
+        return NullProjection(self.image_map)
+
+    def pixel_noise(self, size: tuple[int, int], std: float, seed: int) -> Float[Tensor, "c h w"]:
+        """A sample of exact null noise over a model's whole input, in pixel units of root mean square `std`.
+
+        Raises:
+            ArtifactError: `size` is not what the map reads; or the noise cannot be had to within its tolerance.
+        """
+        if tuple(size) != self.image_map.input_size[1:]:
+            own = " x ".join(map(str, self.image_map.input_size[1:]))
+            raise ArtifactError(f"The nullspace is one of images of {own}; asked for noise of {size[0]} x {size[1]}.")
+        sampled = self.projection.sample(1, torch.Generator().manual_seed(seed))
+        if not bool(sampled.converged.all()):
+            raise ArtifactError(
+                f"Null noise was not found within {sampled.iterations} iterations (residual "
+                f"{float(sampled.residual.max()):.2g}): the first layers hardly tell some directions from others."
+            )
+        noise: Tensor = sampled.images[0]
+        if self.space == "normalized":
+            noise = noise * torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
+        return noise * (std / noise.square().mean().sqrt())
+
+    def residual(self, noise: Float[Tensor, "c h w"]) -> float:
+        """||A v|| of noise in pixel units, relative to a bound of ||A|| times ||v||."""
+        if self.space == "normalized":
+            noise = noise / torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
+        seen = self.image_map.forward(noise[None].double()).norm()
+        return float(seen / (self.projection.norm_bound * noise.norm()))
+
+    def describe(self) -> dict[str, Any]:
+        """The keys of the JSON document that describe the nullspace."""
+        c, h, w = self.image_map.input_size
+        return {
+            "kind": "affine",
+            "layers": list(self.layers),
+            "in_chans": c,
+            "image_size": [h, w],
+            "patch_size": None,
+            **self.counted.describe(),
+            "rtol": self.rtol,
+            "sigma_max": self.sigma_max,
+            "sigma_min": None,
+            "space": self.space,
+        }
+
+
+def find_first_layer_basis(
+    model: Model, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+) -> PatchBasis | StemBasis:
+    """The nullspace of what the model reads of an image: patch by patch where there are patches, else of whole images.
+
+    Raises:
+        NoNullspaceError: the first layers read as many numbers as they are given, or are not affine.
+        ModelError: they read nothing.
+    """
+    stem = model.stem()
+    if stem.weight is not None or per_channel:
+        return find_basis(model, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
+    return find_stem_basis(model, stem, space=space, rtol=rtol)
+
+
+@full_precision
+def find_stem_basis(model: Model, stem: Stem, *, space: Space = "pixel", rtol: float | None = None) -> StemBasis:
+    """The nullspace of a stem that is affine.
+
+    Args:
+        rtol: None for the machine epsilon of the precision that the weights are stored in.
+
+    Raises:
+        NoNullspaceError, ModelError: as `find_first_layer_basis`.
+    """
+    rtol = stem.stored_eps if rtol is None else rtol
+    own = in_space(stem_map(model, stem), space, model.transform.std)
+    reduced = independent_kernels(own, rtol)
+    bounds = rank_bounds(reduced)
+    if bounds.upper == own.inputs:
+        raise _injective(model, stem, proven=bounds.lower == own.inputs)
+    return StemBasis(
+        reduced, find_nullity(own, rtol), stem.layers, rtol, space, model.transform.std, largest_singular_value(own)
+    )
+
+
+def stem_map(model: Model, stem: Stem | None = None) -> ImageMap:
+    """What a model's first layers read of normalised images.
+
+    Args:
+        stem: the model's, if it is at hand.
+
+    Raises:
+        NoNullspaceError: they are not affine.
+    """
+    stem = stem or model.stem()
+    if stem.image_map is None:
+        raise not_affine(model, stem)
+    return stem.image_map
+
+
+def largest_singular_value(image_map: ImageMap) -> float:
+    """Of a map, by Lanczos' method on A^T A."""
+    size, n = image_map.input_size, image_map.inputs
+
+    def gram(x: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(x.reshape(1, *size))
+        return image_map.adjoint(image_map.forward(image)).numpy().ravel()
+
+    start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    operator = LinearOperator((n, n), matvec=gram, dtype=np.float64)
+    return float(eigsh(operator, k=1, v0=start, tol=1e-6, return_eigenvectors=False)[0] ** 0.5)
+
+
+def in_space(image_map: ImageMap, space: Space, std: tuple[float, ...]) -> ImageMap:
+    """The map of differences in a space, from that of normalised images."""
+    if space == "normalized":
+        return image_map
+    scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
+    branches = (Branch(part.kernel / scale, part.stride, part.padding, part.resize) for part in image_map.branches)
+    return ImageMap(tuple(branches), image_map.input_size)
+
+
+def _injective(model: Model, stem: Stem, *, proven: bool) -> NoNullspaceError:
+    assert stem.image_map is not None
+    inputs, outputs = stem.image_map.inputs, stem.image_map.outputs
+    rank = "the rank is proven to be full" if proven else "counting leaves none"
+    return NoNullspaceError(
+        f"{model.name} has no exact nullspace: its first layers read {inputs} numbers by {outputs} outputs, and {rank} "
+        f"({'; '.join(stem.layers)}).",
+        {
+            "kind": "affine",
+            "layers": list(stem.layers),
+            "in_chans": model.transform.input_size[0],
+            "inputs": inputs,
+            "outputs": outputs,
+            "rank": inputs if proven else None,
+            "nullity": 0 if proven else None,
+        },
+        hint=f"Models with room: {EXAMPLES}.",
+    )
