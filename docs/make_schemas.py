@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from nullspace_cli.engine.documents.commands.registry import DOCUMENTS, LINES
 from nullspace_cli.engine.documents.kinds import ARTEFACTS
 from nullspace_cli.engine.documents.model_folder import ModelFolder
@@ -20,7 +22,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> Iterator[tuple[str, str]]:
     """The name and the text of each file."""
-    named = {
+    named: dict[str, type[BaseModel]] = {
         **DOCUMENTS,
         **{f"{name}.line": model for name, model in LINES.items()},
         **{f"{kind}.safetensors": model for kind, model in ARTEFACTS.items()},
@@ -39,7 +41,7 @@ def _plain(node: Any) -> Any:
         return [_plain(part) for part in node]
     if not isinstance(node, dict):
         return node
-    kept = {
+    kept: dict[str, Any] = {
         key: {name: _plain(part) for name, part in value.items()} if key in ("properties", "$defs") else _plain(value)
         for key, value in node.items()
         if key not in ("title", "default")

@@ -21,7 +21,7 @@ from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.workflows.fool import report
+from nullspace_cli.engine.workflows.fool import FoolFiles, report
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
             source = read_picture(rank_sources(fool, [other for other in images if other != path], target)[0].path)
             made = fool(source, target)
             done[label] = report(
-                fool, made, source, path, Files.of(folder, source.path.stem, path.stem), (), force=True
+                fool, made, source, path, FoolFiles.of(folder, source.path.stem, path.stem), (), force=True
             )
             if len(done) == options.count:
                 break

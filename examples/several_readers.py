@@ -52,7 +52,9 @@ def row(name: str, picture: Image.Image, size: tuple[int, int] | None, models: l
 
 
 def answer(model: vitnull.Model, pixels: np.ndarray) -> int:
-    return int(model(model.transform(pixels)[None]).logits.argmax())
+    logits = model(model.transform(pixels)[None]).logits
+    assert logits is not None
+    return int(logits.argmax())
 
 
 if __name__ == "__main__":
