@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from typer.models import OptionInfo, ParameterInfo
 
-from nullspace_cli.commands.app import app
+from nullspace_cli.commands.app import all_commands
 from nullspace_cli.commands.options import file_name, given, path_name, read_number
 from tests.conftest import Vitnull, contents
 
@@ -18,12 +18,10 @@ NO_NUMBERS = ("nan", "-inf", "-1", "1e308", "-1e308", "", "x", "0x10", "1,5")
 
 def declared() -> Iterator[tuple[str, str, Any, ParameterInfo]]:
     """Command, name, type and typer's description of every argument and option."""
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert command.name is not None
-        for name, parameter in inspect.signature(command.callback).parameters.items():
+    for command, callback in all_commands():
+        for name, parameter in inspect.signature(callback).parameters.items():
             kind, info = get_args(parameter.annotation)
-            yield command.name, name, kind, info
+            yield command, name, kind, info
 
 
 def types(kind: Any) -> set[Any]:
