@@ -162,7 +162,9 @@ def check(
     suspect: Annotated[
         str | None,
         typer.Argument(
-            metavar="SUSPECT", help="A model, as for basis, whose weights are at hand. [default: by --answers]"
+            metavar="SUSPECT",
+            parser=given,
+            help="A model, as for basis, whose weights are at hand. [default: by --answers]",
         ),
     ] = None,
     *,
@@ -227,6 +229,10 @@ def check(
         "references": [one.describe() for one in compared],
         "plot": str(plot) if plot else None,
     }
+    if plot and (found := judged.white or judged.black):
+        from nullspace_cli.engine.plots.claim import draw_check
+
+        draw_check(plot, made, loaded.name if loaded else str(answers), found, finding, force=output.force)
     document = console.document("claim-check", AnyModels([loaded] if loaded else []), options.seed, body)
     console.result(document, render_check)
     if not references and finding.verdict == "derived":

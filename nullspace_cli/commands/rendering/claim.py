@@ -12,7 +12,7 @@ def render_commit(console: Console, document: Mapping[str, Any]) -> None:
         [
             ("model", model_line(document)),
             ("nullity", f"{document['nullity']}, rank {document['rank']}"),
-            ("visibility", f"{document['visibility']:.3g} of white noise's power, of mirrored null noise"),
+            ("visibility", f"{document['visibility']:.3g} of white noise's power, of null noise and its mirror image"),
             ("score", f"{document['score']:.1f} (the claim's own; unrelated networks: about 0)"),
             ("seed", document["seed"]),
             ("claim", f"{document['claim']} ({'revealed: for a judge' if document['revealed'] else 'nothing secret'})"),

@@ -20,6 +20,10 @@ MAX_ANSWERS = 16 * MAX_JSON
 """Bytes: a million answers of a thousand logits would be twenty times that."""
 
 
+Answer = list[float] | int | str
+"""Logits, or a label."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """How each noise changed the answers; [images, pairs, 2], the pair's mirror image second.
@@ -48,7 +52,7 @@ def read_answers(path: Path, claim: Claim) -> Answers:
         found = f"logits of {' and of '.join(map(str, sorted(lengths)))} classes" if lengths else "labels"
         also = " and labels alone" if len(kinds) > 1 else ""
         raise ArtifactError(f"{path} has {found}{also}; expected one kind of answer to all probes.")
-    rows: list[list[ProbeAnswer]] = []
+    rows: list[list[Answer]] = []
     used = 0
     while True:
         probes = probes_of(claim, len(rows))
@@ -61,7 +65,7 @@ def read_answers(path: Path, claim: Claim) -> Answers:
                 f"{path} lacks {present.count(False)} of {len(probes)} answers about image {len(rows)}, the first to "
                 f"{missing}. Ask the suspect about all probes of an image."
             )
-        rows.append([answers[probe.name] for probe in probes])
+        rows.append([_answer(answers[probe.name]) for probe in probes])
         used += len(probes)
     if used < len(answers):
         known = {probe.name for image in range(len(rows)) for probe in probes_of(claim, image)}
@@ -70,7 +74,7 @@ def read_answers(path: Path, claim: Claim) -> Answers:
             f"{path} answers {stray}, which is no probe of this claim, or of an image that follows one without "
             "answers. Make the probes again, and ask about all images from the first on."
         )
-    return _by_pair(rows, claim.recipe.pairs)
+    return answers_of(rows, claim.recipe.pairs)
 
 
 def _lines(path: Path) -> dict[str, ProbeAnswer]:
@@ -90,13 +94,23 @@ def _lines(path: Path) -> dict[str, ProbeAnswer]:
     return answers
 
 
-def _by_pair(rows: Sequence[Sequence[ProbeAnswer]], pairs: int) -> Answers:
-    """Rows of one image each: the answer without noise, then those to each pair."""
-    if rows[0][0].logits is None:
-        labels = [[answer.label for answer in row] for row in rows]
-        changed = torch.tensor([[label != row[0] for label in row[1:]] for row in labels])
+def _answer(found: ProbeAnswer) -> Answer:
+    if found.logits is not None:
+        return found.logits
+    assert found.label is not None  # which its declaration sees to
+    return found.label
+
+
+def answers_of(rows: Sequence[Sequence[Answer]], pairs: int) -> Answers:
+    """The answers to the probes of each image, in the order of `probes_of`: without noise first.
+
+    Args:
+        rows: logits throughout, or labels throughout.
+    """
+    if not isinstance(rows[0][0], list):
+        changed = torch.tensor([[label != row[0] for label in row[1:]] for row in rows])
         return Answers(changed.unflatten(1, (pairs, 2)), None)
-    logits = torch.tensor([[answer.logits for answer in row] for row in rows], dtype=torch.float64)
+    logits = torch.tensor(rows, dtype=torch.float64)
     clean, noisy = logits[:, :1], logits[:, 1:]
     changed = (noisy.argmax(2) != clean.argmax(2)).unflatten(1, (pairs, 2))
     # What is added to all logits alike changes no probability.

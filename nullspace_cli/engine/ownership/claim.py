@@ -21,8 +21,8 @@ from nullspace_cli.engine.ownership.reading import Reading, reading_of
 from nullspace_cli.engine.runtime.precision import full_precision
 
 VISIBLE = 1e-3
-"""Least power of mirrored null noise that has to be read, by that of white noise: what int8 weights read by their
-rounding alone is a tenth of it."""
+"""Least power that has to be read of null noise and its mirror image, by that of white noise: what weights of 8 bits
+read by their rounding alone is a tenth of it."""
 DISTINCT = 6.0
 """Least distance, in standard deviations of its surrogates, of a network's own reading from its mirror image's."""
 DEFAULT_PAIRS = 50
@@ -128,14 +128,14 @@ def require_distinct(claim: Claim, report: dict[str, Any] | None = None) -> None
     """See that the nullspace tells its owner's network from others.
 
     Raises:
-        NoNullspaceError: even the owner's network does not read the mirror image of it, or reads it as the nullspace.
+        NoNullspaceError: even the owner's network does not read the mirror image of it, or hardly tells the two apart.
     """
     own = claim.own
     if own.visibility < VISIBLE:
         raise NoNullspaceError(
             f"{claim.recipe.model} has no nullspace to claim with: of the mirror image of its nullspace it reads "
-            f"{own.visibility:.2g} of what it reads of white noise, less than {VISIBLE:g}. Whatever reads the same "
-            "frequencies ignores that noise, too.",
+            f"{2 * own.visibility:.2g} of what it reads of white noise, not even {2 * VISIBLE:g}. Whatever reads "
+            "the same frequencies ignores that noise, too.",
             report,
         )
     if own.score is None or own.score > -DISTINCT:

@@ -6,14 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EQUAL = 1e-9
+"""Statistics that differ by this share, or by less, differ by rounding alone."""
+
 
 def p_value(statistic: float, surrogates: Float[Tensor, " m"]) -> float:
     """p = (1 + #{T* <= T}) / (1 + M): small where the statistic lies below those of nearly all surrogates.
 
     Exact for any M where all M + 1 are exchangeable: P(p <= a) <= a, with equality at multiples of 1 / (1 + M) where no
-    two are equal. Other than `scipy.stats.permutation_test`, the surrogates are given.
+    two are equal; what differs by rounding alone is. Other than by `scipy.stats.permutation_test`, the surrogates are
+    given.
     """
-    return (1 + int((surrogates <= statistic).sum())) / (1 + len(surrogates))
+    most = statistic + EQUAL * abs(statistic)
+    return (1 + int((surrogates <= most).sum())) / (1 + len(surrogates))
 
 
 def smallest_p(surrogates: int) -> float:

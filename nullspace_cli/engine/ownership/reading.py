@@ -23,7 +23,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nullspace_cli.engine.ownership.frequencies import draw_signs, is_odd, spectra
-from nullspace_cli.engine.ownership.randomisation import p_value
 
 BATCH = 1024
 """Surrogates at once."""
@@ -62,8 +61,8 @@ class Reading:
 
     @property
     def visibility(self) -> float:
-        """What it reads of mirrored null noise, by what it reads of white noise of the same power."""
-        return self.mirrored / self.white if self.white > 0 else 0.0
+        """What it reads of null noise and its mirror image in the mean, by what it reads of as powerful white noise."""
+        return self.even / self.white if self.white > 0 else 0.0
 
     @property
     def score(self) -> float | None:
@@ -71,16 +70,13 @@ class Reading:
         spread = float((2 * self.form.square().sum()).sqrt())
         return self.odd / spread if spread > 0 else None
 
-    def p_value(self, surrogates: int, generator: torch.Generator) -> float:
-        """How often the signs of a surrogate would make `odd` as small; as of `randomisation.p_value`."""
-        size = len(self.form)
+    def surrogates(self, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+        """s^T form s for random signs s: what `odd` would be of as many surrogates of the nullspace."""
         parts = []
-        for start in range(0, surrogates, BATCH):
-            signs = draw_signs(min(BATCH, surrogates - start), (1, size), generator).flatten(1)
+        for start in range(0, count, BATCH):
+            signs = draw_signs(min(BATCH, count - start), (1, len(self.form)), generator).flatten(1)
             parts.append(((signs @ self.form) * signs).sum(1))
-        # The claim's own signs through the same product, in which sums round alike.
-        own = torch.ones(1, size, dtype=self.form.dtype)
-        return p_value(float(((own @ self.form) * own).sum()), torch.cat(parts))
+        return torch.cat(parts)
 
 
 def reading_of(kernel: Float[Tensor, "d c sh sw"], row_space: Float[Tensor, "rank c rh rw"]) -> Reading:

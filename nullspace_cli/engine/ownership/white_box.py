@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.ownership.angles import Angles, angles_between
 from nullspace_cli.engine.ownership.claim import VISIBLE, Claim
 from nullspace_cli.engine.ownership.frequencies import low_frequencies
-from nullspace_cli.engine.ownership.randomisation import generator_of
+from nullspace_cli.engine.ownership.randomisation import generator_of, p_value
 from nullspace_cli.engine.ownership.reading import Reading, reading_of
 from nullspace_cli.engine.ownership.verdict import Finding
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -25,7 +28,7 @@ class WhiteBox:
     Attributes:
         reading: of null noise, and of its mirror image; None where nothing can be compared.
         own: the same of the owner's network, in the frequencies that both have.
-        p: by `surrogates` random signs.
+        surrogates: `reading.odd` for random signs; None where nothing can be said.
         angles: between what both networks read.
         silent: why nothing can be said; None where something can.
     """
@@ -33,10 +36,16 @@ class WhiteBox:
     patch_size: tuple[int, int] | None
     reading: Reading | None
     own: Reading | None
-    p: float | None
-    surrogates: int
+    surrogates: Float[Tensor, " m"] | None
     angles: Angles | None
     silent: str | None
+
+    @property
+    def p(self) -> float | None:
+        """How many surrogates are as far from their mirror images; None where nothing can be said."""
+        if self.reading is None or self.surrogates is None:
+            return None
+        return p_value(self.reading.odd, self.surrogates)
 
     @property
     def likeness(self) -> float | None:
@@ -62,7 +71,7 @@ class WhiteBox:
         return {
             "patch_size": list(self.patch_size) if self.patch_size else None,
             "p": self.p,
-            "surrogates": self.surrogates,
+            "surrogates": None if self.surrogates is None else len(self.surrogates),
             "score": reading and reading.score,
             "own_score": self.own and self.own.score,
             "likeness": self.likeness,
@@ -97,13 +106,13 @@ def compare(claim: Claim, suspect: Model, *, surrogates: int = SURROGATES, seed:
     own = reading_of(low_frequencies(claim.patch_map.kernel("pixel"), size), claim.row_space)
     silent = None
     if reading.visibility < VISIBLE:
-        silent = f"{suspect.name} does not read the mirror image of the claim's nullspace either"
+        silent = f"{suspect.name} reads neither the claim's nullspace nor the mirror image of it"
     elif own.visibility < VISIBLE:
         silent = f"in the frequencies of patches of {size[0]} x {size[1]} the claim's nullspace tells nothing"
-    p = None if silent else reading.p_value(surrogates, generator_of(claim.digest, "signs", seed))
+    drawn = None if silent else reading.surrogates(surrogates, generator_of(claim.digest, "signs", seed))
     angles = angles_between(kernel, max(rtol, patch_map.stored_eps), claim.row_space)
-    return WhiteBox(size, reading, own, p, surrogates, angles, silent)
+    return WhiteBox(size, reading, own, drawn, angles, silent)
 
 
 def _silent(reason: str, size: tuple[int, int] | None) -> WhiteBox:
-    return WhiteBox(size, None, None, None, SURROGATES, None, reason)
+    return WhiteBox(size, None, None, None, None, reason)

@@ -38,7 +38,7 @@ class ClaimCommit(Run):
     rtol: Share = may_lack("where the model has patches")
     pairs: Natural
     visibility: NonNegative | None = Field(
-        description="what the model reads of mirrored null noise, by what it reads of white noise of the same power"
+        description="what the model reads of null noise and its mirror image in the mean, by that of white noise"
     )
     score: float | None = Field(
         description="how far its reading of null noise is from that of the mirror image, in standard deviations"
@@ -92,7 +92,7 @@ class Weights(Document):
 
     patch_size: Pair | None
     p: P | None
-    surrogates: Natural
+    surrogates: Natural | None
     score: float | None
     own_score: float | None
     likeness: float | None = Field(description="score by the claim's own score, in the frequencies that both have")
