@@ -104,7 +104,7 @@ def probes(
         typer.Option(metavar="DATA", parser=given, help="A folder of images, or of class folders; or demo."),
     ],
     out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the probes go.")],
-    count: Annotated[int, whole(help="Take this many images, spread over DATA.")] = 8,
+    count: Annotated[int, whole(help="Take this many images, spread over DATA.")] = 24,
     size: Annotated[
         int | None,
         whole(most=4096, help="Side of the probes in pixels: the suspect's input size. [default: the claim's model's]"),

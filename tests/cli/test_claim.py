@@ -1,6 +1,7 @@
 """`vitnull claim`: from a digest to a verdict, the suspect asked by plain timm and Pillow."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from nullspace_cli.engine.models.loading import load_model
+from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.ownership.claim import Claim, make_claim
+from nullspace_cli.engine.ownership.claim_file import save_claim
+from nullspace_cli.engine.ownership.probes import probes_of
 from tests.cli.contract import SHARED, check_keys
 from tests.conftest import Vitnull, contents
 
@@ -28,10 +34,20 @@ CHECK = {
 }
 
 
+@pytest.fixture(scope="session")
+def revealed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Claim, Path]:
+    """A claim to the tiny ViT of seed 0, and its file."""
+    kwargs = {"depth": 1, "img_size": 64}
+    model = load_model(ModelRequest("deit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cpu"))
+    claim = make_claim(model, pairs=10)
+    return claim, save_claim(tmp_path_factory.mktemp("claim") / CLAIM, claim, reveal=True)
+
+
 @pytest.fixture
-def made(vitnull: Vitnull, tiny_vit: tuple[str, ...]) -> dict[str, Any]:
-    """The document of a revealed claim, CLAIM, to the tiny ViT of seed 0."""
-    return vitnull("claim", "commit", *tiny_vit, "--pairs", "10", "--reveal", "-o", CLAIM, "--json").document
+def made(vitnull: Vitnull, revealed: tuple[Claim, Path]) -> Claim:
+    """The same, in the current folder."""
+    shutil.copy(revealed[1], CLAIM)
+    return revealed[0]
 
 
 def test_commit(vitnull: Vitnull, tiny_vit: tuple[str, ...]) -> None:
@@ -56,9 +72,9 @@ def test_nothing_to_claim_with(vitnull: Vitnull) -> None:
 
 @pytest.mark.parametrize(("seed", "code"), [("0", 0), ("1", 3)])
 def test_a_suspect_by_its_weights(
-    vitnull: Vitnull, tiny_vit: tuple[str, ...], made: dict[str, Any], seed: str, code: int
+    vitnull: Vitnull, tiny_vit: tuple[str, ...], made: Claim, seed: str, code: int
 ) -> None:
-    arguments = ("claim", "check", CLAIM, *tiny_vit, "--seed", seed, "--digest", made["digest"])
+    arguments = ("claim", "check", CLAIM, *tiny_vit, "--seed", seed, "--digest", made.digest)
     document = vitnull(*arguments, "--plot", "p.png", "--json", expect=code).document
     check_keys(document, CHECK)
     assert (document["exit_code"], document["published"], document["by_answers"]) == (code, True, None)
@@ -69,7 +85,7 @@ def test_a_suspect_by_its_weights(
     assert document["verdict"].upper() in shown
 
 
-def test_a_reference_that_is_as_near(vitnull: Vitnull, tiny_vit: tuple[str, ...], made: dict[str, Any]) -> None:
+def test_a_reference_that_is_as_near(vitnull: Vitnull, tiny_vit: tuple[str, ...], made: Claim) -> None:
     """What an accuser makes of anybody's weights, or what both have from a third, tells nothing."""
     folder = Path("third")
     folder.mkdir()
@@ -110,22 +126,21 @@ def answers(seed: int, *, labels: bool) -> Iterator[str]:
 
 
 @pytest.fixture
-def asked(vitnull: Vitnull, made: dict[str, Any]) -> dict[str, Any]:
+def asked(vitnull: Vitnull, made: Claim) -> dict[str, Any]:
     """The document of probes of two drawings, written to probes/."""
     arguments = ("--images", "demo", "--count", "2", "--out-dir", "probes", "--json")
     return vitnull("claim", "probes", CLAIM, *arguments).document
 
 
-@pytest.mark.parametrize("labels", [False, True], ids=["logits", "labels"])
-def test_a_suspect_by_its_answers(vitnull: Vitnull, asked: dict[str, Any], labels: bool) -> None:
+def test_a_suspect_by_its_answers(vitnull: Vitnull, asked: dict[str, Any]) -> None:
     assert (asked["probes"], len(contents("probes")), asked["size"]) == (42, 42, [64, 64])
     read = asked["null_to_mirrored"]
     assert read["before"] < 1e-20
     assert 0 < read["after"] < 0.01  # by rounding to 8 bits
-    for seed, code in ((0, 0), (1, 3)):
+    for seed, labels, code in ((0, False, 0), (1, False, 3), (0, True, 3)):
         Path("a.jsonl").write_text("\n".join(answers(seed, labels=labels)))
         arguments = ("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", "--json", "--plot", "p.png")
-        document = vitnull(*arguments, "--force", expect=3 if labels else code).document
+        document = vitnull(*arguments, "--force", expect=code).document
         found = document["by_answers"]
         check_keys(document, CHECK)
         assert (found["images"], found["pairs"], document["model"]) == (2, 10, None)
@@ -167,16 +182,16 @@ def test_probes_are_the_same_again(vitnull: Vitnull, asked: dict[str, Any]) -> N
     ],
 )
 def test_answers_that_are_none(
-    vitnull: Vitnull, asked: dict[str, Any], change: Callable[[list[str]], list[str]], reason: str
+    vitnull: Vitnull, made: Claim, change: Callable[[list[str]], list[str]], reason: str
 ) -> None:
-    names = sorted(path.name for path in Path("probes").iterdir())
-    lines = [json.dumps({"image": name, "logits": [0.0] * 1000}) for name in names]
+    names = [probe.name for image in (0, 1) for probe in probes_of(made, image)]
+    lines = [json.dumps({"image": f"probes/{name}.png", "logits": [0.0] * 1000}) for name in names]
     Path("a.jsonl").write_text("\n".join(change(lines)))
     outcome = vitnull("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", expect=1)
     assert reason in outcome.message
 
 
-def test_a_level_that_the_pairs_cannot_reach(vitnull: Vitnull, made: dict[str, Any]) -> None:
+def test_a_level_that_the_pairs_cannot_reach(vitnull: Vitnull, made: Claim) -> None:
     Path("a.jsonl").touch()
     message = vitnull("claim", "check", CLAIM, "--answers", "a.jsonl", expect=2).message
     assert "least p-value is 0.05" in message
@@ -195,8 +210,6 @@ def test_a_level_that_the_pairs_cannot_reach(vitnull: Vitnull, made: dict[str, A
         (("probes", CLAIM, "--images", "demo", "--out-dir", "p", "--size", "15"), 2, "expected at least 16"),
     ],
 )
-def test_what_is_refused(
-    vitnull: Vitnull, made: dict[str, Any], arguments: tuple[str, ...], code: int, reason: str
-) -> None:
+def test_what_is_refused(vitnull: Vitnull, made: Claim, arguments: tuple[str, ...], code: int, reason: str) -> None:
     assert reason in vitnull("claim", *arguments, expect=code).message
     assert contents() == [CLAIM]
