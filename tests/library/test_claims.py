@@ -1,6 +1,7 @@
 """Claims in memory: the same verdicts as of the command."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -31,16 +32,16 @@ def test_a_claim_and_its_file(tmp_path: Path) -> None:
         made.save(tmp_path / "a.safetensors")
 
 
-def test_what_is_refused() -> None:
-    claim = vn.claim_model(network(0), pairs=2)
-    for arguments in (
-        {},
-        {"suspect": network(0), "answers": "a.jsonl"},
-        {"suspect": "demo"},
-        {"suspect": network(0), "level": 2},
-    ):
-        with pytest.raises(vn.VitnullError, match="expected"):
-            claim.check(**arguments)  # type: ignore[arg-type]
-    for arguments in ({"pairs": 1}, {"seed": -1}):
-        with pytest.raises(vn.VitnullError, match="expected a whole number"):
-            vn.claim_model(network(0), **arguments)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"suspect": "demo"}, {"suspect": "demo", "answers": "a.jsonl"}, {"answers": "a.jsonl", "level": 2}],
+)
+def test_suspects_that_are_none(arguments: dict[str, Any]) -> None:
+    with pytest.raises(vn.VitnullError, match="expected"):
+        vn.claim_model(network(0), pairs=2).check(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"pairs": 1}, {"seed": -1}])
+def test_claims_that_are_none(arguments: dict[str, int]) -> None:
+    with pytest.raises(vn.VitnullError, match="expected a whole number"):
+        vn.claim_model(network(0), **arguments)

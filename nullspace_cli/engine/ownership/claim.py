@@ -25,6 +25,9 @@ VISIBLE = 1e-3
 read by their rounding alone is a tenth of it."""
 DISTINCT = 6.0
 """Least distance, in standard deviations of its surrogates, of a network's own reading from its mirror image's."""
+UNREAD = 1e-3
+"""Most power that a network may read of its own nullspace, by that of the mirror image. What counts as zero by default
+reads a thousandth of this, even of weights in half precision."""
 DEFAULT_PAIRS = 50
 """Pairs of noises, the claim's and its surrogates', that a black box is shown of each image."""
 
@@ -128,9 +131,16 @@ def require_distinct(claim: Claim, report: dict[str, Any] | None = None) -> None
     """See that the nullspace tells its owner's network from others.
 
     Raises:
-        NoNullspaceError: even the owner's network does not read the mirror image of it, or hardly tells the two apart.
+        NoNullspaceError: even the owner's network does not read the mirror image of it, or hardly tells the two apart;
+            or it reads the nullspace itself, which a judge has to see.
     """
     own = claim.own
+    if own.visibility >= VISIBLE and own.null > UNREAD * own.mirrored:
+        raise NoNullspaceError(
+            f"{claim.recipe.model} has no nullspace to claim with: of what is called so (rtol {claim.recipe.rtol:g}) "
+            f"it reads {own.null / own.mirrored:.2g} of what it reads of the mirror image.",
+            report,
+        )
     if own.visibility < VISIBLE:
         raise NoNullspaceError(
             f"{claim.recipe.model} has no nullspace to claim with: of the mirror image of its nullspace it reads "
@@ -138,12 +148,17 @@ def require_distinct(claim: Claim, report: dict[str, Any] | None = None) -> None
             "the same frequencies ignores that noise, too.",
             report,
         )
-    if own.score is None or own.score > -DISTINCT:
+    if not is_distinct(own):
         raise NoNullspaceError(
             f"{claim.recipe.model} has no nullspace to claim with: it tells null noise from its mirror image by "
             f"{-(own.score or 0.0):.1f} standard deviations of surrogates; expected at least {DISTINCT:g}.",
             report,
         )
+
+
+def is_distinct(own: Reading) -> bool:
+    """Whether an owner's own network tells null noise from its mirror image."""
+    return own.visibility >= VISIBLE and own.score is not None and own.score <= -DISTINCT
 
 
 def hash_embedding(patch_map: PatchMap) -> str:

@@ -65,10 +65,14 @@ class Reading:
         return self.even / self.white if self.white > 0 else 0.0
 
     @property
+    def spread(self) -> float:
+        """The standard deviation of s^T form s over random signs s: its variance is 2 sum form^2."""
+        return float((2 * self.form.square().sum()).sqrt())
+
+    @property
     def score(self) -> float | None:
-        """`odd` in standard deviations of s^T form s over random signs s: var = 2 sum form^2. None where that is 0."""
-        spread = float((2 * self.form.square().sum()).sqrt())
-        return self.odd / spread if spread > 0 else None
+        """`odd` in units of `spread`; None where that is 0."""
+        return self.odd / self.spread if self.spread > 0 else None
 
     def surrogates(self, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
         """s^T form s for random signs s: what `odd` would be of as many surrogates of the nullspace."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.ownership.angles import Angles, angles_between
-from nullspace_cli.engine.ownership.claim import VISIBLE, Claim
+from nullspace_cli.engine.ownership.claim import VISIBLE, Claim, is_distinct
 from nullspace_cli.engine.ownership.frequencies import low_frequencies
 from nullspace_cli.engine.ownership.randomisation import generator_of, p_value
 from nullspace_cli.engine.ownership.reading import Reading, reading_of
@@ -108,7 +108,7 @@ def compare(claim: Claim, suspect: Model, *, surrogates: int = SURROGATES, seed:
     silent = None
     if reading.visibility < VISIBLE:
         silent = f"{suspect.name} reads neither the claim's nullspace nor the mirror image of it"
-    elif own.visibility < VISIBLE:
+    elif not is_distinct(own):
         silent = f"in the frequencies of patches of {size[0]} x {size[1]} the claim's nullspace tells nothing"
     drawn = None if silent else reading.surrogates(surrogates, generator_of(claim.digest, "signs", seed))
     angles = angles_between(kernel, max(rtol, patch_map.stored_eps), claim.row_space)

@@ -37,8 +37,7 @@ def draw_check(
         _draw_bars(right, found.changed / found.images, found.changed_mirrored / found.images, colour)
         right.set_ylabel("share of labels changed")
     elif found.reading is not None and found.reading.score is not None:
-        unit = found.reading.odd / found.reading.score
-        surrogates = np.zeros(0) if found.surrogates is None else found.surrogates.numpy() / unit
+        surrogates = np.zeros(0) if found.surrogates is None else found.surrogates.numpy() / found.reading.spread
         _draw_surrogates(left, surrogates, found.reading.score, colour)
         if found.own is not None and found.own.score is not None:
             left.axvline(found.own.score, color=GREY, ls=":", lw=1.5, label="the claim's own model")

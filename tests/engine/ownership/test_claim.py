@@ -1,6 +1,7 @@
 """The file of a claim: what it gives away, what it binds, and that whoever changes it is found out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_whoever_changes_a_claim_is_found_out(
     write_unchecked(file, tensors, about)
     with pytest.raises(ArtifactError, match=reason):
         read_claim(file)
+
+
+def test_a_nullspace_that_its_own_network_reads(claim: Claim, tmp_path: Path) -> None:
+    """Whoever calls small what is not could claim any directions."""
+    made = Claim(replace(claim.recipe, rtol=0.7), claim.patch_map)
+    path = save_claim(tmp_path / "a.claim.safetensors", made, reveal=True)
+    with pytest.raises(NoNullspaceError, match=r"of what is called so \(rtol 0.7\) it reads"):
+        read_claim(path)
 
 
 def test_another_claim_than_was_published(file: Path) -> None:

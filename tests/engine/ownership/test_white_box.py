@@ -118,6 +118,8 @@ def test_angles_are_scipys(claim: Claim) -> None:
 def test_of_what_nothing_can_be_said(owner: Model, claim: Claim) -> None:
     flat = compare(claim, with_kernel(owner, kernel_of(owner).mean((2, 3), keepdim=True).expand(48, 3, 16, 16)))
     assert flat.finding(0.01).verdict == "says nothing"
+    small = compare(claim, with_kernel(owner, resample_patch_embed(kernel_of(owner), [2, 2])))
+    assert "patches of 2 x 2 the claim's nullspace tells nothing" in small.finding(0.01).reason
     cnn = compare(claim, load_model(ModelRequest("demo-cnn", device="cpu")))
     assert cnn.finding(0.01).verdict == "says nothing"
     assert "disjoint patches" in cnn.finding(0.01).reason
