@@ -1,4 +1,4 @@
-"""Whose model is this? False claims and power of `vitnull claim`: `python examples/ownership.py FOLDER [--owners 6]`.
+"""Whose model is this? False claims and power of `vitnull claim`: `python examples/ownership.py FOLDER [--owners 8]`.
 
 With `--checkpoint FILE`, weights of vit_small_patch14_dinov2, that model's first layer against changed ones instead.
 
@@ -31,10 +31,13 @@ from torch.nn import functional as F
 from nullspace_cli import Model, load_model, wrap
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.ownership.answers import answers_of
 from nullspace_cli.engine.ownership.black_box import judge_answers
 from nullspace_cli.engine.ownership.claim import Claim, make_claim
+from nullspace_cli.engine.ownership.frequencies import from_spectra, spectra
 from nullspace_cli.engine.ownership.probes import probe_images
+from nullspace_cli.engine.ownership.randomisation import p_value
 from nullspace_cli.engine.ownership.white_box import compare
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, to_8_bits
 
@@ -58,21 +61,22 @@ def main() -> None:
     owners = {f"owner {i}": study.trained(f"s{i}d{i}", seed=i, part=i) for i in range(options.owners)}
     claims = {name: make_claim(model) for name, model in owners.items()}
     for one, other in permutations(owners, 2):
-        results.of("independent", one, other, lambda one=one, other=other: by_weights(claims[one], owners[other]))
+        results.of("independent", one, other, by_weights, claims[one], owners[other])
+        results.of("equal power", one, other, by_power, claims[one], owners[other])
     first, claim = owners["owner 0"], claims["owner 0"]
     suspects = dict(study.attacks(first))
     for name, model in suspects.items():
-        results.of("attack", "owner 0", name, lambda model=model: by_weights(claim, model))
+        results.of("attack", "owner 0", name, by_weights, claim, model)
     negatives = {
         "same-data": study.trained("s100d0", seed=100, part=0),
         "same-seed": study.trained("s0d100", seed=0, part=100),
     }
     for name, model in negatives.items():
-        results.of("hard negative", "owner 0", name, lambda model=model: by_weights(claim, model))
+        results.of("hard negative", "owner 0", name, by_weights, claim, model)
     asked = {"owner 0": first, **suspects, **negatives, **{n: m for n, m in owners.items() if m is not first}}
     for name, model in asked.items():
         if model.transform.input_size == first.transform.input_size:
-            results.of("asked", "owner 0", name, lambda model=model: by_answers(claim, model))
+            results.of("asked", "owner 0", name, by_answers, claim, model)
     results.summarise()
 
 
@@ -82,12 +86,22 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.found = [json.loads(line) for line in lines if line.endswith("}")]  # the last may have been cut off
+        whole = [line for line in lines if line.endswith("}")]  # the last may have been cut off
+        path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        self.found = [json.loads(line) for line in whole]
         self.done = {(line["kind"], line["claim"], line["suspect"]) for line in self.found}
 
-    def of(self, kind: str, claim: str, suspect: str, find: Callable[[], dict[str, Any]]) -> None:
+    def of(
+        self,
+        kind: str,
+        claim: str,
+        suspect: str,
+        find: Callable[[Claim, Model], dict[str, Any]],
+        made: Claim,
+        model: Model,
+    ) -> None:
         if (kind, claim, suspect) not in self.done:
-            line = {"kind": kind, "claim": claim, "suspect": suspect, **find()}
+            line = {"kind": kind, "claim": claim, "suspect": suspect, **find(made, model)}
             self.found.append(line)
             with self.path.open("a", encoding="utf-8") as file:
                 print(json.dumps(line), file=file, flush=True)
@@ -99,6 +113,8 @@ class Results:
         print(f"false claims: {false} of {len(pairs)}, at most {bound:.1%} with 95% confidence")
         print(f"largest likeness of independent networks: {max(line['likeness'] for line in pairs):.3f}")
         print("p <= 0.01, 0.05, 0.2:", *(sum(line["p"] <= a for line in pairs) for a in (0.01, 0.05, 0.2)))
+        power = [line["p"] <= LEVEL for line in self.found if line["kind"] == "equal power"]
+        print(f"with surrogates of equal power instead of mirror images: {sum(power)} of {len(power)} false claims")
         for line in self.found:
             if line["kind"] in ("attack", "hard negative"):
                 print(f"{line['suspect']:24} {line['verdict']:12} likeness {line['likeness']:.3f} p {line['p']:.4f}")
@@ -235,6 +251,24 @@ def wrapped(module: nn.Module, name: str) -> Model:
 def by_weights(claim: Claim, model: Model) -> dict[str, Any]:
     found = compare(claim, model)
     return {"verdict": found.finding(LEVEL).verdict, **found.to_dict()}
+
+
+def by_power(claim: Claim, model: Model) -> dict[str, Any]:
+    """What `claim` does not do: null vectors beside others of equal power at each frequency and colour.
+
+    T = sum_i log(||A v_i||^2 / mean_j ||A v_ij||^2), v_ij with random signs of its own; p by exchanging v_i and v_ij.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = claim.row_space.flatten(1)
+    matrix = PatchMap.from_weight(model.stem().weight, model.transform.std).matrix("pixel")  # type: ignore[arg-type]
+    white = torch.randn(64, rows.shape[1], generator=generator, dtype=torch.float64)
+    null = spectra((white - (white @ rows.mT) @ rows).unflatten(1, claim.row_space.shape[1:]))
+    signs = 2.0 * torch.randint(2, (100, *null.shape), generator=generator) - 1.0
+    signs[0] = 1.0
+    read = torch.stack([(from_spectra(null * one).flatten(1) @ matrix.mT).square().sum(1) for one in signs])
+    logs = (read / read.mean(0)).log()
+    exchanged = logs[torch.randint(100, (9999, 64), generator=generator), torch.arange(64)].sum(1)
+    return {"p": p_value(float(logs[0].sum()), exchanged)}
 
 
 def by_answers(claim: Claim, model: Model) -> dict[str, Any]:
