@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from nullspace_cli import Model, load_model, wrap
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.ownership.answers import answers_of
 from nullspace_cli.engine.ownership.black_box import judge_answers
 from nullspace_cli.engine.ownership.claim import Claim, make_claim
@@ -260,7 +260,9 @@ def by_power(claim: Claim, model: Model) -> dict[str, Any]:
     """
     generator = torch.Generator().manual_seed(0)
     rows = claim.row_space.flatten(1)
-    matrix = PatchMap.from_weight(model.stem().weight, model.transform.std).matrix("pixel")  # type: ignore[arg-type]
+    patch_map = patch_map_of(model)
+    assert patch_map is not None
+    matrix = patch_map.matrix("pixel")
     white = torch.randn(64, rows.shape[1], generator=generator, dtype=torch.float64)
     null = spectra((white - (white @ rows.mT) @ rows).unflatten(1, claim.row_space.shape[1:]))
     signs = 2.0 * torch.randint(2, (100, *null.shape), generator=generator) - 1.0
