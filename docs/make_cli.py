@@ -8,17 +8,16 @@ from typing import Any, Literal, get_args, get_origin
 
 from typer.models import OptionInfo
 
-from nullspace_cli.commands.app import app
+from nullspace_cli.commands.app import all_commands, app
 
 
 def document() -> str:
     lines = ["# Command line", "", "Made from the commands' declarations by `make docs`; do not edit.", ""]
     lines += [str(app.info.help), "", str(app.info.epilog), ""]
-    for command in app.registered_commands:
-        assert command.callback is not None
-        lines += [f"## `vitnull {command.name}`", "", inspect.getdoc(command.callback) or "", ""]
+    for name, callback in all_commands():
+        lines += [f"## `vitnull {name}`", "", inspect.getdoc(callback) or "", ""]
         lines += ["| argument or option | meaning |", "| --- | --- |"]
-        lines += [f"| {spelling} | {meaning} |" for spelling, meaning in _parameters(command.callback)]
+        lines += [f"| {spelling} | {meaning} |" for spelling, meaning in _parameters(callback)]
         lines.append("")
     return "\n".join(lines)
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nullspace_cli.engine.transforms.resize_operator import ResizeOperator as ResizeOperator
     from nullspace_cli.library.attacks import AttackResult as AttackResult
     from nullspace_cli.library.attacks import attack as attack
+    from nullspace_cli.library.claims import ClaimResult as ClaimResult
+    from nullspace_cli.library.claims import ModelClaim as ModelClaim
+    from nullspace_cli.library.claims import claim_model as claim_model
+    from nullspace_cli.library.claims import load_claim as load_claim
     from nullspace_cli.library.models import load_model as load_model
     from nullspace_cli.library.models import wrap as wrap
     from nullspace_cli.library.noises import LearnedNoise as LearnedNoise
@@ -50,6 +54,7 @@ _HOMES = {
     "engine.solvers.solution": ("Solution", "Status"),
     "engine.transforms.resize_operator": ("ResizeOperator",),
     "library.attacks": ("AttackResult", "attack"),
+    "library.claims": ("ClaimResult", "ModelClaim", "claim_model", "load_claim"),
     "library.models": ("load_model", "wrap"),
     "library.noises": ("LearnedNoise", "evaluate_noise", "learn_noise", "load_noise"),
     "library.nullspaces": ("Nullspace", "check_nullspace", "find_nullspace"),

@@ -29,6 +29,7 @@ ENGINE = (
     "watermark",
     "saliency",
     "adversarial",
+    "ownership",
     "plots",
     "report",
     "workflows",

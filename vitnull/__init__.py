@@ -7,9 +7,11 @@ import nullspace_cli
 if TYPE_CHECKING:
     from nullspace_cli import AttackResult as AttackResult
     from nullspace_cli import Check as Check
+    from nullspace_cli import ClaimResult as ClaimResult
     from nullspace_cli import Evaluation as Evaluation
     from nullspace_cli import LearnedNoise as LearnedNoise
     from nullspace_cli import Model as Model
+    from nullspace_cli import ModelClaim as ModelClaim
     from nullspace_cli import Noise as Noise
     from nullspace_cli import Nullspace as Nullspace
     from nullspace_cli import Outputs as Outputs
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from nullspace_cli import WatermarkResult as WatermarkResult
     from nullspace_cli import attack as attack
     from nullspace_cli import check_nullspace as check_nullspace
+    from nullspace_cli import claim_model as claim_model
     from nullspace_cli import evaluate_noise as evaluate_noise
     from nullspace_cli import explain as explain
     from nullspace_cli import explanation_methods as explanation_methods
     from nullspace_cli import find_nullspace as find_nullspace
     from nullspace_cli import learn_noise as learn_noise
+    from nullspace_cli import load_claim as load_claim
     from nullspace_cli import load_model as load_model
     from nullspace_cli import load_noise as load_noise
     from nullspace_cli import make_watermark as make_watermark

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from nullspace_cli import __version__
-from nullspace_cli.commands import basis, check, demo, evaluate, explain, fool, learn_noise, watermark
+from nullspace_cli.commands import basis, check, claim, demo, evaluate, explain, fool, learn_noise, watermark
 from nullspace_cli.commands.console import Console, discard_stdout, flush_streams
 from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
 from nullspace_cli.commands.options import OutputOptions, expand_groups
@@ -133,8 +133,24 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(TERMINATED)  # so that temporary files are removed on the way out
 
 
-def _register(run: Callable[..., int | None], name: str, *, shared: bool = False) -> None:
-    app.command(name)(expand_groups(_bounded(run, shared=shared)))
+claims = typer.Typer(
+    name="claim",
+    help="Whose model is this? Commit to a model's nullspace, and hold suspects against it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def _register(run: Callable[..., int | None], name: str, *, shared: bool = False, group: typer.Typer = app) -> None:
+    group.command(name)(expand_groups(_bounded(run, shared=shared)))
+
+
+def all_commands() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """The names of all commands, as they are typed, with what they run."""
+    for place, name in ((app, ""), *((group.typer_instance, f"{group.name} ") for group in app.registered_groups)):
+        for command in place.registered_commands if place else ():
+            assert command.callback is not None
+            yield f"{name}{command.name}", command.callback
 
 
 _register(basis.basis, "basis")
@@ -144,6 +160,10 @@ _register(watermark.watermark, "watermark", shared=True)
 _register(check.check, "check")
 _register(fool.fool, "fool")
 _register(explain.explain, "explain", shared=True)
+_register(claim.commit, "commit", group=claims)
+_register(claim.probes, "probes", group=claims)
+_register(claim.check, "check", group=claims)
+app.add_typer(claims, name="claim")
 _register(demo.demo, "demo")
 
 

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -227,15 +227,23 @@ class ModelOptions:
         """The files that a model's weights and configuration are read from, as far as they are the user's own."""
         from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 
-        found = list[Path]()
-        if self.checkpoint:
-            from nullspace_cli.engine.models.weights_file import files_of
-
-            found += files_of(self.checkpoint)
+        found = self.weights_files()
         if name.startswith("local-dir:"):
             with suppress(OSError, ValueError):  # for whoever builds the model to report
                 found += Path(name.removeprefix("local-dir:")).iterdir()
         return [*found, *(WEIGHTS / demo.weights for demo in DEMO_MODELS.values())]
+
+    def weights_files(self) -> list[Path]:
+        """The files of --checkpoint, if there is one."""
+        if self.checkpoint is None:
+            return []
+        from nullspace_cli.engine.models.weights_file import files_of
+
+        return files_of(self.checkpoint)
+
+    def published(self, name: str) -> "ModelRequest":
+        """The request for a further model, with weights of its own."""
+        return replace(self, checkpoint=None, checkpoint_key=None, pretrained=True, model_kwargs=[]).request(name)
 
     def request(self, name: str, device: str | None = None) -> "ModelRequest":
         """The request for a model, on another device than was asked for if one is given."""

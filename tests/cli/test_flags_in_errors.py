@@ -30,7 +30,9 @@ def test_parameters_are_flags(hint: str, expected: str) -> None:
 def test_every_parameter_that_the_engine_names_is_a_flag(vitnull: Vitnull) -> None:
     """Whatever stands in backticks in a hint is worded, by an option that there is."""
     commands = ("basis", "learn-noise", "eval", "watermark", "check", "fool", "explain", "demo")
-    options = set(re.findall(r"--[a-z-]+", " ".join(vitnull(command, "--help").stdout for command in commands)))
+    claims = ("claim commit", "claim probes", "claim check")
+    helped = (vitnull(*command.split(), "--help").stdout for command in commands + claims)
+    options = set(re.findall(r"--[a-z-]+", " ".join(helped)))
     for path in ENGINE.rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         for hint in re.findall(r"hint=[^\n]*(?:\n\s+f?[\"'][^\n]*)*", source):

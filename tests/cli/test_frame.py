@@ -28,6 +28,7 @@ from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
 
 COMMANDS = ("basis", "learn-noise", "eval", "watermark", "check", "fool", "explain", "demo")
+HELPED = (*COMMANDS, "claim commit", "claim probes", "claim check")
 SLOW_IMPORTS = {
     "torch",
     "timm",
@@ -94,13 +95,18 @@ OPTIONS = {
         *(*MODEL, *OUTPUT),
     ),
     "demo": ("--out-dir", "--device", "--seed", *OUTPUT),
+    "claim commit": ("--pairs", "--reveal", "--out", "-o", *MODEL, *OUTPUT),
+    "claim probes": ("--images", "--out-dir", "--count", "--size", "--format", "--digest", "--reading", *OUTPUT),
+    "claim check": ("--answers", "--digest", "--reference", "--level", "--plot", *MODEL, *OUTPUT),
 }
 
 
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["claim", "--help"], *([*command.split(), "--help"] for command in HELPED)], ids=" ".join
+)
 def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "nullspace_cli", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -110,15 +116,15 @@ def test_help_imports_nothing_slow(arguments: list[str]) -> None:
     assert "Usage: " in result.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", HELPED)
 def test_help_mentions_every_option(vitnull: Vitnull, command: str) -> None:
-    words = re.split(r"[\s,/]+", vitnull(command, "--help").stdout)
+    words = re.split(r"[\s,/]+", vitnull(*command.split(), "--help").stdout)
     assert [option for option in OPTIONS[command] if option not in words] == []
 
 
 def test_help_names_every_command(vitnull: Vitnull) -> None:
     words = vitnull("--help").stdout.split()
-    assert set(COMMANDS) <= set(words)
+    assert {*COMMANDS, "claim"} <= set(words)
 
 
 def test_version(vitnull: Vitnull) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 from typer.models import OptionInfo, ParameterInfo
 
-from nullspace_cli.commands.app import app
+from nullspace_cli.commands.app import all_commands
 from nullspace_cli.commands.options import file_name, given, path_name, read_number
 from tests.conftest import Vitnull, contents
 
@@ -18,12 +18,10 @@ NO_NUMBERS = ("nan", "-inf", "-1", "1e308", "-1e308", "", "x", "0x10", "1,5")
 
 def declared() -> Iterator[tuple[str, str, Any, ParameterInfo]]:
     """Command, name, type and typer's description of every argument and option."""
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert command.name is not None
-        for name, parameter in inspect.signature(command.callback).parameters.items():
+    for command, callback in all_commands():
+        for name, parameter in inspect.signature(callback).parameters.items():
             kind, info = get_args(parameter.annotation)
-            yield command.name, name, kind, info
+            yield command, name, kind, info
 
 
 def types(kind: Any) -> set[Any]:
@@ -60,7 +58,7 @@ def test_every_option_has_the_one_parser_of_its_kind() -> None:
 def test_what_is_no_number_for_an_option(vitnull: Vitnull, command: str, option: str, info: ParameterInfo) -> None:
     infinite = isinstance(info.parser, partial) and info.parser.keywords["infinite"]
     for text in NO_NUMBERS + (() if infinite else ("inf", "9" * 400)):
-        outcome = vitnull(command, f"{option}={text}", expect=2)
+        outcome = vitnull(*command.split(), f"{option}={text}", expect=2)
         assert f"Invalid value for '{option}'" in outcome.message.replace("'-o' / ", "")
         assert f"'{text}' is not " in outcome.message
     assert contents() == []
@@ -85,7 +83,7 @@ def test_what_is_one(text: str, limits: dict[str, Any], value: float) -> None:
 @pytest.mark.parametrize(("command", "option"), NAMES)
 def test_empty_names(vitnull: Vitnull, command: str, option: str) -> None:
     """As of a variable of the shell that is not set; Path("") is the current folder."""
-    message = vitnull(command, f"{option}=", expect=2).message
+    message = vitnull(*command.split(), f"{option}=", expect=2).message
     assert "the name is empty" in message
     assert option in message
 
@@ -99,7 +97,7 @@ def test_empty_arguments(vitnull: Vitnull, command: str) -> None:
 def test_folders_where_a_file_is_to_be_written(vitnull: Vitnull, command: str, option: str) -> None:
     Path("there").mkdir()
     for name in (".", "..", "/", "./", "new/", "there/", "there/..", "a/."):
-        message = vitnull(command, f"{option}={name}", expect=2).message
+        message = vitnull(*command.split(), f"{option}={name}", expect=2).message
         assert f"{name} is the name of a folder" in message, name
     assert contents() == ["there"]
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from nullspace_cli.engine.documents.base import Count, Document, Natural, NonNegative, Positive, Sha256, Share, may_lack
-from nullspace_cli.engine.documents.shared import Level, NoiseRecord, NullityProof, Pixels, Plan, same
+from nullspace_cli.engine.documents.shared import DataConfig, Level, NoiseRecord, NullityProof, Pixels, Plan, same
 
 
 class Wanted(NamedTuple):
@@ -214,6 +214,53 @@ class LearningArtefact(Artefact):
         return table
 
 
+# vitnull claim
+
+
+class ClaimParameters(Document):
+    digest: Sha256 = Field(description="of all that the claim binds, to publish and to have timestamped")
+    embedding_sha256: Sha256
+    data_config: DataConfig
+    rtol: Share
+    pairs: Annotated[int, Field(ge=2)]
+    revealed: bool
+
+
+class ClaimArtefact(Artefact):
+    """A claim to a network; revealed, also the `weight` of its first layer, for whoever is to judge."""
+
+    schema_: Literal["vitnull/claim/1"] = Field(alias="schema")
+    kind: Literal["claim"]
+    space: Literal["normalized"]
+    seed: int
+    weights_sha256: Sha256
+    parameters: ClaimParameters
+
+    def tensors(self) -> Table:
+        channels = self.parameters.data_config.input_size[0]
+        weight = Wanted(FLOAT, ("width", channels, "patch height", "patch width"))
+        return {"weight": weight} if self.parameters.revealed else {}
+
+
+class ProbesParameters(Document):
+    digest: Sha256
+    source: str = Field(description="the image that is shown")
+    names: list[str] = Field(description="of the probes, in the order of `images`")
+
+
+class ProbesArtefact(Artefact):
+    """Probes of one image: `images`, [count, c, H, W] in [0, 1], before rounding."""
+
+    schema_: Literal["vitnull/probes/1"] = Field(alias="schema")
+    kind: Literal["probes"]
+    space: Literal["pixel"]
+    weights_sha256: Sha256
+    parameters: ProbesParameters
+
+    def tensors(self) -> Table:
+        return {"images": Wanted(F32, (len(self.parameters.names), "channels", "height", "width"))}
+
+
 # Files that are written for others to read
 
 
@@ -286,6 +333,7 @@ class SaliencyArtefact(Artefact):
 
 BASIS, STEM_BASIS, NOISE, LEARNING = "basis", "stem_basis", "noise", "learning"
 WATERMARK, FOOLED, SALIENCY = "watermark", "fooled", "saliency"
+CLAIM, PROBES = "claim", "probes"
 ARTEFACTS: Mapping[str, type[Artefact]] = {
     BASIS: BasisArtefact,
     STEM_BASIS: StemBasisArtefact,
@@ -294,5 +342,7 @@ ARTEFACTS: Mapping[str, type[Artefact]] = {
     WATERMARK: WatermarkArtefact,
     FOOLED: FooledArtefact,
     SALIENCY: SaliencyArtefact,
+    CLAIM: ClaimArtefact,
+    PROBES: ProbesArtefact,
 }
 """By kind."""

@@ -6,6 +6,7 @@ from typing import Any
 from nullspace_cli.engine.documents.base import Document
 from nullspace_cli.engine.documents.commands.basis import Basis
 from nullspace_cli.engine.documents.commands.check import Check, CheckImage
+from nullspace_cli.engine.documents.commands.claim import ClaimCheck, ClaimCommit, ClaimProbes
 from nullspace_cli.engine.documents.commands.demo import Demo
 from nullspace_cli.engine.documents.commands.eval import Eval, EvalImage, EvalPlot
 from nullspace_cli.engine.documents.commands.explain import Explain, ExplainImage, ExplainMeasured
@@ -23,6 +24,9 @@ DOCUMENTS: Mapping[str, type[Document]] = {
     "fool": Fool,
     "explain": Explain,
     "demo": Demo,
+    "claim-commit": ClaimCommit,
+    "claim-probes": ClaimProbes,
+    "claim-check": ClaimCheck,
 }
 """By the name in `schema`: vitnull/NAME/1."""
 LINES: Mapping[str, type[Document]] = {
