@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import OutputOptions
@@ -45,7 +46,7 @@ def harmless(outcome: Outcome) -> str:
         ("eval", "demo", "x", "--data", "demo", "--controls", EVIL),
         ("eval", "--results", EVIL, "--plot", "x.png"),
         ("watermark", EVIL, EVIL, "--model", "demo"),
-        ("watermark", "x.png", "--text", EVIL, "--model", "demo"),
+        ("watermark", "there.png", "--text", EVIL, "--model", "demo"),
         ("watermark", "--files-from", EVIL, "x.png"),
         ("fool", EVIL, "x.png"),
         ("fool", "x.png", "--sources", EVIL),
@@ -57,6 +58,7 @@ def harmless(outcome: Outcome) -> str:
     ids=lambda command: " ".join(command).replace(EVIL, "EVIL"),
 )
 def test_arguments(run: Vitnull, command: tuple[str, ...]) -> None:
+    Image.new("RGB", (300, 300)).save("there.png")
     outcome = run(*command)
     assert outcome.exit_code in (1, 2)
     assert r"\x1b" in harmless(outcome)
