@@ -8,7 +8,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem, number
 from nullspace_cli.commands.outputs import claim, refuse_stream
-from nullspace_cli.commands.rendering.basis import render
+from nullspace_cli.commands.rendering.basis import render, render_spectrum
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.nullspace.check import Check
@@ -50,7 +50,7 @@ def basis(
 
     Of a patch embedding, <model>.basis.safetensors holds basis, row_space and singular_values. Of layers whose windows
     overlap or lie side by side the nullspace is one of whole images; the file holds the map that projects onto it.
-    <model>.basis.png is a preview.
+    <model>.basis.png is a preview; where there is no nullspace, of how much of each frequency the layers read.
     """
     path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
     if path.suffix.lower() == ".png":
@@ -66,7 +66,7 @@ def basis(
     from nullspace_cli.engine.nullspace.basis import PatchBasis
     from nullspace_cli.engine.nullspace.basis_file import save_basis
     from nullspace_cli.engine.nullspace.check import check_basis
-    from nullspace_cli.engine.nullspace.stem_basis import find_first_layer_basis
+    from nullspace_cli.engine.nullspace.stem_basis import find_first_layer_basis, find_spectra
     from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 
     loaded = load_model(options.request(model))
@@ -74,11 +74,22 @@ def basis(
     try:
         found = find_first_layer_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
     except NoNullspaceError as error:
+        body = {**error.report, "check": None, "basis": None, "preview": None}
+        if error.report.get("kind") == "affine" and not per_channel:  # all is read, but some of it hardly
+            spectra = find_spectra(loaded, space)
+            body["spectrum"] = [spectrum.describe() for spectrum in spectra]
+            if preview:
+                from nullspace_cli.engine.plots.basis import draw_spectra
+
+                body["preview"] = str(draw_spectra(picture, loaded.name, spectra, force=output.force))
+        document = console.document("basis", loaded, options.seed, body)
         if output.json:
-            body = {**error.report, "check": None, "basis": None, "preview": None}
-            console.json(console.document("basis", loaded, options.seed, body))
+            console.json(document)
+        elif "spectrum" in body:
+            render_spectrum(console, document)
         raise
     verdict = check_basis(loaded, found, seed=options.seed) if check else None
+    spectra = () if isinstance(found, PatchBasis) else find_spectra(loaded, space)
     if isinstance(found, PatchBasis):
         save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     else:
@@ -88,9 +99,10 @@ def basis(
         from nullspace_cli.engine.plots.basis import draw_basis
 
         shown = preview_of(loaded, found, seed=options.seed)
-        draw_basis(picture, loaded.name, found, shown, force=output.force)
+        draw_basis(picture, loaded.name, found, shown, spectra, force=output.force)
     body = {
         **found.describe(),
+        **({"spectrum": [spectrum.describe() for spectrum in spectra]} if spectra else {}),
         "check": verdict.to_dict() if verdict else None,
         "basis": str(path),
         "preview": str(picture) if preview else None,

@@ -26,6 +26,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
             ("rank", document["rank"]),
             ("nullity", f"{document['nullity']} ({document['nullity_share']:.1%} of {whole})"),
             *([("per channel", ", ".join(map(str, document["nullity_per_channel"])))] if of_patches else []),
+            *([] if of_patches else _spectrum(document)),
             *([] if of_patches else [("proof", f"{PROOFS[proof['method']]} ({proof['threshold']:.2g})")]),
             ("singular values", f"{document['sigma_max']:.4g}{smallest} (rtol {document['rtol']:.2g})"),
             ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
@@ -35,3 +36,27 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
             ("preview", document["preview"]),
         ]
     )
+
+
+def render_spectrum(console: Console, document: Mapping[str, Any]) -> None:
+    """What there is to see of first layers without an exact nullspace."""
+    console.table(
+        [
+            ("model", model_line(document)),
+            ("first layers", "; ".join(document["layers"])),
+            ("image", f"{document['inputs']} -> {document['outputs']}"),
+            *_spectrum(document),
+            ("preview", document["preview"]),
+        ]
+    )
+
+
+def _spectrum(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How many of the singular values are small, layer by layer."""
+    rows = []
+    for layer in document["spectrum"]:
+        shares = ", ".join(f"{share:.2%}" for share in layer["share_below"].values())
+        bounds = ", ".join(f"{float(bound):g}" for bound in layer["share_below"])
+        least = layer["sigma_min"] / layer["sigma_max"]
+        rows.append(("spectrum", f"{shares} below {bounds} of the largest; least {least:.2g} (edges closed)"))
+    return rows

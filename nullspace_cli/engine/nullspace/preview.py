@@ -14,8 +14,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
 from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
-from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
-from nullspace_cli.engine.nullspace.stem_basis import StemBasis, in_space, stem_map
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits
 
 FILTERS = 12
@@ -33,7 +32,6 @@ class Preview(NamedTuple):
         outputs: what that is.
         null_vectors: as of `smoothest_null_vectors`; of a nullspace of whole images there are none.
         null_power: how strong the null noise is at each frequency, 0 in the middle; mean over the channels.
-        spectra: of each layer that reads the image; of patches there are none, their singular values are known.
     """
 
     pictures: Float[Tensor, "3 c h w"]
@@ -41,7 +39,6 @@ class Preview(NamedTuple):
     outputs: Literal["logits", "features"]
     null_vectors: Float[Tensor, "count c rh rw"]
     null_power: Float[Tensor, "h w"]
-    spectra: tuple[Spectrum, ...]
 
 
 def preview_of(model: Model, basis: PatchBasis | StemBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
@@ -58,10 +55,8 @@ def preview_of(model: Model, basis: PatchBasis | StemBasis, *, seed: int = 0, st
     outputs: Literal["logits", "features"] = "features" if found.logits is None else "logits"
     power = torch.fft.fftshift(torch.fft.fft2(null).abs().square().mean(0))
     if isinstance(basis, PatchBasis):
-        return Preview(pictures, changes, outputs, smoothest_null_vectors(basis.nullspace, FILTERS), power, ())
-    own = in_space(stem_map(model), basis.space, basis.std)
-    spectra = tuple(find_spectrum(branch, (h, w)) for branch in own.branches)
-    return Preview(pictures, changes, outputs, null.new_zeros(0, c, 1, 1), power, spectra)
+        return Preview(pictures, changes, outputs, smoothest_null_vectors(basis.nullspace, FILTERS), power)
+    return Preview(pictures, changes, outputs, null.new_zeros(0, c, 1, 1), power)
 
 
 def smoothest_null_vectors(nullspace: Nullspace, count: int) -> Float[Tensor, "count c rh rw"]:

@@ -21,6 +21,7 @@ from nullspace_cli.engine.nullspace.basis import EXAMPLES, PatchBasis, find_basi
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
 from nullspace_cli.engine.nullspace.nullity import Nullity, find_nullity
 from nullspace_cli.engine.nullspace.patch_embedding import Space
+from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
 from nullspace_cli.engine.solvers.null_projection import NullProjection
@@ -146,6 +147,16 @@ def stem_map(model: Model, stem: Stem | None = None) -> ImageMap:
     if stem.image_map is None:
         raise not_affine(model, stem)
     return stem.image_map
+
+
+def find_spectra(model: Model, space: Space = "pixel") -> tuple[Spectrum, ...]:
+    """How much of each frequency the first layers read, each by itself: where there is a nullspace and where none is.
+
+    Raises:
+        NoNullspaceError: they are not affine.
+    """
+    own = in_space(stem_map(model), space, model.transform.std)
+    return tuple(find_spectrum(branch, own.input_size[1:]) for branch in own.branches)
 
 
 def largest_singular_value(image_map: ImageMap) -> float:

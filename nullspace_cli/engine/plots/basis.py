@@ -1,6 +1,7 @@
 """The picture of a nullspace."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,30 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.preview import FILTERS, Preview
+from nullspace_cli.engine.nullspace.spectrum import SHARES, Spectrum
 from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
 
+LARGEST_OVER_LEAST = 1e7
+"""Below, singular values are those of zero."""
 
-def draw_basis(path: Path, model: str, basis: PatchBasis | StemBasis, shown: Preview, *, force: bool = False) -> Path:
-    """Draw a nullspace: the spectrum, what null noise does to an image, and what the network reads and cannot see."""
+
+def draw_basis(
+    path: Path,
+    model: str,
+    basis: PatchBasis | StemBasis,
+    shown: Preview,
+    spectra: Sequence[Spectrum] = (),
+    *,
+    force: bool = False,
+) -> Path:
+    """Draw a nullspace: the spectrum, what null noise does to an image, and what the network reads and cannot see.
+
+    Args:
+        spectra: of each layer that reads whole images; of patches the singular values are in `basis`.
+    """
     if isinstance(basis, StemBasis):
-        return _draw_stem_basis(path, model, basis, shown, force=force)
+        return _draw_stem_basis(path, model, basis, shown, spectra, force=force)
     figure = Figure(figsize=(13, 7.2), layout="constrained")
     nullspace = basis.nullspace
     top, rows, nulls = figure.subfigures(3, 1, height_ratios=[2.1, 1, 1], squeeze=False)[:, 0]
@@ -37,7 +54,28 @@ def draw_basis(path: Path, model: str, basis: PatchBasis | StemBasis, shown: Pre
     return save_figure(path, figure, force=force)
 
 
-def _draw_stem_basis(path: Path, model: str, basis: StemBasis, shown: Preview, *, force: bool) -> Path:
+def draw_spectra(path: Path, model: str, spectra: Sequence[Spectrum], *, force: bool = False) -> Path:
+    """Draw how much first layers read where nothing is left that they do not: the curve, and the least by frequency."""
+    figure = Figure(figsize=(5.5 + 4 * len(spectra), 4.4), layout="constrained")
+    figure.suptitle(f"{model}: the first layers have no exact nullspace; what they hardly read", fontsize=13)
+    curve, *maps = figure.subplots(1, 1 + len(spectra), width_ratios=[1.4] + [1.0] * len(spectra), squeeze=False)[0]
+    _draw_curves(curve, spectra, [1 / LARGEST_OVER_LEAST] * len(spectra))
+    largest = max(float(part.by_frequency.max()) for part in spectra)
+    for share in SHARES[:3]:
+        curve.axhline(share * largest, color="0.6", lw=0.8, ls="--")
+        curve.annotate(f"{share:.0%} of the largest", (1, share * largest), color="0.4", va="bottom", fontsize=8)
+    for k, (axes, spectrum) in enumerate(zip(maps, spectra, strict=True)):
+        smallest = spectrum.smallest / spectrum.by_frequency.max()
+        image = axes.imshow(100 * smallest.numpy(), cmap="viridis", vmin=0)
+        axes.set_title(f"least singular value{f' of layer {k + 1}' if len(spectra) > 1 else ''}", fontsize=11)
+        axes.set(xticks=[], yticks=[], xlabel="by frequency, 0 in the middle")
+        figure.colorbar(image, ax=axes, label="% of the largest", shrink=0.8)
+    return save_figure(path, figure, force=force)
+
+
+def _draw_stem_basis(
+    path: Path, model: str, basis: StemBasis, shown: Preview, spectra: Sequence[Spectrum], *, force: bool
+) -> Path:
     counted = basis.counted
     figure = Figure(figsize=(15, 6.2), layout="constrained")
     top, rows = figure.subfigures(2, 1, height_ratios=[2.4, 1], squeeze=False)[:, 0]
@@ -47,15 +85,7 @@ def _draw_stem_basis(path: Path, model: str, basis: StemBasis, shown: Preview, *
         fontsize=13,
     )
     axes = top.subplots(1, 5, gridspec_kw={"width_ratios": [1.5, 1, 1, 1, 1]})
-    for k, (spectrum, color) in enumerate(zip(shown.spectra, itertools.cycle((BLUE, ORANGE)), strict=False)):
-        values = spectrum.sorted
-        share = np.linspace(0, 100, len(values))
-        kept = (values > basis.rtol * values.max()).numpy()
-        axes[0].semilogy(share[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
-    if len(shown.spectra) > 1:
-        axes[0].legend(frameon=False)
-    axes[0].set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title="Spectrum, edges closed")
-    axes[0].spines[["top", "right"]].set_visible(False)
+    _draw_curves(axes[0], spectra, [basis.rtol] * len(spectra))
     _draw_noise(axes[1:4], shown)
     axes[4].imshow(shown.null_power.clamp_min(1e-12).log().numpy(), cmap="viridis")
     axes[4].set_title("null noise by frequency", fontsize=11)
@@ -63,6 +93,18 @@ def _draw_stem_basis(path: Path, model: str, basis: StemBasis, shown: Preview, *
     rows.suptitle("What the network reads: kernels that span those of its first layer", fontsize=11)
     _draw_patches(rows.subplots(1, FILTERS), basis.image_map.branches[0].kernel[:FILTERS])
     return save_figure(path, figure, force=force)
+
+
+def _draw_curves(axes: Axes, spectra: Sequence[Spectrum], least: Sequence[float]) -> None:
+    """The singular values of each layer, the largest first, down to a share of it."""
+    for k, (spectrum, color, share) in enumerate(zip(spectra, itertools.cycle((BLUE, ORANGE)), least, strict=False)):
+        values = spectrum.sorted
+        kept = (values > share * values.max()).numpy()
+        axes.semilogy(np.linspace(0, 100, len(values))[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
+    if len(spectra) > 1:
+        axes.legend(frameon=False)
+    axes.set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title="Spectrum, edges closed")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:

@@ -55,6 +55,17 @@ class Patches(Document):
     space: Pixels
 
 
+class LayerSpectrum(Document):
+    """The singular values of one layer that reads whole images, its edges closed to a torus."""
+
+    sigma_max: NonNegative
+    sigma_min: NonNegative
+    share_below: dict[str, Share] = Field(
+        description="of all singular values, by the share of the largest that they are at most; of numbers that the "
+        "outputs lack they are 0"
+    )
+
+
 class Basis(Run):
     """`vitnull basis`. Of a model without an exact nullspace there are fewer keys."""
 
@@ -76,6 +87,7 @@ class Basis(Run):
     sigma_max: NonNegative = may_lack("as rtol")
     sigma_min: NonNegative | None = may_lack("as rtol; null where only the largest is known")
     nullity_per_channel: list[Count] = may_lack("where the model has patches")
+    spectrum: list[LayerSpectrum] = may_lack("of an affine map, layer by layer")
     space: Pixels = may_lack("where the model has patches")
     check: Check | None
     basis: str | None
