@@ -71,12 +71,13 @@ def basis(
 
     loaded = load_model(options.request(model))
     console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
+    stem = loaded.stem()
     try:
-        found = find_first_layer_basis(loaded, space=space, rtol=rtol, per_channel=per_channel)
+        found = find_first_layer_basis(loaded, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
     except NoNullspaceError as error:
         body = {**error.report, "check": None, "basis": None, "preview": None}
         if error.report.get("kind") == "affine" and not per_channel:  # all is read, but some of it hardly
-            spectra = find_spectra(loaded, space)
+            spectra = find_spectra(loaded, stem, space)
             body["spectrum"] = [spectrum.describe() for spectrum in spectra]
             if preview:
                 from nullspace_cli.engine.plots.basis import draw_spectra
@@ -89,7 +90,7 @@ def basis(
             render_spectrum(console, document)
         raise
     verdict = check_basis(loaded, found, seed=options.seed) if check else None
-    spectra = () if isinstance(found, PatchBasis) else find_spectra(loaded, space)
+    spectra = () if isinstance(found, PatchBasis) else find_spectra(loaded, stem, space)
     if isinstance(found, PatchBasis):
         save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     else:

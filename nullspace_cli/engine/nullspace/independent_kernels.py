@@ -28,9 +28,8 @@ def independent_kernels(image_map: ImageMap, rtol: float) -> ImageMap:
         ModelError: all kernels are zero.
     """
     size = image_map.input_size[1:]
-    branches = [_in_double(branch) for branch in image_map.branches]
     found = []
-    for alike in _alike(branches, size):
+    for alike in _alike(image_map.to(dtype=torch.float64).branches, size):
         merged = _merged(alike, size)
         _, sigma, rows = torch.linalg.svd(merged.kernel.flatten(1), full_matrices=False)
         if rank := count_rank(sigma, rtol):
@@ -39,12 +38,6 @@ def independent_kernels(image_map: ImageMap, rtol: float) -> ImageMap:
     if not found:
         raise ModelError("The first layer reads nothing: all its kernels are 0. Check the weights.")
     return ImageMap(tuple(found), image_map.input_size)
-
-
-def _in_double(branch: Branch) -> Branch:
-    resize = branch.resize
-    doubled = Resize(resize.rows.double(), resize.cols.double()) if resize else None
-    return Branch(branch.kernel.detach().double(), branch.stride, branch.padding, doubled)
 
 
 def _alike(branches: Sequence[Branch], size: tuple[int, int]) -> list[list[Branch]]:

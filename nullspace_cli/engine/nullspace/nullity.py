@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.solvers.image_map import Branch, ImageMap, Resize
+from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.null_projection import NullProjection
 from nullspace_cli.engine.solvers.row_inertia import count_below
-from nullspace_cli.engine.solvers.staircase import rank_bounds
+from nullspace_cli.engine.solvers.staircase import RankBounds, rank_bounds
 
 Proof = Literal["staircase", "inertia"]
 
@@ -65,8 +65,13 @@ def find_nullity(image_map: ImageMap, rtol: float) -> Nullity:
     Raises:
         ModelError: all kernels are zero.
     """
-    reduced = independent_kernels(_on_cpu(image_map), rtol)
-    bounds = rank_bounds(reduced)
+    reduced = independent_kernels(image_map.to("cpu"), rtol)
+    return nullity_of(image_map, reduced, rank_bounds(reduced), rtol)
+
+
+@full_precision
+def nullity_of(image_map: ImageMap, reduced: ImageMap, bounds: RankBounds, rtol: float) -> Nullity:
+    """As `find_nullity`, of the map's `independent_kernels` and the bounds on the rank that these leave."""
     if bounds.lower == bounds.upper:
         return Nullity(image_map.inputs, image_map.outputs, bounds.lower, "staircase", bounds.least)
     below = count_below(reduced, rtol)
@@ -92,11 +97,3 @@ def estimate_nullity(projection: NullProjection, probes: int, generator: torch.G
     signs = torch.randint(0, 2, (probes, *size), generator=generator).to(kernel) * 2 - 1
     squares: Float[Tensor, " probes"] = projection(signs).images.flatten(1).square().sum(1)
     return Estimate(float(squares.mean()), float(squares.std() / probes**0.5))
-
-
-def _on_cpu(image_map: ImageMap) -> ImageMap:
-    def moved(branch: Branch) -> Branch:
-        resize = Resize(branch.resize.rows.cpu(), branch.resize.cols.cpu()) if branch.resize else None
-        return Branch(branch.kernel.cpu(), branch.stride, branch.padding, resize)
-
-    return ImageMap(tuple(moved(branch) for branch in image_map.branches), image_map.input_size)

@@ -19,7 +19,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.basis import EXAMPLES, PatchBasis, find_basis, not_affine
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
-from nullspace_cli.engine.nullspace.nullity import Nullity, find_nullity
+from nullspace_cli.engine.nullspace.nullity import Nullity, nullity_of
 from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -99,15 +99,23 @@ class StemBasis:
 
 
 def find_first_layer_basis(
-    model: Model, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
+    model: Model,
+    *,
+    space: Space = "pixel",
+    rtol: float | None = None,
+    per_channel: bool = False,
+    stem: Stem | None = None,
 ) -> PatchBasis | StemBasis:
     """The nullspace of what the model reads of an image: patch by patch where there are patches, else of whole images.
+
+    Args:
+        stem: the model's, if it is at hand.
 
     Raises:
         NoNullspaceError: the first layers read as many numbers as they are given, or are not affine.
         ModelError: they read nothing.
     """
-    stem = model.stem()
+    stem = stem or model.stem()
     if stem.weight is not None or per_channel:
         return find_basis(model, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
     return find_stem_basis(model, stem, space=space, rtol=rtol)
@@ -129,33 +137,28 @@ def find_stem_basis(model: Model, stem: Stem, *, space: Space = "pixel", rtol: f
     bounds = rank_bounds(reduced)
     if bounds.upper == own.inputs:
         raise _injective(model, stem, proven=bounds.lower == own.inputs)
-    return StemBasis(
-        reduced, find_nullity(own, rtol), stem.layers, rtol, space, model.transform.std, largest_singular_value(own)
-    )
+    counted = nullity_of(own, reduced, bounds, rtol)
+    return StemBasis(reduced, counted, stem.layers, rtol, space, model.transform.std, largest_singular_value(own))
 
 
-def stem_map(model: Model, stem: Stem | None = None) -> ImageMap:
-    """What a model's first layers read of normalised images.
-
-    Args:
-        stem: the model's, if it is at hand.
+def stem_map(model: Model, stem: Stem) -> ImageMap:
+    """What a model's first layers, its `stem`, read of normalised images.
 
     Raises:
         NoNullspaceError: they are not affine.
     """
-    stem = stem or model.stem()
     if stem.image_map is None:
         raise not_affine(model, stem)
     return stem.image_map
 
 
-def find_spectra(model: Model, space: Space = "pixel") -> tuple[Spectrum, ...]:
+def find_spectra(model: Model, stem: Stem, space: Space = "pixel") -> tuple[Spectrum, ...]:
     """How much of each frequency the first layers read, each by itself: where there is a nullspace and where none is.
 
     Raises:
         NoNullspaceError: they are not affine.
     """
-    own = in_space(stem_map(model), space, model.transform.std)
+    own = in_space(stem_map(model, stem), space, model.transform.std)
     return tuple(find_spectrum(branch, own.input_size[1:]) for branch in own.branches)
 
 

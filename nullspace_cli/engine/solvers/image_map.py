@@ -4,7 +4,7 @@ That is what the first layers of a network are once their biases are left out. E
 image moves by its stride is such a convolution: unfolds, fixed transforms, groups and dilation are kernels too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,10 @@ class Resize:
 
     rows: Float[Tensor, "H h"]
     cols: Float[Tensor, "W w"]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Resize":
+        """The same with its matrices elsewhere, or of another precision."""
+        return Resize(self.rows.to(device, dtype), self.cols.to(device, dtype))
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class ImageMap:
 
     branches: tuple[Branch, ...]
     input_size: tuple[int, int, int]
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "ImageMap":
+        """The same map with its tensors elsewhere, or of another precision, and no gradients."""
+        branches = (
+            replace(
+                branch,
+                kernel=branch.kernel.detach().to(device, dtype),
+                resize=branch.resize and branch.resize.to(device, dtype),
+            )
+            for branch in self.branches
+        )
+        return ImageMap(tuple(branches), self.input_size)
 
     @property
     def output_sizes(self) -> tuple[tuple[int, int, int], ...]:
