@@ -16,7 +16,7 @@ from nullspace_cli import __version__
 from nullspace_cli.engine.documents.base import Document, read_json
 from nullspace_cli.engine.documents.shared import DataConfig
 from nullspace_cli.engine.errors import VitnullError
-from nullspace_cli.engine.files.writing import write_json
+from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.model import ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
@@ -43,9 +43,7 @@ def recall(request: ModelRequest) -> ModelView | None:
     """The view of a model, where it has been found before; None once timm is imported, which then knows best."""
     key = None if "timm" in sys.modules else _key(request)
     known = _read().get(key) if key else None
-    if known is None:
-        return None
-    return ModelView(known.name, EvalTransform.from_data_config(known.data_config.model_dump()), known.has_head)
+    return None if known is None else _view(known)
 
 
 def remember(request: ModelRequest, view: ModelView) -> None:
@@ -55,14 +53,21 @@ def remember(request: ModelRequest, view: ModelView) -> None:
     key = _key(request)
     if key is None or not timm.model_entrypoint(request.name).__module__.startswith("timm.models."):
         return
+    known = _read()
+    if key in known and _view(known[key]) == view:
+        return
     found = {"name": view.name, "data_config": asdict(view.transform), "has_head": view.has_head}
-    views = {other: known.model_dump() for other, known in _read().items()}
+    views = {other: one.model_dump() for other, one in known.items()} | {key: found}
     try:
-        text = KnownViews.checked({"views": dict([*views.items(), (key, found)][-MOST:])})
+        text = KnownViews.checked({"views": dict(list(views.items())[-MOST:])}, indent=2)
         _file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_file(), json.loads(text), force=True)
+        write_bytes(_file(), text.encode(), force=True)
     except (OSError, VitnullError):
         pass
+
+
+def _view(known: KnownView) -> ModelView:
+    return ModelView(known.name, EvalTransform.from_data_config(known.data_config.model_dump()), known.has_head)
 
 
 def _key(request: ModelRequest) -> str | None:
