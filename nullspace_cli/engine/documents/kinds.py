@@ -83,11 +83,6 @@ class LaidBranch(Document):
     )
 
 
-class Counted(Document):
-    method: NullityProof
-    threshold: NonNegative
-
-
 class StemBasisParameters(Document):
     rtol: Share
     std: Annotated[list[Positive], Field(min_length=1)]
@@ -96,7 +91,7 @@ class StemBasisParameters(Document):
     layers: list[str]
     outputs: Natural
     rank: Count
-    nullity_proof: Counted
+    nullity_proof: NullityProof
     sigma_max: NonNegative
 
 

@@ -21,7 +21,6 @@ from nullspace_cli.engine.files.two_readings import Reading
 Level = Literal["encoder", "input"]
 Control = Literal["none", "shuffle", "uniform"]
 Pixels = Literal["pixel", "normalized"]
-NullityProof = Literal["svd", "staircase", "inertia"]
 
 MAX_CHANNELS, MAX_STD, MAX_MEAN = 4096, 1e6, 1e6
 """Wide bounds on data configurations: within them, no normalised pixel overflows."""
@@ -62,6 +61,21 @@ class DataConfig(Document):
         if self.crop_mode == "border" and not all(0 <= value <= 1 for value in self.mean):
             raise ValueError(f"the model pads with its mean colour {self.mean}; expected numbers from 0 to 1")
         return self
+
+
+class NullityProof(Document):
+    """What proves a nullity.
+
+    Of a patch, the singular values of its matrix (svd). Of a whole image, blocks of the matrix that bound its rank from
+    below by what counting allows at most (staircase), or a factorisation by which the eigenvalues of A A^T below a
+    bound were counted (inertia).
+    """
+
+    method: Literal["svd", "staircase", "inertia"]
+    threshold: NonNegative = Field(
+        description="share of the largest singular value up to which one counts as zero; of staircase, no singular "
+        "value of a block lies below"
+    )
 
 
 class Answer(Document):

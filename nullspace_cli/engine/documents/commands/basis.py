@@ -19,21 +19,6 @@ class Check(Document):
     outputs: Literal["logits", "features"]
 
 
-class Proof(Document):
-    """What proves a nullity.
-
-    Of a patch, the singular values of its matrix (svd). Of a whole image, blocks of the matrix that bound its rank from
-    below by what counting allows at most (staircase), or a factorisation by which the eigenvalues of A A^T below a
-    bound were counted (inertia).
-    """
-
-    method: NullityProof
-    threshold: NonNegative = Field(
-        description="share of the largest singular value up to which one counts as zero; of staircase, no singular "
-        "value of a block lies below"
-    )
-
-
 class Patches(Document):
     """A patch embedding and its nullspace."""
 
@@ -47,7 +32,7 @@ class Patches(Document):
     rank: Count
     nullity: Count
     nullity_share: Share
-    nullity_proof: Proof
+    nullity_proof: NullityProof
     rtol: Share
     sigma_max: NonNegative
     sigma_min: NonNegative
@@ -82,7 +67,7 @@ class Basis(Run):
     rank: Count | None
     nullity: Count | None
     nullity_share: Share = may_lack("of a patch, or of an image; where there is a nullspace")
-    nullity_proof: Proof = may_lack("where there is a nullspace")
+    nullity_proof: NullityProof = may_lack("where there is a nullspace")
     rtol: Share = may_lack("where the singular values were looked at")
     sigma_max: NonNegative = may_lack("as rtol")
     sigma_min: NonNegative | None = may_lack("as rtol; null where only the largest is known")
