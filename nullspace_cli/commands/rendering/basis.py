@@ -17,17 +17,20 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
     what, whole = ("patch", "a patch") if of_patches else ("image", "the image")
     height, width = document[f"{what}_size"]
     inputs, outputs, proof = document["inputs"], document["outputs"], document["nullity_proof"]
+    if of_patches:
+        readers, detail = [], [("per channel", ", ".join(map(str, document["nullity_per_channel"])))]
+    else:
+        readers = [("first layers", "; ".join(document["layers"]))]
+        detail = [*_spectrum(document), ("proof", f"{PROOFS[proof['method']]} ({proof['threshold']:.2g})")]
     smallest = "" if document["sigma_min"] is None else f" ... {document['sigma_min']:.4g}"
     console.table(
         [
             ("model", model_line(document)),
-            *([] if of_patches else [("first layers", "; ".join(document["layers"]))]),
+            *readers,
             (what, f"{document['in_chans']} x {height} x {width} = {inputs} -> {outputs}"),
             ("rank", document["rank"]),
             ("nullity", f"{document['nullity']} ({document['nullity_share']:.1%} of {whole})"),
-            *([("per channel", ", ".join(map(str, document["nullity_per_channel"])))] if of_patches else []),
-            *([] if of_patches else _spectrum(document)),
-            *([] if of_patches else [("proof", f"{PROOFS[proof['method']]} ({proof['threshold']:.2g})")]),
+            *detail,
             ("singular values", f"{document['sigma_max']:.4g}{smallest} (rtol {document['rtol']:.2g})"),
             ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
             ("random noise", check and f"of equal norm moves them by {check['random_logit_mse']:.2g}"),

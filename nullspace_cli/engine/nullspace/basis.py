@@ -109,13 +109,7 @@ def _no_patches(model: Model, stem: Stem) -> NoNullspaceError:
         f"{model.name} has no exact patch nullspace: it reads the image through overlapping windows, or by several "
         f"layers whose patches differ, so that no patch has a nullspace of its own ({'; '.join(stem.layers)}). "
         f"Use a ViT whose patches hold more numbers than its embedding, such as {EXAMPLES}.",
-        {
-            "kind": stem.kind,
-            "layers": list(stem.layers),
-            "in_chans": model.transform.input_size[0],
-            "rank": None,
-            "nullity": None,
-        },
+        _unknown(model, stem),
     )
 
 
@@ -125,14 +119,19 @@ def not_affine(model: Model, stem: Stem) -> NoNullspaceError:
     return NoNullspaceError(
         f"{model.name} has no exact nullspace that could be had from its first layers: {stem.reason} "
         f"(layers that read the image: {layers}).",
-        {
-            "kind": stem.kind,
-            "layers": list(stem.layers),
-            "in_chans": model.transform.input_size[0],
-            "rank": None,
-            "nullity": None,
-        },
+        _unknown(model, stem),
     )
+
+
+def _unknown(model: Model, stem: Stem) -> dict[str, Any]:
+    """What the JSON document says of layers whose nullspace was not looked for."""
+    return {
+        "kind": stem.kind,
+        "layers": list(stem.layers),
+        "in_chans": model.transform.input_size[0],
+        "rank": None,
+        "nullity": None,
+    }
 
 
 def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspaceError:

@@ -4,7 +4,7 @@ There is no basis to write down, of tens of thousands of vectors as long as an i
 itself: any image's part in the nullspace is one projection away.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +23,7 @@ from nullspace_cli.engine.nullspace.nullity import Nullity, nullity_of
 from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.solvers.image_map import Branch, ImageMap
+from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.null_projection import NullProjection
 from nullspace_cli.engine.solvers.staircase import rank_bounds
 
@@ -180,7 +180,7 @@ def in_space(image_map: ImageMap, space: Space, std: tuple[float, ...]) -> Image
     if space == "normalized":
         return image_map
     scale = torch.tensor(std, dtype=torch.float64)[:, None, None]
-    branches = (Branch(part.kernel / scale, part.stride, part.padding, part.resize) for part in image_map.branches)
+    branches = (replace(branch, kernel=branch.kernel / scale) for branch in image_map.branches)
     return ImageMap(tuple(branches), image_map.input_size)
 
 
