@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.data.in_memory import InMemoryImages
+from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.data.tensors import Tensors
 from nullspace_cli.engine.documents.artefacts import is_finite
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.evaluation.noises_under_test import Control, NoiseUnderTest, cases_of
@@ -125,7 +126,7 @@ def learn_noise(
         require_number("p", p, least=1)
     if callback is not None and not callable(callback):
         raise wrong("callback", callback, "a function of the step and its loss")
-    data, level = InMemoryImages(require_batch(model, images)), LEVELS[site]
+    data, level = ImageSet(Tensors(require_batch(model, images))), LEVELS[site]
     recipe = Recipe(level, (float(limit),), preset, epochs, lr, fraction=1.0, norm=p, step_images=step_images)
     plan = recipe.plan(data.fingerprint(), len(data), model.transform, seed_of(generator))
     place, store = injection_site(model, level), Store(int(memory * 2**30))
@@ -207,7 +208,7 @@ def evaluate_noise(
     require_count("trials", trials)
     tested = [_under_test(model, noise, f"noises[{i}]") for i, noise in enumerate(given)]
     classes, chosen = _classes(model, labels, len(images)), list[Control](controls)
-    data = InMemoryImages(images, classes, None if classes is None else model.num_classes)
+    data = ImageSet(Tensors(images, classes, None if classes is None else model.num_classes))
     return evaluate(model, data, cases_of(tested, chosen, trials, seed_of(generator)))
 
 

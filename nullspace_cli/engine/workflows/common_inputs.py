@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from nullspace_cli.engine.data.datasets import ImageSet, Split, open_data
+from nullspace_cli.engine.data.collection import Split
+from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model

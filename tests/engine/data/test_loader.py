@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from nullspace_cli.engine.data.datasets import ImageSet, Sample, open_data
+from nullspace_cli.engine.data.drawings import Drawings
 from nullspace_cli.engine.data.loader import Store, batches
 from nullspace_cli.engine.errors import ArtifactError, ImageError, VitnullError
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
@@ -66,7 +67,7 @@ class Slow(ImageSet):
     """A data set that counts what was asked of it, and gives the first image last."""
 
     def __init__(self, count: int) -> None:
-        super().__init__("demo/val", [(i, 0) for i in range(count)], None)
+        super().__init__(Drawings("val"), chosen=range(count))
         self.asked: list[int] = []
         self.others = threading.Semaphore(0)
 
