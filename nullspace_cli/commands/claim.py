@@ -101,7 +101,11 @@ def probes(
     *,
     images: Annotated[
         str,
-        typer.Option(metavar="DATA", parser=given, help="A folder of images, or of class folders; or demo."),
+        typer.Option(
+            metavar="DATA",
+            parser=given,
+            help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
+        ),
     ],
     out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the probes go.")],
     count: Annotated[int, whole(help="Take this many images, spread over DATA.")] = 24,

@@ -47,7 +47,7 @@ def evaluate(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="A folder of class folders, with or without train/ and val/; a flat one; or demo.",
+            help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
         ),
     ] = None,
     noise: Annotated[

@@ -134,7 +134,7 @@ DataOption = Annotated[
     typer.Option(
         metavar="DATA",
         parser=given,
-        help="A folder of class folders, with or without train/ and val/; a flat folder of images; or demo.",
+        help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
     ),
 ]
 TransformOption = Annotated[

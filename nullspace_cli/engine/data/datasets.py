@@ -12,11 +12,18 @@ from numpy.typing import NDArray
 from nullspace_cli.engine.data.collection import Collection, Decoded, Split
 from nullspace_cli.engine.data.drawings import Drawings
 from nullspace_cli.engine.data.folders import open_folder
+from nullspace_cli.engine.data.shards import open_shards, shard_files
+from nullspace_cli.engine.data.tables import is_table, open_table
+from nullspace_cli.engine.data.torchvision_sets import PREFIX as TORCHVISION
+from nullspace_cli.engine.data.torchvision_sets import open_torchvision
 from nullspace_cli.engine.errors import DataError, ImageError
 from nullspace_cli.engine.files.image_search import PassedOver
 from nullspace_cli.engine.files.paths import exists, is_folder
 from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+
+WEBDATASET = "wds/"
+"""timm's prefix of tar files."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,8 @@ def open_data(
 
     Args:
         data: a folder of class folders, which may hold further folders, with or without train/ and val/ above them;
-            a flat folder of images; or "demo".
+            a flat folder of images; tar files or a folder of them (`shards`); a data set of `datasets` (`tables`), of
+            torchvision (`torchvision_sets`), or with timm's prefix of either; or "demo".
         split: which of train/ and val/, where the data has them.
         reading: how a network is given the files.
         notice: is told what was passed over, and how much of it; and, once, that the two readings of a file differ.
@@ -149,14 +157,28 @@ def open_data(
     Raises:
         DataError: there is no such data set, or it is not laid out as one.
     """
+    return ImageSet(_open(data, split, notice), reading, DifferenceNotice(notice, reading))
+
+
+def _open(data: str, split: Split, notice: Callable[[str], None]) -> Collection:
     if data == "demo":
-        return ImageSet(Drawings(split))
+        return Drawings(split)
     root = Path(data)
+    if not exists(root) and data.startswith(TORCHVISION):
+        return open_torchvision(data, split)
+    if is_table(data):
+        return open_table(data, split, notice)
+    shards = data if exists(root) else data.removeprefix(WEBDATASET)
+    if archives := shard_files(shards, split):
+        return open_shards(shards, archives)
     if not is_folder(root):
         found = f"{root} is no folder" if exists(root) else f"There is no folder {root}"
-        raise DataError(f"{found}. DATA is a folder of images or of class folders, or 'demo'.")
+        raise DataError(
+            f"{found}. DATA is a folder of images or of class folders, tar or Parquet files, hfds/NAME, "
+            "torch/NAME:FOLDER, or 'demo'."
+        )
     passed_over = PassedOver()
     folder = open_folder(root, split, passed_over)
     if str(passed_over):
         notice(f"passed over in {folder.name}: {passed_over}")
-    return ImageSet(folder, reading, DifferenceNotice(notice, reading))
+    return folder
