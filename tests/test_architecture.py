@@ -153,7 +153,12 @@ def test_the_demo_stands_on_nothing(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "importers"),
     [
-        ("timm", {name for name in ENGINE_MODULES if name.startswith("engine.models.")} | {"demo.train"}),
+        (
+            "timm",
+            {name for name in ENGINE_MODULES if name.startswith("engine.models.")}
+            | {"engine.data.torchvision_sets", "demo.train"},
+        ),
+        ("datasets", {"engine.data.tables"}),
         ("huggingface_hub", {"engine.files.hub"}),
         ("transformers", set()),
         ("matplotlib", {name for name in ENGINE_MODULES if name.startswith("engine.plots.")}),
