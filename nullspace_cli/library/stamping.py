@@ -135,6 +135,10 @@ class Stamper:
                 logger.warning("The mark can hardly be read: %.0f%% of it can be seen.", 100 * seen)
         return _like(image, picture, with_levels(picture, made.pixels))
 
+    def on(self, column: str = "image") -> "ColumnStamper":
+        """This stamper for rows, or batches of rows, of tables: what `map` of `datasets` and Ray Data take."""
+        return ColumnStamper(self, column)
+
     @cached_property
     def _make(self) -> NativeSize:
         model = self._model
@@ -153,6 +157,47 @@ class Stamper:
     def __repr__(self) -> str:
         name = self._model if isinstance(self._model, str) else self._model.name
         return f"<Stamper of {str(self._design.mark.text or self._design.mark.origin)!r} for {name}>"
+
+
+class ColumnStamper:
+    """Puts a stamper's mark on the images in one column of a row, or of a batch of rows; the others stay.
+
+    Args:
+        column: its name.
+    """
+
+    def __init__(self, stamper: Stamper, column: str = "image") -> None:
+        self.stamper, self.column = stamper, column
+
+    def __call__(self, rows: Mapping[str, Any]) -> dict[str, Any]:
+        """The same with marked images, of the kind that the column holds.
+
+        Args:
+            rows: from column names to an image, as `Stamper` takes it, for a row; for a batch to a list of images, an
+                array uint8 [b, H, W, c] of them, or of objects where their sizes differ.
+
+        Raises:
+            UsageError: there is no such column.
+            VitnullError: as of `Stamper`'s call.
+        """
+        if self.column not in rows:
+            raise UsageError(f"There is no column {self.column!r}; there are {', '.join(map(repr, rows))}.")
+        return {**rows, self.column: self._marked(rows[self.column])}
+
+    def _marked(self, images: Any) -> Any:
+        if isinstance(images, list):
+            return [self.stamper(image) for image in images]
+        if isinstance(images, np.ndarray) and images.dtype == object:
+            marked = np.empty(len(images), object)
+            for index, image in enumerate(images):
+                marked[index] = self.stamper(np.asarray(image))
+            return marked
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return np.stack([self.stamper(image) for image in images])
+        return self.stamper(images)
+
+    def __repr__(self) -> str:
+        return f"<{self.stamper!r} on {self.column!r}>"
 
 
 def watermark(image: InMemory, mark: AnyImage | None = None, **settings: Unpack[StampSettings]) -> InMemory:
