@@ -1,9 +1,9 @@
-"""Run the benchmarks, or the groups that are named, and print tables of ratios and of figures."""
+"""Run the benchmarks, or the groups that are named: tables of ratios and of figures, and what has become slower."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import basis, batches, learning, native, rounding, start_up, stems, watermark
+from benchmarks import basis, batches, history, learning, native, rounding, start_up, stems, watermark
 from benchmarks.measure import Figure, Row
 
 GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
@@ -37,6 +37,9 @@ def main() -> None:
         print("| --- | --- | --- | --- |")
     for figure in figures:
         print(f"| {figure.what} | {figure.measured} | {figure.bound} | {figure.besides} |")
+    for sentence in history.grown(ratios, history.read()):
+        print(f"\nslower than before: {sentence}")
+    history.append(ratios)
 
 
 if __name__ == "__main__":
