@@ -42,8 +42,8 @@ class ImageRun:
 
     def tell_refused(self) -> None:
         """Say which sources cannot be read."""
-        for reason in self.failures.values():
-            self._console.error(reason)
+        for source, reason in list(self.failures.items()):
+            self._fail(source, reason)
 
     def done(self, items: Iterable["T | Failed"], advance: Callable[[], None]) -> Iterator[T]:
         """The images that are done, as they come; of the others it is said why they are not.
@@ -60,8 +60,15 @@ class ImageRun:
                 continue
             if self._alone:
                 raise item.error
-            self.failures[item.source] = str(item.error)
-            self._console.error(str(item.error))
+            self._fail(item.source, str(item.error))
+
+    def _fail(self, source: Path, reason: str) -> None:
+        """Keep and tell why one could not be done, by its name: not every reason has it."""
+        named = reason if str(source) in reason else f"{source}: {reason}"
+        self.failures[source] = named
+        self._console.error(named)
+        if self._jsonl:
+            self._console.record("failure", _described(source, named))
 
     def add(self, record: Mapping[str, Any], code: int = 0) -> None:
         """Keep the record of an image that is done, and the exit code that it alone would end with."""
@@ -79,8 +86,12 @@ class ImageRun:
 
     def described_failures(self) -> list[dict[str, str]]:
         """The failures as JSON documents have them."""
-        return [{"source": str(source), "error": in_flags(reason)} for source, reason in self.failures.items()]
+        return [_described(source, reason) for source, reason in self.failures.items()]
 
     @property
     def exit_code(self) -> int:
         return 4 if self.failures else self._worst
+
+
+def _described(source: Path, reason: str) -> dict[str, str]:
+    return {"source": str(source), "error": in_flags(reason)}

@@ -71,13 +71,39 @@ def test_a_record_a_line(stamp: Vitnull, images: tuple[str, ...]) -> None:
         assert record["input_pixels_changed"] == 0
 
 
-def test_failures_are_no_records(stamp: Vitnull, images: tuple[str, ...]) -> None:
+def test_a_record_of_each_failure(stamp: Vitnull, images: tuple[str, ...]) -> None:
     Path("b.png").write_text("no picture")
     outcome = stamp("missing.png", *images, "--jsonl", expect=4)
-    assert [record["source"] for record in parsed(outcome.stdout)] == ["a.png", "c.png", "d.png"]
-    for name in ("missing.png", "b.png"):
-        assert f"vitnull: error: Cannot read {name}: " in outcome.stderr
-    assert outcome.stderr.count("\n") == 2
+    records = outcome.lines("watermark", "failure")
+    done, failed = ([record for record in records if ("error" in record) is so] for so in (False, True))
+    assert [record["source"] for record in done] == ["a.png", "c.png", "d.png"]
+    assert [record["source"] for record in failed] == ["missing.png", "b.png"]
+    assert outcome.stderr.splitlines() == [f"vitnull: error: {record['error']}" for record in failed]
+    for record in failed:
+        assert record["error"].startswith(f"Cannot read {record['source']}: ")
+
+
+@pytest.mark.parametrize("command", ["watermark", "explain", "check"])
+def test_one_that_is_done_among_others_is_no_run_of_one(
+    vitnull: Vitnull, logo: Path, images: tuple[str, ...], command: str
+) -> None:
+    """The result by itself names all that failed, by names that a reason may lack."""
+    Image.new("RGB", (3000, 3)).save("long.png")
+    for folder in ("bad", "bad2"):
+        Path(folder).mkdir()
+        shutil.copy("long.png", folder)
+        Path(folder, "b.png").write_text("no picture")
+        shutil.copy("a.png", folder)
+    arguments: dict[str, tuple[str | Path, ...]] = {
+        "watermark": ("watermark", "bad", logo, "--model", "demo", "--size", "model", "--out-dir", "out"),
+        "explain": ("explain", "bad", "--model", "demo", "--method", "gradient", "--out-dir", "out"),
+        "check": ("check", "bad", "bad2", "--model", "demo"),
+    }
+    out = vitnull(*arguments[command], expect=4).stdout
+    first, second, last = [line for line in out.splitlines() if re.match("failed: |1 (images|pairs) ", line)]
+    assert "bad/b.png: " in first
+    assert second.startswith("failed: bad/long.png: An image of 3000 x 3")
+    assert last.startswith(("1 images done, 2 failed", "1 pairs compared, 2 failed"))
 
 
 def test_the_document_of_a_batch(stamp: Vitnull, no_weights: None, images: tuple[str, ...]) -> None:

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer, figure, rate
+from nullspace_cli.commands.rendering.values import alone, answer, figure, rate, tell_failures
 
 Entry = Mapping[str, Any]
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
     records = document["images"]
-    if len(records) == 1:
-        _render_one(console, records[0])
+    if record := alone(document):
+        _render_one(console, record)
     elif records:
         _render_many(console, document)
     _render_verdict(console, document)
@@ -144,6 +144,7 @@ def _render_verdict(console: Console, document: Mapping[str, Any]) -> None:
         counts["such results"] = summary["suspicious"]["result"]
         others = "".join(f", {count} {what}" for what, count in counts.items() if count or what == "failed")
         console.line()
+        tell_failures(console, document)
         console.line(f"{summary['count']} pairs compared{others}{rate(summary)}")
     if summary["verified"] is not None:
         broken = sum(record["verified"] is False for record in document["images"])

@@ -1,18 +1,17 @@
 """What `vitnull explain` has found."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer, figure, model_line, rate
+from nullspace_cli.commands.rendering.values import alone, answer, figure, model_line, rate, tell_failures
 
 MEASURES = ("spearman", "pearson", "ssim", "top10")
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
-    records = document["images"]
-    if len(records) == 1:
-        (record,) = records
+    records, summary = document["images"], document["summary"]
+    if record := alone(document):
         explained = record["explained"]
         other = explained and explained["class"] != record["prediction"]["class"]
         console.table(
@@ -27,26 +26,32 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
                 ("seconds", record["seconds"]),
             ]
         )
-    elif records:
-        console.grid(
-            ["image", "prediction", "maps", "seconds"],
-            [
-                [
-                    record["source"],
-                    answer(record["prediction"]) if record["prediction"] else "-",
-                    record["sheet"] or record["float"] or next(iter(record["methods"].values()))["overlay"] or "-",
-                    f"{record['seconds']:.2f}",
-                ]
-                for record in records
-            ],
-        )
-        console.line()
-        summary = document["summary"]
+    else:
+        _render_many(console, records)
+        tell_failures(console, document)
         console.line(f"{summary['count']} images done, {summary['failed']} failed{rate(summary)}")
     if document["faithfulness"]:
         _render_faithfulness(console, document["faithfulness"], document["plot"])
     if document["noise"]:
         _render_noise(console, document["noise"])
+
+
+def _render_many(console: Console, records: Sequence[Mapping[str, Any]]) -> None:
+    if not records:
+        return
+    console.grid(
+        ["image", "prediction", "maps", "seconds"],
+        [
+            [
+                record["source"],
+                answer(record["prediction"]) if record["prediction"] else "-",
+                record["sheet"] or record["float"] or next(iter(record["methods"].values()))["overlay"] or "-",
+                f"{record['seconds']:.2f}",
+            ]
+            for record in records
+        ],
+    )
+    console.line()
 
 
 def _render_faithfulness(console: Console, found: Mapping[str, Any], plot: str | None) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from nullspace_cli.commands.console import Console
+
 
 def figure(value: float | None, form: str = ".3f") -> str:
     """A dash stands for what nobody measured."""
@@ -14,6 +16,18 @@ def model_line(about: Mapping[str, Any]) -> str:
     if about["weights"] is None:
         return f"{about['model']} (no weights read)"
     return f"{about['model']} ({about['weights']}, sha256 {about['weights_sha256'][:12]})"
+
+
+def alone(document: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The record of a run's only image; None where there were others, if only such as failed or were left out."""
+    summary, records = document["summary"], document["images"]
+    return records[0] if len(records) == 1 and not summary["failed"] and not summary.get("skipped") else None
+
+
+def tell_failures(console: Console, document: Mapping[str, Any]) -> None:
+    """Each image that could not be done, and why, so that the result by itself says what became of all."""
+    for failure in document["failures"]:
+        console.line(f"failed: {failure['error']}")
 
 
 def rate(summary: Mapping[str, Any]) -> str:

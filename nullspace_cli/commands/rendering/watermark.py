@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import answer, input_of, input_of_both, model_line, rate
+from nullspace_cli.commands.rendering.values import (
+    alone,
+    answer,
+    input_of,
+    input_of_both,
+    model_line,
+    rate,
+    tell_failures,
+)
 
 FIGURES = ("input_pixels_changed", "rms", "max")
 """Of a further reader."""
@@ -14,8 +22,8 @@ MANY = 8
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
     records, summary = document["images"], document["summary"]
-    if len(records) == 1:
-        _render_one(console, records[0], model_line(document))
+    if record := alone(document):
+        _render_one(console, record, model_line(document))
         return
     if records:
         console.grid(
@@ -37,6 +45,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
         )
         console.line()
         _render_readers(console, records)
+    tell_failures(console, document)
     kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
     skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
     console.line(

@@ -12,6 +12,7 @@ from nullspace_cli.engine.documents.commands.eval import Eval, EvalImage, EvalPl
 from nullspace_cli.engine.documents.commands.explain import Explain, ExplainImage, ExplainMeasured
 from nullspace_cli.engine.documents.commands.fool import Fool
 from nullspace_cli.engine.documents.commands.learn_noise import LearnNoise
+from nullspace_cli.engine.documents.commands.run import Failure
 from nullspace_cli.engine.documents.commands.watermark import Watermark, WatermarkImage
 
 DOCUMENTS: Mapping[str, type[Document]] = {
@@ -35,6 +36,7 @@ LINES: Mapping[str, type[Document]] = {
     "check": CheckImage,
     "explain": ExplainImage,
     "explain-measured": ExplainMeasured,
+    "failure": Failure,
 }
 """Records of files with one on each line, by the command that writes them."""
 

@@ -57,7 +57,7 @@ Shard = Annotated[str, Field(pattern="^[1-9][0-9]*/[1-9][0-9]*$", description="I
 
 
 class Failure(Document):
-    """An input that could not be done."""
+    """An input that could not be done; with --jsonl a line, in place of its record."""
 
     source: str
     error: str
