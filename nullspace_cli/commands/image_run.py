@@ -9,7 +9,7 @@ from nullspace_cli.commands.flags_in_errors import in_flags
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
-    from nullspace_cli.engine.workflows.failed_input import Failed
+    from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 
 T = TypeVar("T")
 
@@ -20,6 +20,7 @@ class ImageRun:
     Attributes:
         records: of the images that are done.
         failures: why another could not be done, by its source.
+        elsewhere: how many have been done by other processes meanwhile.
     """
 
     def __init__(self, console: Console, name: str, sources: Sequence[Path], *, alone: bool, jsonl: bool) -> None:
@@ -36,7 +37,7 @@ class ImageRun:
         from nullspace_cli.engine.workflows.failed_input import refused
 
         self._console, self._name, self._alone, self._jsonl = console, name, alone, jsonl
-        self._worst = 0
+        self._worst = self.elsewhere = 0
         self.records: list[Mapping[str, Any]] = []
         self.failures = refused(sources, alone=alone)
 
@@ -45,16 +46,19 @@ class ImageRun:
         for source, reason in list(self.failures.items()):
             self._fail(source, reason)
 
-    def done(self, items: Iterable["T | Failed"], advance: Callable[[], None]) -> Iterator[T]:
+    def done(self, items: Iterable["T | Failed | DoneElsewhere"], advance: Callable[[], None]) -> Iterator[T]:
         """The images that are done, as they come; of the others it is said why they are not.
 
         Raises:
             VitnullError: one failed, and is alone.
         """
-        from nullspace_cli.engine.workflows.failed_input import Failed
+        from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 
         for item in items:
             advance()
+            if isinstance(item, DoneElsewhere):
+                self.elsewhere += 1
+                continue
             if not isinstance(item, Failed):
                 yield item
                 continue
@@ -79,10 +83,11 @@ class ImageRun:
 
     def gather(self, ranks: "Ranks") -> None:
         """Put together what all processes have done; each of them comes to know of it."""
-        parts = ranks.gather((self.records, self.failures, self._worst))
-        self.records = [record for records, _, _ in parts for record in records]
-        self.failures = {source: reason for _, failures, _ in parts for source, reason in failures.items()}
-        self._worst = max(worst for _, _, worst in parts)
+        parts = ranks.gather((self.records, self.failures, self._worst, self.elsewhere))
+        self.records = [record for records, *_ in parts for record in records]
+        self.failures = {source: reason for _, failures, *_ in parts for source, reason in failures.items()}
+        self._worst = max(worst for _, _, worst, _ in parts)
+        self.elsewhere = sum(elsewhere for *_, elsewhere in parts)
 
     def described_failures(self) -> list[dict[str, str]]:
         """The failures as JSON documents have them."""

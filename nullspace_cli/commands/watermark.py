@@ -276,6 +276,7 @@ def watermark(
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
             notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further or FurtherReaders(),
+            skip_existing=skip_existing,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
@@ -296,7 +297,7 @@ def watermark(
             "shard": str(taken),
             "exit_code": run.exit_code,
             "images": run.records,
-            "summary": {**summary, "skipped": len(planned.skipped)},
+            "summary": {**summary, "skipped": len(planned.skipped) + run.elsewhere},
             "failures": run.described_failures(),
         }
         document = console.document("watermark", network, options.seed, body)

@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +19,12 @@ from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.files.paths import is_folder, is_stream, kind_of, reason_of, status
 
 T = TypeVar("T")
+
+TEMPORARY, PART, LOCK = ".vitnull-{}.{}", "part", "lock"
+"""Names of what is there while a file is made; they do not grow with its name, so that they fit wherever that fits."""
+_LEFT_OVER = re.compile(rf"\.vitnull-\w+\.({PART}|{LOCK})")
+OLD = 24 * 60 * 60
+"""Seconds after which nobody is at work on such a file any more: its process was killed, or the power failed."""
 
 
 def check_output(path: Path, *, force: bool) -> None:
@@ -33,8 +42,20 @@ def check_output(path: Path, *, force: bool) -> None:
             raise ArtifactError(f"Cannot write {path}: the folder {folder} does not exist. Create it first.")
         with tempfile.TemporaryFile(dir=folder):
             pass
+        _clean(folder.absolute())
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+@cache
+def _clean(folder: Path) -> None:
+    """Remove what processes that were killed have left half-written in a folder; looked for once."""
+    with suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            if _LEFT_OVER.fullmatch(entry.name):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > OLD:
+                        Path(entry.path).unlink()
 
 
 def make_folder(path: Path) -> Path:
@@ -100,8 +121,7 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
     What it holds is on the disk before it gets its name, and the name before this returns: whenever the power fails,
     the old file or the new one is there, whole.
     """
-    # Its length does not depend on the file's: what fits into the folder's names fits beside it, too.
-    temporary = path.with_name(f".vitnull-{secrets.token_hex(6)}.part")
+    temporary = path.with_name(TEMPORARY.format(secrets.token_hex(6), PART))
     with _BEGINNING:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
         _UNFINISHED.add(temporary)

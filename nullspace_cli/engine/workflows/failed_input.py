@@ -1,4 +1,4 @@
-"""One of many images that could not be done."""
+"""One of many images that could not be done, or need not be."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,12 @@ class Failed(NamedTuple):
 
     source: Path
     error: VitnullError
+
+
+class DoneElsewhere(NamedTuple):
+    """A file whose result another process has written meanwhile."""
+
+    source: Path
 
 
 def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:

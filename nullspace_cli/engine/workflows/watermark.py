@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
 from nullspace_cli.engine.files.containers import Encoded, is_jpeg
 from nullspace_cli.engine.files.jpeg_pictures import QUALITY, JpegPicture, jpeg_of, why_no_jpeg
+from nullspace_cli.engine.files.paths import exists
 from nullspace_cli.engine.files.pictures import (
     Picture,
     container_of,
@@ -19,10 +21,12 @@ from nullspace_cli.engine.files.pictures import (
     encode_png,
     encode_resized,
     read_picture,
+    why_no_result,
     why_not,
     write_picture,
 )
 from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
+from nullspace_cli.engine.files.work_locks import at_work_on
 from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
@@ -43,8 +47,10 @@ from nullspace_cli.engine.watermark.verification import (
     figures,
     verify,
 )
-from nullspace_cli.engine.workflows.failed_input import Failed
+from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
+
+Outcome = WatermarkedFile | Failed | DoneElsewhere
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class WatermarkPipeline:
         gallery: where the pictures of a page are put; None for no page.
         quality: of a JPEG that is made of another picture.
         readers: who else is to see no mark; at native size alone.
+        skip_existing: leave to other processes what they are at work on.
     """
 
     network: LazyModel
@@ -92,6 +99,7 @@ class WatermarkPipeline:
     gallery: Gallery | None = None
     quality: int = QUALITY
     readers: FurtherReaders = field(default_factory=FurtherReaders)
+    skip_existing: bool = False
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -127,15 +135,39 @@ class WatermarkPipeline:
             raise done.error
         return done
 
-    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[WatermarkedFile | Failed]:
+    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[Outcome]:
         """Stamp many images, in their order; one that fails does not stop the others.
 
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
+        What another process is at work on comes last, once that is done with it: if it failed, or died, its images are
+        done here.
         """
         size = self.group if self.size == "model" else 1
         groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        for done in in_threads(self.together, groups, workers):
-            yield from done
+        if not self.skip_existing:
+            for done in in_threads(self.together, groups, workers):
+                yield from done
+            return
+        taken: list[WatermarkFiles] = []
+        for found in in_threads(self._shared, groups, workers):
+            taken += [item for item in found if isinstance(item, WatermarkFiles)]
+            yield from (item for item in found if not isinstance(item, WatermarkFiles))
+        # One by one, so that nobody waits while others wait for him.
+        for found in in_threads(partial(self._shared, wait=True), [[job] for job in taken], workers):
+            yield from (item for item in found if not isinstance(item, WatermarkFiles))
+
+    def _shared(
+        self, jobs: Sequence[WatermarkFiles], stop: threading.Event | None = None, *, wait: bool = False
+    ) -> list[Outcome | WatermarkFiles]:
+        """`together`, but for what other processes have done or are at work on; the latter are given back."""
+        with ExitStack() as locks:
+            mine = [job for job in jobs if locks.enter_context(at_work_on(job.output, wait=wait))]
+            there = [job for job in mine if exists(job.output) and why_no_result(job.output) is None]
+            todo = [job for job in mine if job not in there]
+            done = self.together(todo, stop) if todo else []
+            found: dict[WatermarkFiles, Outcome] = {job: DoneElsewhere(job.source) for job in there}
+            found |= dict(zip(todo, done, strict=False))  # none are done where all is stopped
+            return [found.get(job, job) for job in jobs]
 
     def together(
         self, jobs: Sequence[WatermarkFiles], stop: threading.Event | None = None

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,17 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     spy(Path, "replace", lambda *_: "name")
     write_bytes(tmp_path / "x", b"data", force=force)
     assert happened == ["sync .part", "name", "sync folder"]
+
+
+def test_what_killed_processes_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    old = [tmp_path / name for name in (".vitnull-0123456789ab.part", ".vitnull-0123456789ab.lock")]
+    others = [tmp_path / name for name in (".vitnull-ab.part.png", "vitnull-ab.part", ".vitnull-new.part")]
+    for path in (*old, *others):
+        path.touch()
+        if "new" not in path.name:
+            os.utime(path, (0, time.time() - writing.OLD - 60))
+    writing.check_output(tmp_path / "a.png", force=False)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 def test_a_disk_that_cannot_sync_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """From files to verified files: groups, failures, short memory, threads, and when the model has to be asked."""
 
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from nullspace_cli.engine.errors import ArtifactError, ImageError, MemoryShortEr
 from nullspace_cli.engine.files import containers
 from nullspace_cli.engine.files.containers import Encoded
 from nullspace_cli.engine.files.pictures import Picture, encode_png, read_picture
+from nullspace_cli.engine.files.work_locks import at_work_on
 from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace import lazy_model as networks
@@ -31,8 +33,8 @@ from nullspace_cli.engine.watermark.native_size import NativeSize
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 from nullspace_cli.engine.watermark.verification import Verification, WatermarkedFile, verify
 from nullspace_cli.engine.workflows import watermark as stamping
-from nullspace_cli.engine.workflows.failed_input import Failed
-from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
+from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
+from nullspace_cli.engine.workflows.watermark import Outcome, WatermarkFiles, WatermarkPipeline, summarise
 
 TRANSFORM = EvalTransform((3, 32, 32), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic", 1.0)
 
@@ -89,7 +91,7 @@ def jobs(folder: Path, count: int = 1, size: int = 96, **extra: Path) -> list[Wa
     return made
 
 
-def failures(done: Sequence[WatermarkedFile | Failed]) -> list[bool]:
+def failures(done: Sequence[Outcome]) -> list[bool]:
     return [isinstance(item, Failed) for item in done]
 
 
@@ -278,6 +280,25 @@ def test_one_failure_does_not_stop_the_others(size: str, workers: int, tmp_path:
         assert stamped.record["source"] == str(todo[i].source)
         assert stamped.record["verified"] is True
     assert not todo[1].output.exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_others_are_at_work_on_comes_last(finished: bool, tmp_path: Path) -> None:
+    """One is left to whoever is at work on it, and done here if nothing came of that."""
+    todo = jobs(tmp_path, 4)
+    made = pipeline(size="model", group=2, skip_existing=True)
+    made(todo[3])
+    with at_work_on(todo[1].output) as mine:
+        assert mine
+        found = made.each(todo, 1)
+        first = [next(found) for _ in range(3)]
+        if finished:
+            shutil.copy(todo[3].output, todo[1].output)
+    last = list(found)
+    assert [type(item) for item in first] == [WatermarkedFile, WatermarkedFile, DoneElsewhere]
+    assert [type(item) for item in last] == [DoneElsewhere if finished else WatermarkedFile]
+    assert all(job.output.exists() for job in todo)
+    assert not list(tmp_path.glob(".vitnull-*"))
 
 
 def test_groups_are_solved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
