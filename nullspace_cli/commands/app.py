@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from nullspace_cli import __version__
 from nullspace_cli.commands import basis, check, claim, demo, evaluate, explain, fool, learn_noise, watermark
-from nullspace_cli.commands.console import Console, discard_stdout, flush_streams
+from nullspace_cli.commands.console import Console, discard_stdout, fill_closed_streams, flush_streams
 from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
 from nullspace_cli.commands.options import OutputOptions, expand_groups
 
@@ -169,6 +169,7 @@ _register(demo.demo, "demo")
 
 def main() -> None:
     """Run the command line."""
+    fill_closed_streams()
     signal.signal(signal.SIGTERM, _terminated)
     # torch's threads else spin while they wait, and a machine with other work to do slows down sixfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from nullspace_cli import __version__
@@ -205,6 +206,19 @@ def _to_stdout() -> Iterator[None]:
 def discard_stdout() -> None:
     """Send what is still buffered nowhere; Python would fail once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def fill_closed_streams() -> None:
+    """Put /dev/null in the place of the streams that the process was started without.
+
+    The next files that are opened would else have their numbers, and get what libraries mean for stdout and stderr. For
+    want of a stderr, Python and Typer would send messages to stdout.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
 
 
 def flush_streams() -> None:

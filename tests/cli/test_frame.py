@@ -401,6 +401,19 @@ def test_what_is_printed_onto_a_full_disk_fails_in_one_line(arguments: tuple[str
     assert re.fullmatch(r"vitnull: error: Cannot write .*stdout: No space left on device.*\n", ended.stderr)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("--frob",), 2), (("watermark", "missing.png", "missing.svg"), 1), (("watermark", "--help"), 0)],
+)
+def test_without_a_stderr_messages_go_nowhere(arguments: tuple[str, ...], code: int) -> None:
+    command = [sys.executable, "-m", "nullspace_cli", *arguments]
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert ended.returncode == code
+    assert bool(ended.stdout) is (code == 0)
+
+
 def assert_complete(ended: Ended) -> None:
     assert ended.after == ["out.safetensors"]
     with safe_open(ended.folder / "out.safetensors", framework="pt") as file:
