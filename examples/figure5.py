@@ -3,7 +3,7 @@
 Images that look like their target and are their source to the network, by default among drawings that the embedded
 model knows. Of each class one image is a target; its source is the image of another class that suits it best.
 Unbounded, they are float images nearest to the target in the 1-norm, shown clipped; bounded, 8-bit files. Captions are
-the answers for the float images, and for the files.
+the answers for what is shown, and for the float images.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from nullspace_cli.engine.adversarial.attack import Attack
 from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.adversarial.sources import rank_sources
 from nullspace_cli.engine.files.pictures import encode_png, read_picture
-from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.plots.figure import save_figure
+from nullspace_cli.engine.plots.fooling import ROWS, answer_to
 from nullspace_cli.engine.workflows.fool import FoolFiles, report
 
 
@@ -67,15 +67,15 @@ def draw_triples(path: Path, reports: list[Report]) -> None:
     figure = Figure(figsize=(2.4 * len(reports) + 0.3, 8.2), layout="constrained")
     axes = figure.subplots(3, len(reports), squeeze=False)
     for column, found in enumerate(reports):
-        for row, name in enumerate(("source", "target", "transformed")):
+        for row, name in enumerate(ROWS):
             axis = axes[row, column]
             axis.imshow(found.pictures[row][found.read])
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-            if answer := found.record["prediction"][name]:
-                axis.set_xlabel(f"{name_of(answer)[:22]} {answer['probability']:.1%}", fontsize=11)
+            axis.set_xlabel(answer_to(found.record, name), fontsize=11)
             if column == 0:
-                axis.set_ylabel(name, fontsize=13)
+                clipped = row == 2 and not found.record["bounded"]
+                axis.set_ylabel(f"{name}, clipped" if clipped else name, fontsize=13)
     save_figure(path, figure, force=True)
 
 

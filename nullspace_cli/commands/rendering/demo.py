@@ -102,6 +102,7 @@ def _render_fooled(console: Console, fooled: Mapping[str, Any]) -> None:
         ("source", fooled["source"], like["correlation_source"]),
         ("target", fooled["target"], like["correlation_target"]),
         ("transformed", fooled["artifacts"]["exact"], None),
+        ("preview", fooled["artifacts"]["image"], None),
     ]
     console.grid(
         ["fooled", "file", "the ViT sees", "correlation with transformed"],

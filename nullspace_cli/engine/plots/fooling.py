@@ -17,6 +17,8 @@ CELL, CAPTION = 2.7, 0.3
 """Inches."""
 
 ROWS = ("source", "target", "transformed")
+PAIRS = ("target_transformed", "source_transformed")
+"""Of saliency maps, that are compared below the second row and the third."""
 
 WIDEST = 8
 """Columns side by side; more go below, in bands."""
@@ -29,7 +31,8 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     """Draw source, target and transformed image, one a row, with what the network says and where it looks.
 
     Of pictures larger than the network's input a part is shown enlarged, too: scaled down, they lose what is the
-    target's, for people as for the network. The correlations are Spearman's.
+    target's, for people as for the network. The correlations are Spearman's. Of a float image a clipped picture is
+    shown: what the network says of that stands before what it says of the float image, whose maps are drawn.
     """
     record, upright, (height, width) = report.record, report.turn.upright, report.views.shape[2:]
     if report.turn.transposed:
@@ -38,7 +41,8 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     count = len(pictures) + len(report.maps)
     bands = -(-count // WIDEST)
     across = -(-count // bands)
-    size = CELL * across + 0.4, bands * (3 * (CELL * height / width + CAPTION) + CAPTION)
+    lines = CAPTION * (4 if record["bounded"] else 6)
+    size = CELL * across + 0.4, bands * (3 * CELL * height / width + lines)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(hspace=0.01, wspace=0.01)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(3 * bands, across, squeeze=False)
@@ -53,14 +57,13 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
         for axis, picture in zip(column, shown, strict=True):
             axis.imshow(upright(picture), interpolation="nearest" if title else "antialiased")
     for axis, name in zip(columns[0], ROWS, strict=True):
-        axis.set_xlabel(_answer(record["prediction"][name]), fontsize=13)
+        axis.set_xlabel(answer_to(record, name), fontsize=13)
     for column, (method, maps) in zip(columns[len(pictures) :], report.maps.items(), strict=False):
         column[0].set_title(method, fontsize=14)
         for axis, view, saliency in zip(column, report.views, maps, strict=True):
             axis.imshow(upright(overlay(view, saliency)))
-        figures = record["saliency_png" if record["bounded"] else "saliency"][method]
-        column[1].set_xlabel(_likeness(figures["target_transformed"], "transformed"), fontsize=12)
-        column[2].set_xlabel(_likeness(figures["source_transformed"], "source"), fontsize=12)
+        for axis, pair, other in zip(column[1:], PAIRS, ("transformed", "source"), strict=True):
+            axis.set_xlabel(_likeness(record, method, pair, other), fontsize=12)
     return save_figure(path, figure, force=force)
 
 
@@ -73,12 +76,28 @@ def _pictures(report: Report) -> dict[str, Sequence[Pixels]]:
     return {"": report.pictures, f"{PART} x {PART} pixels of it": [picture[part] for picture in read]}
 
 
+def answer_to(record: Mapping[str, Any], name: str) -> str:
+    """What the network says of one of the pictures in ROWS as it is shown; of a clipped one of the float image, too."""
+    said = record["prediction"]
+    if name != "transformed" or record["bounded"] or said[name] is None:
+        return _answer(said[name])
+    return f"{_answer(said['preview'])}\nunclipped: {_answer(said[name])}"
+
+
 def _answer(answer: Mapping[str, Any] | None) -> str:
     if answer is None:
         return ""
     return f"{name_of(answer)[:24]} {answer['probability']:.1%}"
 
 
-def _likeness(figures: Mapping[str, float | None], other: str) -> str:
+def _likeness(record: Mapping[str, Any], method: str, pair: str, other: str) -> str:
+    """How alike two maps are: those that are drawn, of the file or of the float image; the clipped one's, too."""
+    of_file = _spearman(record["saliency_png"][method][pair])
+    if record["bounded"]:
+        return f"{of_file} to {other}"
+    return f"{_spearman(record['saliency'][method][pair])} to {other}\n(unclipped; clipped: {of_file})"
+
+
+def _spearman(figures: Mapping[str, float | None]) -> str:
     spearman = figures["spearman"]
-    return "a constant map" if spearman is None else f"ρ = {spearman:.2f} to {other}"
+    return "a constant map" if spearman is None else f"ρ = {spearman:.2f}"

@@ -13,7 +13,13 @@ from nullspace_cli.engine.report.pictures import amplified, compared, thumbnail
 from nullspace_cli.engine.report.watermark import verdict
 from nullspace_cli.engine.transforms.eval_transform import in_rgb, to_8_bits
 
-NAMES = ("source", "target", "transformed")
+NAMES = {
+    "source": "source",
+    "target": "target",
+    "transformed": "transformed",
+    "preview": "transformed and clipped, as it is drawn",
+}
+"""What the model is asked about, and in words; of an 8-bit image there is no preview."""
 TITLES = {
     True: "To the network it is the source still",
     False: "The network tells it from its source",
@@ -40,7 +46,8 @@ def show_fooled(gallery: Gallery, done: Report) -> None:
     ]
     for method, (first, _, last) in done.maps.items():
         shown = [upright(overlay(done.views[i], saliency)) for i, saliency in ((0, first), (2, last))]
-        views.append(compared(method, ("source", shown[0]), ("result", shown[1]), "Where the model looks.")[0])
+        where = "Where the model looks" + ("." if done.record["bounded"] else ", of the result in the float image.")
+        views.append(compared(method, ("source", shown[0]), ("result", shown[1]), where)[0])
     gallery.add(done.record["artifacts"]["image"], (), thumbnail(result), views)
 
 
@@ -51,7 +58,11 @@ def page(document: Mapping[str, Any], gallery: Gallery) -> Page:
         "vitnull fool",
         TITLES[document["match"]],
         figures=[
-            *((answer(prediction[name]), f"{name}, says the model") for name in NAMES if prediction[name]),
+            *(
+                (answer(prediction[name]), f"{words}, says the model")
+                for name, words in NAMES.items()
+                if prediction[name]
+            ),
             (number(like["ssim_target"], ".2f"), "SSIM to the target"),
             (number(like["ssim_source"], ".2f"), "SSIM to the source"),
         ],
@@ -68,6 +79,7 @@ def section(record: Mapping[str, Any], gallery: Gallery, title: str = "", text: 
 
 def _row(record: Mapping[str, Any]) -> Row:
     solver, (low, high) = record["solver"], record["range"]
+    preview = record["prediction"]["preview"]
     files = record["artifacts"]
     facts = [
         ("Source", record["source"]),
@@ -78,6 +90,7 @@ def _row(record: Mapping[str, Any]) -> Row:
         ("Range", f"{low:.3g} to {high:.3g}"),
         ("Strength", f"{record['strength']:g}"),
         *verdict(record),
+        ("Clipped, as it is drawn", preview and answer(preview)),
         ("Solver", f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}"),
     ]
     return Row(files["image"], (), facts)
