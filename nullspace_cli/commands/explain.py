@@ -139,15 +139,15 @@ def explain(
         ]
         read = [files_from, *options.files(model)]
 
-        def check(methods: "Sequence[Method]") -> None:
-            """By the first process, before others have begun to write."""
+        def check(methods: "Sequence[Method]") -> dict[Path, str]:
+            """By the first process, before others have begun to write; why results of some sources have no place."""
             named = [job.only(methods) for job in jobs]
-            ranks.lead(
+            return ranks.lead(
                 lambda: check_outputs(named, taken.share(named), read, out_dir, plot, page_path, force=output.force)
             )
 
         known = wanted if names else []  # what suits the model shows when it is loaded
-        check(known)
+        unfit = check(known)
         mine = ranks.share(taken.share(jobs))
         alone = len(jobs) == 1 and taken.count * ranks.world == 1
         run = ImageRun(console, "explain", [job.source for job in mine], alone=alone, jsonl=jsonl)
@@ -163,10 +163,11 @@ def explain(
             explainer.maps, chosen, [job.source for job in jobs], place,
             faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed,
         )  # fmt: skip
+        if not names:
+            unfit = check(chosen)
+        run.failures |= {job.source: unfit[job.source] for job in mine if job.source in unfit}
         run.tell_refused()
         started = time.monotonic()
-        if not names:
-            check(chosen)
         mine = [job.only(chosen) for job in mine if job.source not in run.failures]
         if not ranks.first:
             make_folders([(job.source, file) for job in mine for file in job.files()], out_dir)

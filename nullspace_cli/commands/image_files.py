@@ -34,8 +34,8 @@ SourcesOf = Callable[[str], Sequence[str]]
 class Planned:
     """Pairs of source and output, and the sources that are left out because their output is there.
 
-    `broken` are sources whose output is there and no sound image, with the reason: they are not done, nor is anything
-    overwritten.
+    `broken` are sources whose output is there and no sound image, or has a name that no file can have, with the reason:
+    they are not done, nor is anything overwritten.
     """
 
     files: list[tuple[Path, Path]]
@@ -244,19 +244,21 @@ def plan_outputs(
     shared = [page] if page else []
     refuse_clashes([*(target for _, target in pairs), *extra, *shared], [*(source for source, _ in pairs), *read])
 
-    from nullspace_cli.engine.files.paths import exists
+    from nullspace_cli.engine.files.paths import exists, why_unreadable
     from nullspace_cli.engine.files.pictures import why_no_result
     from nullspace_cli.engine.files.writing import check_output
 
     pairs = shard.share(pairs)
-    there = [(source, target) for source, target in pairs if skip_existing and exists(target)]
+    there = [(source, target) for source, target in pairs if skip_existing and (exists(target) or target.is_symlink())]
     faults = {source: why_no_result(target) for source, target in there}
     skipped = [source for source, fault in faults.items() if fault is None]
     broken = {} if force else {source: fault for source, fault in faults.items() if fault}
     todo = [(source, target) for source, target in pairs if source not in {*skipped, *broken}]
-    for file in [*(extra if _prepare(todo, out_dir, force=force) else ()), *shared]:
+    unfit = _prepare(todo, out_dir, alone=len(images) == 1, force=force)
+    todo = [(source, target) for source, target in todo if source not in unfit]
+    for file in [*(extra if any(why_unreadable(source) is None for source, _ in todo) else ()), *shared]:
         check_output(file, force=force)
-    return Planned(todo, skipped, broken)
+    return Planned(todo, skipped, broken | unfit)
 
 
 def _no_place(out: Path) -> str | None:
@@ -278,8 +280,8 @@ def _format_of(source: Path, format: str) -> str:
     return _FORMAT_OF.get(source.suffix.lower(), "png") if format == "same" else format
 
 
-def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[Path]:
-    """Make the folders below `out_dir` that results go into; the results themselves, of the sources that can be read.
+def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[tuple[Path, Path]]:
+    """Make the folders below `out_dir` that results go into; the pairs whose sources can be read.
 
     For the others, each a failure of that image alone, nothing is written.
     """
@@ -287,21 +289,32 @@ def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> li
     from nullspace_cli.engine.files.writing import make_folder
 
     readable = {source for source in dict(files) if why_unreadable(source) is None}
-    targets = [target for source, target in files if source in readable]
+    pairs = [(source, target) for source, target in files if source in readable]
     if out_dir:
-        for folder in sorted({target.parent for target in targets}):
+        for folder in sorted({target.parent for _, target in pairs}):
             make_folder(folder)
-    return targets
+    return pairs
 
 
-def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, force: bool) -> list[Path]:
-    """As `make_folders`; and see that the results can be written."""
+def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, alone: bool, force: bool) -> dict[Path, str]:
+    """As `make_folders`; and see that the results can be written.
+
+    Returns:
+        The sources whose results would have names that no file can have, each a failure of that image alone; it is that
+        of the run if there is but one.
+    """
+    from nullspace_cli.engine.errors import UnfitNameError
     from nullspace_cli.engine.files.writing import check_output
 
-    targets = make_folders(files, out_dir)
-    for target in targets:
-        check_output(target, force=force)
-    return targets
+    unfit: dict[Path, str] = {}
+    for source, target in make_folders(files, out_dir):
+        try:
+            check_output(target, force=force)
+        except UnfitNameError as error:
+            if alone:
+                raise
+            unfit[source] = str(error)
+    return unfit
 
 
 def check_outputs(
@@ -313,20 +326,25 @@ def check_outputs(
     page: Path | None = None,
     *,
     force: bool,
-) -> None:
+) -> dict[Path, str]:
     """Refuse before anything slow what would lose something or fail later.
 
     Args:
         mine: the jobs of this shard; its files are the ones that it will write.
+
+    Returns:
+        As `Planned.broken`, of its images.
     """
     from nullspace_cli.engine.files.writing import check_output
 
     shared = [file for file in (plot, page) if file]
     written = [file for job in jobs for file in job.files()]
     refuse_clashes([*written, *shared], [*(job.source for job in jobs), *read])
-    _prepare([(job.source, file) for job in mine for file in job.files()], out_dir, force=force)
+    files = [(job.source, file) for job in mine for file in job.files()]
+    unfit = _prepare(files, out_dir, alone=len(jobs) == 1, force=force)
     for file in shared:
         check_output(file, force=force)
+    return unfit
 
 
 def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:

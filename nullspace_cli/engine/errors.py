@@ -72,6 +72,10 @@ class ArtifactError(VitnullError):
     """A file of ours could not be read or written, or does not belong to what it is used with."""
 
 
+class UnfitNameError(ArtifactError):
+    """A name under which no file can be made: too long, a folder's or a socket's, or a link in a circle."""
+
+
 class DataError(VitnullError):
     """A data folder is missing, empty, or not laid out as a data set."""
 

@@ -226,12 +226,13 @@ def test_folders_by_name(vitnull: Vitnull, folders: None) -> None:
     assert "1 of SOURCE without a counterpart in RESULT: in/alone.png" in outcome.message
     human = vitnull("check", "in", "out", *FAST, expect=4).stdout
     assert "4 pairs compared, 1 failed, 3 without a counterpart" in human
-    lines = vitnull("check", "in", "out", *FAST, "--jsonl", expect=4).lines("check")
+    failure, *lines = vitnull("check", "in", "out", *FAST, "--jsonl", expect=4).lines("check", "failure")
+    assert failure["source"] == "in/c.png"
     assert [line["result"] for line in lines] == [record["result"] for record in document["images"]]
     shards = [
         vitnull("check", "in", "out", *FAST, "--jsonl", "--shard", f"{i}/3", expect=c) for i, c in ((1, 0), (2, 4))
     ]
-    assert [len(shard.lines("check")) for shard in shards] == [2, 1]
+    assert [len(shard.lines("check", "failure")) for shard in shards] == [2, 2]
 
 
 def test_folders_in_one_another(vitnull: Vitnull, pair: tuple[Path, Path]) -> None:

@@ -106,6 +106,40 @@ def test_one_that_is_done_among_others_is_no_run_of_one(
     assert last.startswith(("1 images done, 2 failed", "1 pairs compared, 2 failed"))
 
 
+@pytest.mark.parametrize("command", ["watermark", "explain"])
+def test_a_result_that_can_have_no_name_is_one_failure(
+    vitnull: Vitnull, logo: Path, images: tuple[str, ...], command: str
+) -> None:
+    long = "x" * 246 + ".png"
+    shutil.copy("a.png", long)
+    arguments: dict[str, tuple[str | Path, ...]] = {
+        "watermark": (logo, "--model", "demo", "--size", "model"),
+        "explain": ("--model", "demo"),
+    }
+    outcome = vitnull(command, "a.png", long, *arguments[command], "--out-dir", "out", "--json", expect=4)
+    document = outcome.document
+    assert [record["source"] for record in document["images"]] == ["a.png"]
+    (failure,) = document["failures"]
+    assert failure["source"] == long
+    assert "File name too long" in failure["error"]
+    assert "File name too long" in vitnull(command, long, *arguments[command], "--out-dir", "out", expect=1).message
+
+
+def test_what_stands_where_a_result_is_to_be_is_one_failure(stamp: Vitnull, images: tuple[str, ...]) -> None:
+    """A folder, a link in a circle and one to nowhere are there, and no results."""
+    Path("out", result_of("a.png")).mkdir(parents=True)
+    Path("out", result_of("b.png")).symlink_to(result_of("b.png"))
+    Path("out", result_of("c.png")).symlink_to("nowhere.png")
+    arguments = (*images, "--out-dir", "out", "--skip-existing", "--json")
+    document = stamp(*arguments, expect=4).document
+    assert [record["source"] for record in document["images"]] == ["d.png"]
+    assert [failure["source"] for failure in document["failures"]] == ["a.png", "b.png", "c.png"]
+    document = stamp(*arguments, "--force", expect=4).document
+    assert [record["source"] for record in document["images"]] == ["c.png"]
+    assert [failure["source"] for failure in document["failures"]] == ["a.png", "b.png"]
+    assert Path("out", "nowhere.png").exists()
+
+
 def test_the_document_of_a_batch(stamp: Vitnull, no_weights: None, images: tuple[str, ...]) -> None:
     document = stamp(*images, "--json").document
     check_keys(document, WATERMARK)

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nullspace_cli.engine.errors import ArtifactError
+from nullspace_cli.engine.errors import ArtifactError, UnfitNameError
 from nullspace_cli.engine.files.paths import is_folder, is_stream, kind_of, reason_of, status
 
 T = TypeVar("T")
@@ -31,7 +31,8 @@ def check_output(path: Path, *, force: bool) -> None:
     """Fail now rather than after the slow work: the folder is there and writable, and nothing would be lost.
 
     Raises:
-        ArtifactError: `path` exists and `force` is not given, is a folder, a disk or a socket, or could not be written.
+        UnfitNameError: `path` is a folder, a disk or a socket, or no name for a file.
+        ArtifactError: it exists and `force` is not given, or could not be written.
     """
     try:
         destination = _destination(path, force)
@@ -80,11 +81,11 @@ def _destination(path: Path, force: bool) -> Path | None:
     """
     found = status(path)
     if found and stat.S_ISDIR(found.st_mode):
-        raise ArtifactError(f"Cannot write {path}: it is a folder. Give the name of a file.")
+        raise UnfitNameError(f"Cannot write {path}: it is a folder. Give the name of a file.")
     if found and is_stream(path):
         return None
     if found and not stat.S_ISREG(found.st_mode):
-        raise ArtifactError(f"Cannot write {path}: it is {kind_of(found)}. Give the name of a file.")
+        raise UnfitNameError(f"Cannot write {path}: it is {kind_of(found)}. Give the name of a file.")
     if os.path.lexists(path) and not force:
         raise ArtifactError(f"{path} exists already.", hint="Use `overwrite=True` to replace it, or another name.")
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -98,7 +99,8 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
         errno.ENXIO: "It is a pipe that nobody reads from: start its reader first",
     }
     choice = advice.get(error.errno or 0, "Choose another name or folder")
-    return ArtifactError(f"Cannot write {path}: {reason_of(error)}. {choice}.")
+    kind = UnfitNameError if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL) else ArtifactError
+    return kind(f"Cannot write {path}: {reason_of(error)}. {choice}.")
 
 
 _UNFINISHED: set[Path] = set()
