@@ -283,6 +283,15 @@ def broken_bases(good: Path) -> Iterator[Case]:
         yield Case(name, partial(write_unchecked, tensors=made, provenance=about))
 
 
+def broken_noises(good: Path) -> Iterator[Case]:
+    """Noises that are well formed, and not what was learned."""
+    tensors, about = contents_of(good)
+    for name in ("noise", "init", "losses"):
+        for what, made in (("scaled", tensors[name] * 1.001), ("zero", tensors[name] * 0)):
+            changed = {**tensors, name: made}
+            yield Case(f"{name} {what}", partial(write_unchecked, tensors=changed, provenance=about))
+
+
 def _complement(rows: "Tensor", like: "Tensor") -> "Tensor":
     import torch
 

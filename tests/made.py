@@ -25,7 +25,7 @@ def write_noise(path: Path, model: "Model", level: "Level", delta: "Tensor", lim
     )  # fmt: skip
     record = {
         "limit": limit, "rounds": 1, "steps": 1, "loss_first": 1.0, "loss_last": 1.0,
-        "norm_init": 1.0, "norm_final": 1.0, "stopped": False,
+        "norm_init": float((2 * delta).double().norm()), "norm_final": float(delta.double().norm()), "stopped": False,
     }  # fmt: skip
     return noise.write_noise(
         path, model, level, delta, init=2 * delta, losses=[1.0], limit=limit, plan=plan.to_dict(), record=record,

@@ -143,7 +143,13 @@ def test_compact_bases(model: Model, tmp_path: Path) -> None:
 
 @parts
 def test_noises(model: Model, good_noise: Path, tmp_path: Path, part: int) -> None:
-    cases = [*corpus.irregular(), *corpus.rubbish(), *corpus.artefacts(good_noise, ("noise",))]
+    read = ("noise", "init", "losses")
+    cases = [
+        *corpus.broken_noises(good_noise),
+        *corpus.irregular(),
+        *corpus.rubbish(),
+        *corpus.artefacts(good_noise, read),
+    ]
     assert len(cases) > 600
     hold_all(cases[part::PARTS], tmp_path, lambda path: read_noise(path).on(model))
 

@@ -1,5 +1,6 @@
 """Noise that a network is meant not to notice: learned or exact, its file, its controls, and another model's noise."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from nullspace_cli.engine.nullspace.basis_file import read_basis
 from nullspace_cli.engine.nullspace.sampling import null_noise
 from nullspace_cli.engine.nullspace.stem_basis_file import read_stem_basis
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
+
+RECORDED = 1e-9
+"""By which figures of a file may differ from its record, relatively: sums of another order differ by 1e-15."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +98,34 @@ class Noise:
         return replace(self, delta=delta)
 
 
+def read_learned(path: Path) -> tuple[dict[str, Tensor], Provenance]:
+    """All that `write_noise` wrote, which is what the file's record says of it.
+
+    Raises:
+        ArtifactError: the file is not such noise, is damaged, or holds another noise than the record is of.
+    """
+    tensors, provenance = read_tensors(path, NOISE)
+    record = provenance.parameters["record"]
+    found = {
+        "norm_init": float(tensors["init"].double().norm()),
+        "norm_final": float(tensors["noise"].double().norm()),
+        "loss_first": float(tensors["losses"][0]),
+    }
+    for name, value in found.items():
+        if not math.isclose(value, record[name], rel_tol=RECORDED):
+            raise ArtifactError(
+                f"{path} is damaged: its {name} is {value:.9g}; its record has {record[name]:.9g}. Make it again."
+            )
+    return tensors, provenance
+
+
 def read_noise(path: Path) -> Noise:
     """The noise that `vitnull learn-noise` wrote.
 
     Raises:
-        ArtifactError: the file is not such noise, or is damaged.
+        ArtifactError: as `read_learned`.
     """
-    tensors, provenance = read_tensors(path, NOISE, ("noise",))
+    tensors, provenance = read_learned(path)
     about = provenance.parameters
     return Noise(
         tensors["noise"],

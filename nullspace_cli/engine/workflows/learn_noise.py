@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
-from nullspace_cli.engine.documents.artefacts import read_provenance, read_tensors, require_weights
-from nullspace_cli.engine.documents.kinds import LEARNING, NOISE
+from nullspace_cli.engine.documents.artefacts import read_provenance, require_weights
+from nullspace_cli.engine.documents.kinds import LEARNING
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.paths import exists
 from nullspace_cli.engine.files.writing import check_output
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import InjectionSite
-from nullspace_cli.engine.noise.noise import write_noise
+from nullspace_cli.engine.noise.noise import read_learned, write_noise
 from nullspace_cli.engine.noise.presets import owner
 from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
@@ -95,7 +95,7 @@ class NoiseRun:
         done = {}
         for limit, path in files.items():
             if path.exists():
-                tensors, about = read_tensors(path, NOISE)
+                tensors, about = read_learned(path)
                 require_weights(path, about, self.model.name, self.model.weights_sha256)
                 self.plan.require(path, about.parameters["plan"], but=("limits",))
                 done[limit] = LearningResult(

@@ -12,6 +12,7 @@ from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
 from nullspace_cli.engine.documents.artefacts import read_tensors
 from nullspace_cli.engine.documents.kinds import NOISE
+from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
@@ -19,6 +20,7 @@ from nullspace_cli.engine.noise.injection_sites import injection_site
 from nullspace_cli.engine.noise.trainer import LearningResult, Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.workflows.learn_noise import NoiseRun
+from tests import corpus
 from tests.conftest import contents
 from tests.made import training_images
 from tests.ranks import in_ranks
@@ -99,6 +101,18 @@ def test_a_state_counts_where_the_first_process_finds_it(
     assert [learned.losses for learned in first] == [learned.losses for learned in second]
     assert not (folders[0] / "state").exists()
     assert contents(folders[1]) == (["state"] if where else []), "the first process alone writes"
+
+
+def test_a_finished_noise_that_is_damaged_is_not_kept(model: Model, images: ImageSet, tmp_path: Path) -> None:
+    run = run_in(tmp_path / "run", model, images, Ranks(), resume=True)
+    run()
+    for case in corpus.broken_noises(good := run.outputs[0]):
+        whole = good.read_bytes()
+        case.make(good)
+        with pytest.raises(ArtifactError, match=r"is damaged: its (norm|loss)_"):
+            run()
+        good.write_bytes(whole)
+    assert len(run().noises) == len(LIMITS)
 
 
 @pytest.mark.parametrize("where", [0, 1])
