@@ -170,7 +170,11 @@ def watermark(
         int, whole(most=100, help="Of a JPEG that is made of another picture; one that is made of a JPEG has its own.")
     ] = QUALITY,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out images whose result is there already, and can be opened.")
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Leave out images whose result is there already, and can be opened, or is what another run is making.",
+        ),
     ] = False,
     diff: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write a picture of the noise, for one image.")

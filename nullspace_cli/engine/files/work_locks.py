@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nullspace_cli.engine.files.writing import LOCK, TEMPORARY
+from nullspace_cli.engine.files.writing import LOCK, TEMPORARY, UNFINISHED
 
 try:
     import fcntl
@@ -35,12 +35,14 @@ def at_work_on(path: Path, *, wait: bool = False) -> Iterator[bool]:
     if lock is None:
         yield False
         return
+    UNFINISHED.add(file)  # whoever is interrupted removes it, too
     try:
         yield True
     finally:
         with suppress(OSError):
             file.unlink()
         os.close(lock)
+        UNFINISHED.discard(file)
 
 
 def _locked(file: Path, wait: bool) -> int | None:

@@ -103,15 +103,15 @@ def _unwritable(path: Path, error: OSError) -> ArtifactError:
     return kind(f"Cannot write {path}: {reason_of(error)}. {choice}.")
 
 
-_UNFINISHED: set[Path] = set()
-"""Temporary files that there are."""
+UNFINISHED: set[Path] = set()
+"""Temporary files and locks that there are."""
 _BEGINNING = threading.Lock()
 
 
 def give_up() -> None:
     """Remove what threads have half-written, and let them begin no more: for a process that ends without them."""
     _BEGINNING.acquire()  # for good
-    for temporary in list(_UNFINISHED):
+    for temporary in list(UNFINISHED):
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
@@ -126,7 +126,7 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
     temporary = path.with_name(TEMPORARY.format(secrets.token_hex(6), PART))
     with _BEGINNING:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # with the permissions of the umask
-        _UNFINISHED.add(temporary)
+        UNFINISHED.add(temporary)
     try:
         yield temporary
         _sync(temporary)
@@ -138,7 +138,7 @@ def _replacing(path: Path, force: bool) -> Iterator[Path]:
             _move_without_overwriting(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        _UNFINISHED.discard(temporary)
+        UNFINISHED.discard(temporary)
     with suppress(OSError):  # not every system lets a folder be opened
         _sync(path.parent)
 

@@ -69,6 +69,14 @@ def test_a_process_that_is_killed_keeps_nobody_waiting(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_that_gives_up_leaves_no_lock(tmp_path: Path) -> None:
+    leaves = "import os; from nullspace_cli.engine.files.writing import give_up; give_up(); os._exit(130)"
+    code = HOLDS.replace("time.sleep(600)", leaves)
+    ended = subprocess.run([sys.executable, "-c", code, tmp_path / "a"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "True\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever opened the file before it was removed would hold what nobody else looks at."""
     lock, removed = fcntl.flock, list[int]()
