@@ -44,9 +44,21 @@ class AffineBox(NamedTuple):
     def select(self, which: Tensor) -> "AffineBox":
         return AffineBox(self.A, *(part[which] for part in self[1:]))
 
+    def forward(self, z: Float[Tensor, "p n"]) -> Float[Tensor, "p r"]:
+        """A z."""
+        return z @ self.A.mT
+
+    def adjoint(self, y: Float[Tensor, "p r"]) -> Float[Tensor, "p n"]:
+        """A^T y."""
+        return y @ self.A
+
+    def size(self, residual: Float[Tensor, "p r"]) -> Float[Tensor, " p"]:
+        """The norm of A (z - x), which is how far z is from the affine set."""
+        return residual.norm(dim=1)
+
     def residual(self, z: Float[Tensor, "p n"]) -> Float[Tensor, "p r"]:
         """A (z - x)."""
-        return (z - self.x) @ self.A.mT
+        return self.forward(z - self.x)
 
     def gap(self, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm) -> Float[Tensor, " p"]:
         """(primal - dual) / (1 + primal): any y bounds the optimum from below, so this is honest for any feasible z.
