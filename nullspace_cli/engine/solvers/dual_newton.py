@@ -9,46 +9,17 @@ A may be a matrix or a map of whole images.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nullspace_cli.engine.solvers.device_waits import finished, places
+from nullspace_cli.engine.solvers.solution import Projection
 
 ASKED_EVERY = 4
 """Steps of an inner loop after which a card is asked whether all problems are done."""
-
-
-@runtime_checkable
-class DualProblem(Protocol):
-    """p problems of one A; points, targets and bounds are [p, n], dual points [p, r]."""
-
-    @property
-    def x(self) -> Tensor: ...
-    @property
-    def t(self) -> Tensor: ...
-    @property
-    def lower(self) -> Tensor: ...
-    @property
-    def upper(self) -> Tensor: ...
-
-    def forward(self, z: Float[Tensor, "p n"]) -> Float[Tensor, "p r"]:
-        """A z."""
-        ...
-
-    def adjoint(self, y: Float[Tensor, "p r"]) -> Float[Tensor, "p n"]:
-        """A^T y."""
-        ...
-
-    def size(self, residual: Float[Tensor, "p r"]) -> Float[Tensor, " p"]:
-        """How far from the affine set a point is that leaves this of the equality."""
-        ...
-
-    def select(self, which: Tensor) -> "DualProblem":
-        """Some of the problems."""
-        ...
 
 
 class Point(NamedTuple):
@@ -70,7 +41,7 @@ NewtonStep = Callable[
 
 
 def minimise_dual(
-    problem: DualProblem,
+    problem: Projection,
     start: Float[Tensor, "p r"],
     newton_step: NewtonStep,
     *,
@@ -99,13 +70,13 @@ def minimise_dual(
     return whole, iterations
 
 
-def _at(y: Float[Tensor, "p r"], problem: DualProblem) -> Point:
+def _at(y: Float[Tensor, "p r"], problem: Projection) -> Point:
     u = problem.t + problem.adjoint(y)
     z = u.clamp(problem.lower, problem.upper)
     return Point(y, u, z, problem.forward(z - problem.x))
 
 
-def _line_search(problem: DualProblem, point: Point, step: Tensor) -> Float[Tensor, " p"]:
+def _line_search(problem: Projection, point: Point, step: Tensor) -> Float[Tensor, " p"]:
     """How far to go along each step: to where the slope of phi has all but vanished.
 
     The slope sum_i (z_i - x_i) w_i along w = A^T step needs no product with A, so it is searched for its zero: doubled

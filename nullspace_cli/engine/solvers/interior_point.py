@@ -26,7 +26,7 @@ from torch import Tensor
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
 from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
-from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
+from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status, gap_of
 
 SIDE_BY_SIDE = 64
 """Problems that are solved at the same time; it bounds the memory, at about (r^2 + 60 n) numbers a problem."""
@@ -171,7 +171,7 @@ def minimise(problem: AffineBox, norm: Norm, tolerance: float, gap: float, max_i
         z[one], rotated, more, _ = _minimise(hard._replace(A=graded), norm, tolerance / 2, gap, max_iterations)
         y[one] = rotated @ rotation.mT
         iterations[one] += more
-        solved[one] = (hard.residual(z[one]).norm(dim=1) <= tolerance) & (hard.gap(z[one], y[one], norm) <= gap)
+        solved[one] = (hard.residual(z[one]).norm(dim=1) <= tolerance) & (gap_of(hard, z[one], y[one], norm) <= gap)
     return z, y, iterations, solved
 
 
@@ -202,7 +202,7 @@ def _minimise(problem: AffineBox, norm: Norm, tolerance: float, gap: float, max_
     for iteration in range(max_iterations + 1):
         point = (moves.start + moves.combine(here.slack[:, 0])).clamp(problem.lower, problem.upper)
         residual = problem.residual(point)
-        size, distance = residual.norm(dim=1), problem.gap(point, here.y, norm)
+        size, distance = residual.norm(dim=1), gap_of(problem, point, here.y, norm)
         met = size <= tolerance
         done = met & (distance <= gap)
         # Of points that meet the equality the smallest gap is kept, before that the smallest residual.

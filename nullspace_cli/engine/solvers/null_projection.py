@@ -24,6 +24,7 @@ from nullspace_cli.engine.solvers.polyphase import CirculantInverse, norm_bound
 ROUNDS = 2
 """The second starts from what is left of A z, computed afresh: rounding in the first is not in the answer."""
 
+OfOutputs = Callable[[Float[Tensor, "b outputs"]], Float[Tensor, "b outputs"]]
 OfABranch = Callable[[Float[Tensor, "b d oh ow"]], Float[Tensor, "b d oh ow"]]
 
 
@@ -78,7 +79,7 @@ class NullProjection:
             asked_every: steps after which a card is asked whether all are done.
         """
         z, converged = images, torch.ones(len(images), dtype=torch.bool, device=images.device)
-        gram, iterations = _Counted(lambda y: self.image_map.forward(self.image_map.adjoint(y))), 0
+        gram, iterations = _Counted(self.gram), 0
 
         def precondition(residual: Tensor) -> Tensor:
             nonlocal iterations
@@ -111,6 +112,27 @@ class NullProjection:
         projected: Projected = self(noise.to(kernel))
         return projected
 
+    def solve(
+        self, right: Float[Tensor, "b outputs"], *, relative: float, max_iterations: int = 200
+    ) -> tuple[Float[Tensor, "b outputs"], Bool[Tensor, " b"]]:
+        """y with A A^T y = right, to a relative accuracy by the preconditioner's measure; and who is not done."""
+        return conjugate_gradients(
+            self.gram,
+            right,
+            relative=relative,
+            preconditioner=self.precondition,
+            max_iterations=max_iterations,
+            asked_every=8,
+        )
+
+    def gram(self, y: Float[Tensor, "b outputs"]) -> Float[Tensor, "b outputs"]:
+        """A A^T y."""
+        return self.image_map.forward(self.image_map.adjoint(y))
+
+    def precondition(self, residual: Float[Tensor, "b outputs"]) -> Float[Tensor, "b outputs"]:
+        """About (A A^T)^-1 times it."""
+        return self._precondition(residual, self.gram)
+
     def _preconditioner(self) -> list[Callable[[Tensor], Tensor]]:
         """Approximate inverses of A A^T, to be used one after another; the order is the same from behind."""
         size, branches, grids = self.image_map.input_size[1:], self.image_map.branches, self.image_map.output_sizes
@@ -135,7 +157,7 @@ class NullProjection:
 
         return apply
 
-    def _precondition(self, residual: Float[Tensor, "b outputs"], gram: "_Counted") -> Float[Tensor, "b outputs"]:
+    def _precondition(self, residual: Float[Tensor, "b outputs"], gram: OfOutputs) -> Float[Tensor, "b outputs"]:
         if not self._steps:
             return residual
         y = self._steps[0](residual)
@@ -145,7 +167,7 @@ class NullProjection:
 
 
 class _Counted:
-    def __init__(self, product: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, product: OfOutputs) -> None:
         self._product, self.times = product, 0
 
     def __call__(self, y: Tensor) -> Tensor:

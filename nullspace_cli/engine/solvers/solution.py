@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,39 @@ class Status(StrEnum):
 
     SOLVED = "solved"
     ITERATION_LIMIT = "iteration limit reached before the tolerance: raise the limit or loosen the tolerance"
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """p problems of one A, a matrix or not: the z nearest to t with A z = A x and lower <= z <= upper.
+
+    Points, targets and bounds are [p, n], what A makes of them [p, r].
+    """
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def t(self) -> Tensor: ...
+    @property
+    def lower(self) -> Tensor: ...
+    @property
+    def upper(self) -> Tensor: ...
+
+    def forward(self, z: Float[Tensor, "p n"]) -> Float[Tensor, "p r"]:
+        """A z."""
+        ...
+
+    def adjoint(self, y: Float[Tensor, "p r"]) -> Float[Tensor, "p n"]:
+        """A^T y."""
+        ...
+
+    def size(self, residual: Float[Tensor, "p r"]) -> Float[Tensor, " p"]:
+        """How far z is from A z = A x, of A (z - x): its norm by orthonormal rows."""
+        ...
+
+    def select(self, which: Tensor) -> "Projection":
+        """Some of the problems."""
+        ...
 
 
 class AffineBox(NamedTuple):
@@ -60,22 +93,25 @@ class AffineBox(NamedTuple):
         """A (z - x)."""
         return self.forward(z - self.x)
 
-    def gap(self, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm) -> Float[Tensor, " p"]:
-        """(primal - dual) / (1 + primal): any y bounds the optimum from below, so this is honest for any feasible z.
 
-        The bound is the minimum over the box, entry by entry, of the objective plus <A^T y, x - z>.
-        """
-        t = self.t
-        g = y @ self.A
-        nearest = t.clamp(self.lower, self.upper)
-        if norm == 1:
-            lowest = torch.where(g > 1, self.upper, torch.where(g < -1, self.lower, nearest))
-            primal, dual = (z - t).abs(), (lowest - t).abs()
-        else:
-            lowest = (t + g).clamp(self.lower, self.upper)
-            primal, dual = (z - t) ** 2 / 2, (lowest - t) ** 2 / 2
-        best = primal.sum(1)
-        return (best - (dual + g * (self.x - lowest)).sum(1)).abs() / (1 + best)
+def gap_of(
+    problem: Projection, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm
+) -> Float[Tensor, " p"]:
+    """(primal - dual) / (1 + primal): any y bounds the optimum from below, so this is honest for any feasible z.
+
+    The bound is the minimum over the box, entry by entry, of the objective plus <A^T y, x - z>.
+    """
+    t, lower, upper = problem.t, problem.lower, problem.upper
+    g = problem.adjoint(y)
+    nearest = t.clamp(lower, upper)
+    if norm == 1:
+        lowest = torch.where(g > 1, upper, torch.where(g < -1, lower, nearest))
+        primal, dual = (z - t).abs(), (lowest - t).abs()
+    else:
+        lowest = (t + g).clamp(lower, upper)
+        primal, dual = (z - t) ** 2 / 2, (lowest - t) ** 2 / 2
+    best = primal.sum(1)
+    return (best - (dual + g * (problem.x - lowest)).sum(1)).abs() / (1 + best)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +158,15 @@ class Solution(Certificate):
 
     @classmethod
     def certified(
-        cls, problem: AffineBox, z: Tensor, y: Tensor, norm: Norm, iterations: Tensor, status: Status
+        cls, problem: Projection, z: Tensor, y: Tensor, norm: Norm, iterations: Tensor, status: Status
     ) -> "Solution":
         """Measure z [p, n] afresh, with the dual point y [p, r] as the proof of its optimality."""
         violation = torch.maximum(problem.lower - z, z - problem.upper).clamp_min(0).amax(1)
-        residual = problem.residual(z).norm(dim=1)
         return cls(
             value=z,
-            residual=residual,
+            residual=problem.size(problem.forward(z - problem.x)),
             bound_violation=violation,
-            gap=problem.gap(z, y, norm),
+            gap=gap_of(problem, z, y, norm),
             iterations=iterations,
             status=status,
         )
