@@ -8,13 +8,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution, Channels
+from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.adversarial.report import measured
 from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_turned, read_again
 from nullspace_cli.engine.files.two_readings import READINGS, Reading
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.watermark.input_constraint import Channels
 from nullspace_cli.library.arguments import require_choice, require_model, require_number
 from nullspace_cli.library.inputs import AnyImage, read_image
 from nullspace_cli.library.outputs import save_picture

@@ -156,7 +156,7 @@ def make_watermark(
     design = Design(read_mark_image(mark), placement, style, strength)
     network = LazyModel.of(model)
     if size == "model":
-        (made,) = ModelSize(model.transform, network.patches, design, p, rounding, device=model.device)([source])
+        (made,) = ModelSize(model.transform, network.first_layer, design, p, rounding, device=model.device)([source])
     else:
         made = NativeSize(
             model.transform,
@@ -169,7 +169,7 @@ def make_watermark(
             readers=further,
         )(source)
     read_back = read_again(source, made.pixels, native=size == "native")
-    verification = verify(model, network.patch_map, source, read_back)
+    verification = verify(model, network.reading, source, read_back)
     measured = further.of(source.width, source.height, model.transform).measured
     return WatermarkResult(
         source,

@@ -31,14 +31,12 @@ from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.preimage.solver import PreimageSolvers
 from nullspace_cli.engine.runtime.precision import full_precision
-from nullspace_cli.engine.solvers.affine import nearest_affine
 from nullspace_cli.engine.transforms.eval_transform import GREY_SHARES, EvalTransform, from_8_bits, in_rgb, to_8_bits
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
+from nullspace_cli.engine.watermark.input_constraint import Channels, input_constraint, require_distance
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize
-from nullspace_cli.engine.watermark.result import Pixels, Rounding
-
-Channels = Literal["red", "all"]
+from nullspace_cli.engine.watermark.result import Nullspace, Pixels, Rounding
 
 STRENGTHS = (1.0, 1.5, 2.0, 3.0)
 """What "auto" tries at model size."""
@@ -67,7 +65,7 @@ class AttackSolution:
     pixels: Pixels
     bounded: bool
     strength: float
-    nullspace: Literal["patch", "resize"]
+    nullspace: Nullspace
     view: ResizeOperator | None
     solver: dict[str, Any]
     likeness: Likeness
@@ -145,12 +143,13 @@ class Attack:
             _ = self.network.model
             return
         try:
-            space = self.network.patches
+            space = self.network.first_layer
         except NoNullspaceError as error:
             raise NoNullspaceError(
                 str(error), error.report, hint='Or use `size="native"`, which fools any model.'
             ) from error
-        if self.channels == "red":
+        require_distance(space, self.norm, self.channels)
+        if self.channels == "red" and isinstance(space, PatchSpace):
             require_full_red(space, self.network.model.name)
 
     def __call__(self, source: Picture, target: Pixels) -> AttackSolution:
@@ -223,7 +222,7 @@ class Attack:
                 solvers=self.solvers,
             )(source)
         else:
-            (made,) = ModelSize(network.transform, network.patches, aim, self.norm, self.rounding, device=device)(
+            (made,) = ModelSize(network.transform, network.first_layer, aim, self.norm, self.rounding, device=device)(
                 [source]
             )
         height, width, _ = made.pixels.shape
@@ -245,16 +244,16 @@ class Attack:
         )
 
     def _unbounded(self, source: Picture, target: Pixels, strength: float) -> AttackSolution:
-        transform, space = self.network.transform, self.network.patches
+        transform, space = self.network.transform, self.network.first_layer
         shown = transform.input_pixels(source.pixels)
         wanted = transform.input_pixels(fit(source.turn.stored(target), source.width, source.height))
         x, t = from_8_bits(shown), from_8_bits(wanted)
         _, height, width = x.shape
         sigma = detail_scale(transform, width, height, native=False)
         asked = torch.from_numpy(np.stack([exaggerated(plane, strength, sigma) for plane in t.numpy()]))
-        cut, free = space.patch_map.patchify, free_entries(space, self.channels)
-        solution = nearest_affine(space.row_space, cut(x), cut(asked), free, norm=self.norm)
-        image = space.patch_map.unpatchify(solution.value, asked)
+        constraint = input_constraint(space, "nearest", torch.device("cpu"))
+        kept = constraint.nearest_unbounded(x[None], asked[None], self.norm, self.channels)
+        image = kept.images[0]
         preview = in_rgb(to_8_bits(image))
         return AttackSolution(
             image=image.expand(3, -1, -1),
@@ -263,20 +262,12 @@ class Attack:
             pixels=preview,
             bounded=False,
             strength=strength,
-            nullspace="patch",
+            nullspace=constraint.nullspace,
             view=None,
-            solver={**solution.figures(self.norm), "patches": len(solution.value)},
+            solver=kept.certificates[0],
             likeness=likeness(preview, in_rgb(shown), in_rgb(wanted), sigma),
             grey=len(x) == 1,
         )
-
-
-def free_entries(space: PatchSpace, channels: Channels) -> Tensor:
-    """Which of a patch's n numbers may differ from the target's, bool [n]."""
-    free = torch.ones(space.patch_map.in_chans, space.patch_map.patch_dim // space.patch_map.in_chans, dtype=torch.bool)
-    if channels == "red":
-        free[1:] = False
-    return free.flatten()
 
 
 def require_full_red(space: PatchSpace, name: str) -> None:

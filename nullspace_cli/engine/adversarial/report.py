@@ -13,7 +13,7 @@ from nullspace_cli.engine import metrics
 from nullspace_cli.engine.adversarial.attack import Attack, AttackSolution
 from nullspace_cli.engine.files.orientation import Orientation
 from nullspace_cli.engine.files.pictures import Picture
-from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
+from nullspace_cli.engine.nullspace.first_layer import FirstLayer
 from nullspace_cli.engine.nullspace.sampling import control_noises
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps
@@ -62,7 +62,7 @@ def measured(
     """
     network, model, native = attack.network, attack.network.model, attack.size == "native"
     views = torch.stack([result.seen(image) for image in (result.source, result.target, result.image)])
-    space = network.patches if result.nullspace == "patch" else None
+    space = None if result.nullspace == "resize" else network.first_layer
     height, width, _ = result.pixels.shape
     read = model.transform.seen_part(width, height, native=native) if result.bounded else (slice(None),) * 2
     noises = controls(result, space, read, network.request.seed)
@@ -114,11 +114,11 @@ def _verified(
 
     With its answers for source, target and result, and for the preview of an unbounded one; None without a head.
     """
-    model, patch_map = attack.network.model, attack.network.patch_map
+    model, first_layer = attack.network.model, attack.network.reading
     if result.bounded:
-        verdict = verify(model, patch_map, source, saved)
+        verdict = verify(model, first_layer, source, saved)
     else:
-        verdict = verify_inputs(model, patch_map, model.transform.to_normalized(views[[0, 2]].float()))
+        verdict = verify_inputs(model, first_layer, model.transform.to_normalized(views[[0, 2]].float()))
     if verdict.before is None or verdict.after is None:
         return verdict, None
     logits = model.in_full_precision()(model.transform.to_normalized(read_back[1:].float())).logits
@@ -128,23 +128,23 @@ def _verified(
 
 
 def controls(
-    result: AttackSolution, space: PatchSpace | None, read: tuple[slice, slice], seed: int
+    result: AttackSolution, space: FirstLayer | None, read: tuple[slice, slice], seed: int
 ) -> Float[Tensor, "2 c h w"]:
     """Noises of the norm of what was done to the source: Gaussian, and Gaussian within what the network reads.
 
-    Both as they reach the network. Where the patch embedding's nullspace was used, the norm is that of the change of
+    Both as they reach the network. Where the first layers' nullspace was used, the norm is that of the change of
     the network's input, and what it reads is the row space. Where it was the resize's, the norm is that of the change
     of the picture, where it is read, and the noises too are added there; what the network reads are the rows of the
     resize.
 
     Args:
-        space: of the patch embedding; None for the resize.
+        space: of the first layers; None for the resize.
         read: the rows and columns of the picture that the network reads.
     """
     generator = torch.Generator().manual_seed(seed)
     if space is not None:
         change = result.seen(result.image) - result.seen(result.source)
-        return torch.stack(control_noises(space.patch_map, space.row_space, change, generator))
+        return torch.stack(control_noises(space.read_part, change, generator))
     seen = torch.randn(result.seen(result.source).shape, generator=generator, dtype=torch.float64)
     view = result.view
     assert view is not None  # results at native size have one

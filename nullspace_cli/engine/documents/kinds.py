@@ -261,7 +261,7 @@ class ProbesArtefact(Artefact):
 
 class WatermarkParameters(Document):
     norm: Literal[1, 2]
-    nullspace: Literal["resize", "patch"]
+    nullspace: Literal["resize", "patch", "affine"]
     fit: str
     position: str
     scale: Positive
@@ -290,7 +290,7 @@ class FooledParameters(Document):
     bounded: bool
     norm: Literal[1, 2]
     strength: NonNegative
-    nullspace: Literal["resize", "patch"]
+    nullspace: Literal["resize", "patch", "affine"]
     rounding: Literal["aware", "nearest"] | None
 
 

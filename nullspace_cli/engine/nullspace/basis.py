@@ -9,7 +9,7 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ModelError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
-from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, Space
+from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, PatchSpace, Space
 from nullspace_cli.engine.nullspace.sampling import null_noise
 from nullspace_cli.engine.runtime.precision import full_precision
 
@@ -36,6 +36,10 @@ class PatchBasis(NamedTuple):
         A = self.patch_map.matrix(self.nullspace.space)
         seen = (self.nullspace.basis.flatten(1) @ A.mT).norm(dim=1).max()
         return float(seen / self.nullspace.singular_values.max())
+
+    def read_part(self, images: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+        """The part of differences of images, in the nullspace's space, that lies in the row space."""
+        return PatchSpace(self.patch_map, self.nullspace.row_space.flatten(1)).read_part(images)
 
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the nullspace."""

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nullspace_cli.engine.documents.artefacts import read_provenance
-from nullspace_cli.engine.documents.kinds import BASIS
+from nullspace_cli.engine.documents.kinds import BASIS, STEM_BASIS
 from nullspace_cli.engine.models.loading import load_model, load_view
 from nullspace_cli.engine.models.model import Model, ModelView
 from nullspace_cli.engine.models.model_request import ModelRequest
-from nullspace_cli.engine.nullspace.basis import find_basis, patch_map_of
-from nullspace_cli.engine.nullspace.basis_file import load_row_space
 from nullspace_cli.engine.nullspace.check import probe_images
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
+from nullspace_cli.engine.nullspace.first_layer import (
+    FirstLayer,
+    ReadMap,
+    find_first_layer,
+    find_patches,
+    reading_of,
+)
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 T = TypeVar("T")
@@ -23,7 +28,7 @@ class LazyModel:
     """A model that is loaded when it is first needed, once, from whichever thread.
 
     Args:
-        basis: a file of `vitnull basis` to take the row space from; else it is computed.
+        basis: a file of `vitnull basis` to take the nullspace from; else it is computed.
 
     Raises:
         ArtifactError: `basis` is not a basis.
@@ -31,7 +36,7 @@ class LazyModel:
 
     def __init__(self, request: ModelRequest, basis: Path | None = None) -> None:
         if basis:
-            read_provenance(basis, BASIS)
+            read_provenance(basis, BASIS, STEM_BASIS)
         self.request, self.basis = request, basis
         self._made: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -58,9 +63,18 @@ class LazyModel:
         return self._once("model", self._load)
 
     @property
-    def patch_map(self) -> PatchMap | None:
-        """The patch embedding, None where the model does not start with one."""
-        return self._once("patch_map", lambda: patch_map_of(self.model))
+    def reading(self) -> ReadMap | None:
+        """As `reading_of` the model."""
+        return self._once("reading", lambda: reading_of(self.model))
+
+    @property
+    def first_layer(self) -> FirstLayer:
+        """What the first layers read, and leave unread.
+
+        Raises:
+            NoNullspaceError: the model has no exact nullspace.
+        """
+        return self._once("first_layer", lambda: find_first_layer(self.model, self.basis))
 
     @property
     def patches(self) -> PatchSpace:
@@ -69,7 +83,7 @@ class LazyModel:
         Raises:
             NoNullspaceError: the model has no exact patch nullspace.
         """
-        return self._once("patches", self._find_patches)
+        return self._once("patches", lambda: find_patches(self.model, basis=self.basis))
 
     def describe(self) -> dict[str, Any]:
         """The keys about the model that every JSON document carries; of the weights only if they were loaded."""
@@ -86,13 +100,6 @@ class LazyModel:
         probe = model.transform.to_normalized(probe_images(model, 1, 0))
         model(probe, "a probe image")
         return model
-
-    def _find_patches(self) -> PatchSpace:
-        patch_map = self.patch_map
-        if self.basis and patch_map:
-            return PatchSpace(patch_map, load_row_space(self.basis, self.model, patch_map))
-        found = find_basis(self.model)
-        return PatchSpace(found.patch_map, found.nullspace.row_space.flatten(1))
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:

@@ -69,6 +69,10 @@ class PatchMap:
     def matrix(self, space: Space) -> Float[Tensor, "d n"]:
         return self.kernel(space).flatten(1)
 
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b outputs"]:
+        """What the layer makes of normalised images, its bias left out."""
+        return (self.patchify(images) @ self.matrix("normalized").to(images).mT).flatten(1)
+
     def patchify(self, image: Shaped[Tensor, "*batch c h w"]) -> Shaped[Tensor, "*batch m n"]:
         """`patchify` by this map's patch size."""
         return patchify(image, self.patch_size)
@@ -162,6 +166,16 @@ class PatchSpace:
                 f"The row space is of patches with {self.row_space.shape[1]} numbers, the model's patches have "
                 f"{self.patch_map.patch_dim}. Make the basis again for this model."
             )
+
+    @property
+    def in_chans(self) -> int:
+        return self.patch_map.in_chans
+
+    def read_part(self, images: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+        """The part of differences of images that lies in the row space; 0 where no whole patch is."""
+        rows = self.row_space.to(images)
+        seen = self.patch_map.patchify(images) @ rows.mT @ rows
+        return self.patch_map.unpatchify(seen, torch.zeros_like(images))
 
     def of_grey(self) -> "PatchSpace":
         """The same for images whose three channels are equal: one channel, and the sum of the three kernels."""

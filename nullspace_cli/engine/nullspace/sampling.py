@@ -1,10 +1,12 @@
 """Noise in the exact nullspace (paper, section 3.2), and the controls that it is held against."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, sample_null
+from nullspace_cli.engine.nullspace.patch_embedding import sample_null
 
 
 def equal_norm_noise(noise: Float[Tensor, "c h w"], generator: torch.Generator) -> Float[Tensor, "c h w"]:
@@ -14,20 +16,18 @@ def equal_norm_noise(noise: Float[Tensor, "c h w"], generator: torch.Generator) 
 
 
 def control_noises(
-    patch_map: PatchMap,
-    row_space: Float[Tensor, "rank n"],
+    read_part: Callable[[Float[Tensor, "c h w"]], Float[Tensor, "c h w"]],
     noise: Float[Tensor, "c h w"],
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
     """What null noise is held against: Gaussian noise, and the part of it in the row space, each of the noise's norm.
 
     Args:
-        row_space: orthonormal rows that span what the patch embedding reads, in the space of `noise`.
+        read_part: the part of noise that the first layers read, all of it in the row space.
         generator: not one of the seed that the noise itself was drawn from.
     """
     random = equal_norm_noise(noise, generator)
-    seen = patch_map.patchify(random) @ row_space.mT @ row_space
-    within = patch_map.unpatchify(seen, torch.zeros_like(random))
+    within = read_part(random)
     return random, within * (noise.norm() / within.norm().clamp_min(torch.finfo(within.dtype).tiny))  # of no noise none
 
 

@@ -24,8 +24,11 @@ from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import ImageMap
-from nullspace_cli.engine.solvers.null_projection import NullProjection
+from nullspace_cli.engine.solvers.null_projection import NullProjection, Projected
 from nullspace_cli.engine.solvers.staircase import rank_bounds
+
+PRECISE = 1e-12
+"""Share of the largest singular value below which none is, of kernels that are independent."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,26 @@ class StemBasis:
         if tuple(size) != self.image_map.input_size[1:]:
             own = " x ".join(map(str, self.image_map.input_size[1:]))
             raise ArtifactError(f"The nullspace is one of images of {own}; asked for noise of {size[0]} x {size[1]}.")
-        sampled = self.projection.sample(1, torch.Generator().manual_seed(seed))
-        if not bool(sampled.converged.all()):
-            raise ArtifactError(
-                f"Null noise was not found within {sampled.iterations} iterations (residual "
-                f"{float(sampled.residual.max()):.2g}): the first layers hardly tell some directions from others."
-            )
-        noise: Tensor = sampled.images[0]
+        noise = self.sample(torch.Generator().manual_seed(seed))
         if self.space == "normalized":
             noise = noise * torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
         return noise * (std / noise.square().mean().sqrt())
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "c h w"]:
+        """Gaussian noise in `space`, of standard deviation 1 along every direction of the nullspace.
+
+        Raises:
+            ArtifactError: it cannot be had to within its tolerance.
+        """
+        return _found(self.projection.sample(1, generator))[0]
+
+    def project(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The part of differences of images, in `space`, that is not read; float64.
+
+        Raises:
+            ArtifactError: it cannot be had to within its tolerance.
+        """
+        return _found(self.projection(images))
 
     def residual(self, noise: Float[Tensor, "c h w"]) -> float:
         """||A v|| of noise in pixel units, relative to a bound of ||A|| times ||v||."""
@@ -80,6 +93,23 @@ class StemBasis:
             noise = noise / torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
         seen = self.image_map.forward(noise[None].double()).norm()
         return float(seen / (self.projection.norm_bound * noise.norm()))
+
+    def read_part(self, images: Float[Tensor, "*b c h w"], tolerance: float = 1e-15) -> Float[Tensor, "*b c h w"]:
+        """The part of differences of images, in `space`, that lies in the row space: all that is read of them.
+
+        Args:
+            tolerance: as of the projection.
+        """
+        flat = images.reshape(-1, *self.image_map.input_size)
+        seen: Tensor = flat - self.projection(flat, tolerance=tolerance).images
+        return seen.reshape(images.shape)
+
+    def in_pixels(self) -> "StemBasis":
+        """The same nullspace in pixel space."""
+        if self.space == "pixel":
+            return self
+        in_pixels = independent_kernels(in_space(self.image_map, "pixel", self.std), PRECISE)
+        return replace(self, image_map=in_pixels, space="pixel")
 
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the nullspace."""
@@ -96,6 +126,15 @@ class StemBasis:
             "sigma_min": None,
             "space": self.space,
         }
+
+
+def _found(projected: Projected) -> Float[Tensor, "b c h w"]:
+    if not bool(projected.converged.all()):
+        raise ArtifactError(
+            f"What is null was not found within {projected.iterations} iterations (residual "
+            f"{float(projected.residual.max()):.2g}): the first layers hardly tell some directions from others."
+        )
+    return projected.images
 
 
 def find_first_layer_basis(

@@ -1,4 +1,4 @@
-"""What noise does to saliency maps: noise in the null space of the patch embedding, beside controls of equal norm."""
+"""What noise does to saliency maps: noise in the null space of the first layers, beside controls of equal norm."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nullspace_cli.engine.nullspace.basis import find_basis
-from nullspace_cli.engine.nullspace.sampling import control_noises, null_noise
+from nullspace_cli.engine.nullspace.sampling import control_noises
+from nullspace_cli.engine.nullspace.stem_basis import find_first_layer_basis
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.random_generators import stream
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps
@@ -40,8 +40,8 @@ class MeanSimilarity:
 class NoiseComparison:
     """Maps of images against maps of the same images with noise, gathered image by image.
 
-    Three kinds of Gaussian noise, of equal norm on every image: "null" is exactly in the null space of the patch
-    embedding, "random" is white, and "row_space" is random noise projected onto the complement of the null space, all
+    Three kinds of Gaussian noise, of equal norm on every image: "null" is exactly in the null space of the first
+    layers, "random" is white, and "row_space" is random noise projected onto the complement of the null space, all
     of which the network reads. Pixels may leave [0, 1]: nothing is clipped, nothing rounded.
 
     Args:
@@ -58,7 +58,7 @@ class NoiseComparison:
         self, maps: SaliencyMaps, methods: Sequence[Method], rms: float, seed: int, place: tuple[int, int] = (0, 1)
     ) -> None:
         self._maps, self._model, self._methods, self._rms, self._seed = maps, maps.model, methods, rms, seed
-        self._basis = find_basis(maps.model)
+        self._basis = find_first_layer_basis(maps.model)
         self._found: dict[tuple[str, Kind], list[Similarity]] = defaultdict(list)
         self._kept: dict[Kind, list[bool]] = defaultdict(list)
         self._next, self._step = place
@@ -97,9 +97,8 @@ class NoiseComparison:
 
     def noises(self, seed: int) -> dict[Kind, Float[Tensor, "c h w"]]:
         """One image's noises, in pixel units, all of the norm of the first."""
-        patch_map, nullspace = self._basis
-        null = null_noise(self._basis.pixel_basis, self._model.transform.input_size[1:], self._rms, seed)
-        random, seen = control_noises(patch_map, nullspace.row_space.flatten(1), null, stream(seed, CONTROL))
+        null = self._basis.pixel_noise(self._model.transform.input_size[1:], self._rms, seed)
+        random, seen = control_noises(self._basis.read_part, null, stream(seed, CONTROL))
         return {"null": null, "random": random, "row_space": seen}
 
     def to_dict(self) -> dict[str, Any]:

@@ -4,8 +4,8 @@ For each problem   minimise 1/2 ||z - t||^2   subject to   A z = A x,  l <= z <=
 
 The dual has only r variables and no constraints; a semismooth Newton method (`dual_newton`) ends after finitely many
 steps. Its Hessian A M A^T, where M marks the entries strictly inside the box, has eigenvalues in [0, 1], mostly near 1:
-conjugate gradients solve each Newton system by a few products with A for *all* problems at once, where factorising would
-cost n r^2 for each and is kept for the hard ones.
+conjugate gradients solve each Newton system by a few products with A for *all* problems at once, where factorising
+would cost n r^2 for each and is kept for the hard ones.
 """
 
 from functools import partial

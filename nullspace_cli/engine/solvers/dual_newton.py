@@ -2,10 +2,13 @@
 
     minimise 1/2 ||z - t||^2   subject to   A z = A x,  l <= z <= u,   for each problem.
 
-The minimiser y of   phi(y) = sum_i h(t + A^T y)_i - <x, A^T y>,   h' = clip to [l, u],   gives z(y) = clip(t + A^T y, l, u),
-and grad phi(y) = A (z(y) - x) is what is left of the equality. phi is convex and piecewise quadratic; its generalised
-Hessian is A M A^T, where M marks the entries strictly inside the box. How its systems are solved is left to the caller:
-A may be a matrix or a map of whole images.
+The minimiser y of
+
+    phi(y) = sum_i h(t + A^T y)_i - <x, A^T y>,   h' = clip to [l, u],
+
+gives z(y) = clip(t + A^T y, l, u), and grad phi(y) = A (z(y) - x) is what is left of the equality. phi is convex and
+piecewise quadratic; its generalised Hessian is A M A^T, where M marks the entries strictly inside the box. How its
+systems are solved is left to the caller: A may be a matrix or a map of whole images.
 """
 
 from collections.abc import Callable

@@ -9,7 +9,6 @@ projection without a box (`null_projection`): as long as most entries are free, 
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 

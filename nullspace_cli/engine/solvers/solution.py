@@ -94,9 +94,7 @@ class AffineBox(NamedTuple):
         return self.forward(z - self.x)
 
 
-def gap_of(
-    problem: Projection, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm
-) -> Float[Tensor, " p"]:
+def gap_of(problem: Projection, z: Float[Tensor, "p n"], y: Float[Tensor, "p r"], norm: Norm) -> Float[Tensor, " p"]:
     """(primal - dual) / (1 + primal): any y bounds the optimum from below, so this is honest for any feasible z.
 
     The bound is the minimum over the box, entry by entry, of the objective plus <A^T y, x - z>.

@@ -85,23 +85,25 @@ def diagonal_period(ratio: float) -> Period:
     return (side, side)
 
 
-def visible_tint(row_space: Float[Tensor, "rank n"], patch_size: tuple[int, int], period: Period) -> Tint:
-    """The tint whose carrier keeps more luminance contrast when a patch embedding's row space is projected out.
+def visible_tint(
+    read_part: Callable[[Float[Tensor, "2 3 h w"]], Float[Tensor, "2 3 h w"]], size: tuple[int, int], period: Period
+) -> Tint:
+    """The tint whose carrier keeps more luminance contrast when what a network's first layers read is projected out.
 
-    contrast(v) = |luminance(tint)| ||v - A^T A v|| / ||v||, v the carrier's two phases on a patch of n = 3 rh rw.
+    contrast(v) = |luminance(tint)| ||v - P v|| / ||v||, v the carrier's two phases on images of `size`.
 
     Args:
-        row_space: orthonormal rows A in pixel space.
+        read_part: P, the projection of float64 images in pixel space onto the row space.
+        size: (height, width), of a patch or an image.
     """
-    down, across = (torch.arange(side, dtype=row_space.dtype) for side in patch_size)
+    down, across = (torch.arange(side, dtype=torch.float64) for side in size)
     angle = 2 * math.pi * (down[:, None] / period[0] + across / period[1] + 1 / 8)
 
     def contrast(tint: Tint) -> float:
-        channels = torch.tensor(tint, dtype=row_space.dtype, device=row_space.device)
-        waves = torch.stack([angle.sin(), angle.cos()]).to(row_space)
-        v = (waves[:, None] * channels[:, None, None]).flatten(1)
-        kept = 1 - float((v @ row_space.mT).square().sum() / v.square().sum())
-        return abs(float(_luminance(channels[:, None, None]))) * math.sqrt(max(kept, 0))
+        channels = torch.tensor(tint, dtype=torch.float64)[:, None, None]
+        v = torch.stack([angle.sin(), angle.cos()])[:, None] * channels
+        kept = 1 - float(read_part(v).square().sum() / v.square().sum())
+        return abs(float(_luminance(channels))) * math.sqrt(max(kept, 0))
 
     return max((GREY, GREEN_MAGENTA), key=contrast)
 

@@ -302,7 +302,7 @@ class _Task:
             raise NoNullspaceError(
                 f"{self.picture.path} is greyscale, and of grey patches the model reads everything. Use a colour image."
             )
-        tint = GREY if one_channel else visible_tint(space.row_space, space.patch_map.patch_size, MODEL_PERIOD)
+        tint = GREY if one_channel else visible_tint(space.read_part, space.patch_map.patch_size, MODEL_PERIOD)
         target = self._target(self._drawing("patch"), tint)
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):

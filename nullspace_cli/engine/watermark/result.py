@@ -18,7 +18,7 @@ from nullspace_cli.engine.watermark.design import Design
 
 Pixels = UInt8[NDArray[np.uint8], "H W 3"]
 Plane = Float[NDArray[np.float32], "H W"]
-Nullspace = Literal["resize", "patch"]
+Nullspace = Literal["resize", "patch", "affine"]
 Rounding = Literal["aware", "nearest"]
 CHUNK = 256
 """Rows of an image that are measured at a time."""
@@ -58,7 +58,7 @@ class Watermarked:
         source: the source at the result's size, as the network is shown it.
         wanted: the target, within the range of pixels.
         pixels: the result.
-        nullspace: "resize" or "patch".
+        nullspace: whose: the resize's, the patch embedding's, or that of first layers that read images as a whole.
         solver: the certificate: norm, status, iterations, gap, residual, bound_violation, and what was left unmarked.
         unrounded: makes the images before rounding.
         drawn: makes the change of luminance, in [-1, 1], by which the mark would be drawn on mid-grey.

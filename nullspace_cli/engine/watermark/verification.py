@@ -13,7 +13,7 @@ from nullspace_cli.engine.comparison.input_change import InputChange, by_reading
 from nullspace_cli.engine.files.pictures import Picture
 from nullspace_cli.engine.files.two_readings import Reading
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.nullspace.first_layer import ReadMap
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.watermark.legibility import Legibility
@@ -27,8 +27,8 @@ class Verification:
     Attributes:
         before, after: {"class", "label", "probability"}; None for a model without a head, or one that was not run.
         match: whether the predicted class is the same; None without a head.
-        embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out); None for a
-            model without them.
+        embedding_error: root mean square of the change of the patch embeddings over theirs (bias left out), or of what
+            the first layers make of the whole image, where that leaves room; None for other models.
         feature_cosine, feature_change: of the features before the head: cosine, and relative norm of the change.
         reading: by which the model was given the files.
         input_pixels_changed: share of the model's 8-bit input values that differ, as timm's loader gives the files.
@@ -120,17 +120,17 @@ def _compared(reading: Reading, changes: Mapping[Reading, InputChange | None]) -
     )
 
 
-def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Picture) -> Verification:
+def verify(model: Model, first_layer: ReadMap | None, source: Picture, result: Picture) -> Verification:
     """Compare what the model makes of the source and of the file that was written, re-read from disk alike.
 
     Args:
-        patch_map: the model's patch embedding; None where it has none.
+        first_layer: as `reading_of` the model.
     """
     inputs = inputs_of(model.transform.input_pixels, source, result)
     batch = torch.stack([model.transform.normalize(pixels) for pixels in inputs])
     compared = _compared(source.reading, by_readings(model.transform.input_pixels, source, result, inputs))
     return replace(
-        verify_inputs(model, patch_map, batch),
+        verify_inputs(model, first_layer, batch),
         reading=source.reading,
         input_pixels_changed=compared.input_pixels_changed,
         input_pixels_changed_shown=compared.input_pixels_changed_shown,
@@ -139,7 +139,7 @@ def verify(model: Model, patch_map: PatchMap | None, source: Picture, result: Pi
 
 
 @full_precision
-def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor, "2 c h w"]) -> Verification:
+def verify_inputs(model: Model, first_layer: ReadMap | None, batch: Float[Tensor, "2 c h w"]) -> Verification:
     """Compare what the model makes of two normalised inputs, the source's first, whatever its `amp`.
 
     One after the other: side by side in one batch, equal inputs may meet different kernels and differ in the last bit.
@@ -149,8 +149,8 @@ def verify_inputs(model: Model, patch_map: PatchMap | None, batch: Float[Tensor,
         precise(image[None], f"the {name}") for name, image in zip(("source", "result"), batch, strict=True)
     )
     before = after = match = change = mse = error = None
-    if patch_map:
-        tokens = patch_map.patchify(batch.double()) @ patch_map.matrix("normalized").mT
+    if first_layer:
+        tokens = first_layer.forward(batch.double())
         error = metrics.relative_change(tokens[0], tokens[1])
     if source.logits is not None and result.logits is not None:
         (old, old_p), (new, new_p) = (metrics.top1(logits[0]) for logits in (source.logits, result.logits))

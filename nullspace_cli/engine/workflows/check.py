@@ -16,8 +16,7 @@ from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.files.pictures import Picture, read_picture
 from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.nullspace.basis import patch_map_of
-from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
+from nullspace_cli.engine.nullspace.first_layer import ReadMap, reading_of
 from nullspace_cli.engine.report.check import show_checked
 from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.runtime.out_of_memory import within_memory
@@ -173,13 +172,13 @@ class Checker:
 
     def _answers(self, model: Model, source: Picture, result: Picture) -> dict[str, Any]:
         """What a model says of both; nothing but its class, or an equal input, proves that its answer has stayed."""
-        verdict = verify(model, self._patch_maps[model.name], source, result)
+        verdict = verify(model, self._first_layers[model.name], source, result)
         kept = verdict.changed == 0 if verdict.match is None else verdict.match
         return {"model": model.name, **asdict(verdict), "verified": kept}
 
     @cached_property
-    def _patch_maps(self) -> dict[str, PatchMap | None]:
-        return {model.name: patch_map_of(model) for model in self.models}
+    def _first_layers(self) -> dict[str, ReadMap | None]:
+        return {model.name: reading_of(model) for model in self.models}
 
 
 def summarise(records: Sequence[Mapping[str, Any]], failed: int, elapsed: float) -> dict[str, Any]:

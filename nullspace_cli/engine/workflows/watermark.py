@@ -35,6 +35,7 @@ from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.watermark.design import Design, TextDesign
 from nullspace_cli.engine.watermark.further_readers import ForOneSize, FurtherReaders, changes
+from nullspace_cli.engine.watermark.input_constraint import require_distance
 from nullspace_cli.engine.watermark.jpeg_size import JpegSize
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
@@ -69,7 +70,7 @@ class WatermarkPipeline:
 
     Attributes:
         size: "native" or "model".
-        nullspace: for native size; model size has the patch embedding's only.
+        nullspace: for native size; model size has the first layers' only.
         norm: for model size; native size has 2 only.
         tolerance: largest embedding_error of a saved file that passes verification.
         verify: whether the model is run on the file that was written, re-read from disk. None: unless the model's input
@@ -118,7 +119,9 @@ class WatermarkPipeline:
             NoNullspaceError: it has no nullspace of the kind that was asked for.
         """
         self.network.transform.require_pictures()
-        if self.size == "model" or self.nullspace == "patch":
+        if self.size == "model":
+            require_distance(self.network.first_layer, self.norm)
+        elif self.nullspace == "patch":
             _ = self.network.patches
         elif self.verify:
             _ = self.network.model
@@ -237,7 +240,9 @@ class WatermarkPipeline:
     def _make(self) -> ModelSize | NativeSize:
         network, device = self.network, resolve_device(self.network.request.device)
         if self.size == "model":
-            return ModelSize(network.model.transform, network.patches, None, self.norm, self.rounding, device=device)
+            return ModelSize(
+                network.model.transform, network.first_layer, None, self.norm, self.rounding, device=device
+            )
         return NativeSize(
             network.transform,
             None,
@@ -335,7 +340,7 @@ class WatermarkPipeline:
             result,
             design,
             source,
-            self.network.basis if result.nullspace == "patch" else None,
+            None if result.nullspace == "resize" else self.network.basis,
             model=about["model"],
             weights_sha256=about["weights_sha256"],
             seed=self.network.request.seed,
@@ -348,7 +353,7 @@ class WatermarkPipeline:
         if self.verify is False:
             return compared
         try:
-            return verify(self.network.model, self.network.patch_map, source, result)
+            return verify(self.network.model, self.network.reading, source, result)
         except ModelError as error:
             if self.verify:
                 raise

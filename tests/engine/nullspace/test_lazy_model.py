@@ -13,10 +13,12 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.nullspace import first_layer
 from nullspace_cli.engine.nullspace import lazy_model as networks
 from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, PatchSpace
 
 CNN, VIT = ModelRequest("demo-cnn", device="cpu"), ModelRequest("demo", device="cpu")
 
@@ -87,13 +89,14 @@ def test_patches_are_the_models_own() -> None:
     network = LazyModel(VIT)
     found = find_basis(network.model)
     assert torch.equal(network.patches.row_space, found.nullspace.row_space.flatten(1))
-    assert network.patch_map is not None
-    assert torch.equal(network.patch_map.weight, found.patch_map.weight)
+    assert isinstance(network.reading, PatchMap)
+    assert torch.equal(network.reading.weight, found.patch_map.weight)
+    assert isinstance(network.first_layer, PatchSpace)
 
 
 def test_a_cnn_has_no_patches() -> None:
     network = LazyModel(CNN)
-    assert network.patch_map is None
+    assert network.reading is None
     with pytest.raises(NoNullspaceError, match="overlapping windows"):
         _ = network.patches
 
@@ -102,7 +105,7 @@ def test_rows_come_from_the_basis(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     model = load_model(VIT)
     found = find_basis(model)
     path = save_basis(tmp_path / "demo.safetensors", model, found, compact=True)
-    monkeypatch.setattr(networks, "find_basis", lambda model: pytest.fail("the nullspace was computed"))
+    monkeypatch.setattr(first_layer, "find_basis", lambda model, stem: pytest.fail("the nullspace was computed"))
     patches = LazyModel(VIT, path).patches
     assert torch.equal(patches.row_space, found.nullspace.row_space.flatten(1))
     assert patches.patch_map.embed_dim == 192

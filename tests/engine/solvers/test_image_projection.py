@@ -1,10 +1,10 @@
-"""Projection of whole images onto an affine set and a box, against sequential quadratic programming on the dense matrix."""
+"""Projection of whole images onto an affine set and a box, against sequential quadratic programming."""
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
@@ -54,11 +54,18 @@ def nearest(null: NDArray[np.float64], x: NDArray[np.float64], t: NDArray[np.flo
     """The same by SLSQP, in coordinates of the nullspace."""
     basis = np.linalg.svd(null)[0][:, : round(np.trace(null))]
     ways = np.vstack([basis, -basis])
+
+    def distance(c: NDArray[np.float64]) -> float:
+        return float(0.5 * np.sum((x + basis @ c - t) ** 2))
+
+    def slope(c: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(basis.T @ (x + basis @ c - t))
+
     found = minimize(
-        lambda c: 0.5 * np.sum((x + basis @ c - t) ** 2),
+        distance,
         np.zeros(basis.shape[1]),
-        jac=lambda c: basis.T @ (x + basis @ c - t),
-        constraints={"type": "ineq", "fun": lambda c: np.concatenate([x, 1 - x]) + ways @ c, "jac": lambda c: ways},
+        jac=slope,
+        constraints=LinearConstraint(ways, -np.concatenate([x, 1 - x])),
         method="SLSQP",
         options={"ftol": 1e-14, "maxiter": 500},
     )

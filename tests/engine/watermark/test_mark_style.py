@@ -1,6 +1,7 @@
 """Treatments: what they draw, that the fine ones leave the local mean alone, and that they can be seen."""
 
 import math
+from collections.abc import Callable
 from typing import get_args
 
 import numpy as np
@@ -187,11 +188,17 @@ def test_hatched_letters_can_be_told_from_the_picture(level: float) -> None:
 
 
 def test_the_tint_follows_what_an_embedding_does_not_read() -> None:
-    n, size = 3 * 8 * 8, 8
+    size = 8
     greys = torch.zeros(size * size, 3, size * size, dtype=torch.float64)
     for i in range(size * size):
         greys[i, :, i] = 3**-0.5
-    assert visible_tint(greys.reshape(size * size, n), (size, size), (4, 4)) == GREEN_MAGENTA
+    assert visible_tint(onto(greys), (size, size), (4, 4)) == GREEN_MAGENTA
     means = torch.zeros(3, 3, size * size, dtype=torch.float64)
     means[range(3), range(3)] = 1 / size
-    assert visible_tint(means.reshape(3, n), (size, size), (4, 4)) == GREY
+    assert visible_tint(onto(means), (size, size), (4, 4)) == GREY
+
+
+def onto(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """The projection of images onto the span of orthonormal rows [k, c, n]."""
+    A = rows.flatten(1)
+    return lambda images: (images.flatten(1) @ A.mT @ A).view(images.shape)

@@ -23,7 +23,7 @@ from nullspace_cli.engine.nullspace.basis import find_basis
 from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.engine.watermark import model_size
+from nullspace_cli.engine.watermark import input_constraint
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.lettering import text_mark
 from nullspace_cli.engine.watermark.marks import Mark, Placement
@@ -268,7 +268,7 @@ def test_saturated_pictures(space: PatchSpace, maker: Callable[..., ModelSize], 
 def test_patches_that_are_not_solved_keep_their_source(
     space: PatchSpace, maker: Callable[..., ModelSize], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_size, "project_affine_box", partial(project_affine_box, max_iterations=1))
+    monkeypatch.setattr(input_constraint, "project_affine_box", partial(project_affine_box, max_iterations=1))
     (result,) = maker()([picture(tmp_path, 64, 64)])
     assert result.solver["status"] == "iteration_limit"
     assert result.solver["unmarked_patches"] > 0

@@ -62,7 +62,7 @@ class Fooled(Verdict):
     channels: Literal["red", "all"]
     bounded: bool
     strength: NonNegative
-    nullspace: Literal["resize", "patch"]
+    nullspace: Literal["resize", "patch", "affine"]
     prediction: Predictions
     range: Range
     likeness: LikenessRecord

@@ -37,7 +37,7 @@ class WatermarkImage(Verdict):
     psnr: float | None
     mark_correlation: float | None
     legibility: Legibility
-    nullspace: Literal["resize", "patch"]
+    nullspace: Literal["resize", "patch", "affine"]
     rounding: Literal["aware", "nearest"]
     solver: Solver
     compared_with: Literal["source", "plain JPEG"] = Field(
