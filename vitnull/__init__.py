@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from nullspace_cli import Check as Check
     from nullspace_cli import ClaimResult as ClaimResult
     from nullspace_cli import Evaluation as Evaluation
+    from nullspace_cli import ImageNullspace as ImageNullspace
     from nullspace_cli import LearnedNoise as LearnedNoise
     from nullspace_cli import Model as Model
     from nullspace_cli import ModelClaim as ModelClaim

@@ -1,7 +1,7 @@
 """The exact nullspace of a first layer, and what the network says of it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from nullspace_cli.engine.errors import ModelError, NoNullspaceError, UsageError
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.nullspace.basis import PatchBasis, find_basis
+from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.check import Check, check_basis
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis, find_first_layer_basis
+from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.library.arguments import (
     require_choice,
@@ -30,21 +32,31 @@ class Nullspace:
     """{v : W v = 0}, the nullspace of a patch embedding, or of any matrix (paper, section 3).
 
     Attributes:
-        basis: [nullity, c, r_h, r_w] orthonormal, float64; [nullity, n] of a matrix [d, n]. Unique up to a rotation.
-        row_space: [rank, ...] orthonormal rows that span what the layer reads, by falling singular value.
-        singular_values: [min(d, n)], or [c, min(d, r_h r_w)] where each channel was taken alone.
         rtol: singular values at or below `rtol` times the largest count as zero.
         space: "pixel" for differences of images in [0, 1], "normalized" for those of normalised ones.
     """
 
     def __init__(self, found: PatchBasis, model: Model | None, *, flat: bool, per_channel: bool) -> None:
         self._found, self._model, self._flat, self._per_channel = found, model, flat, per_channel
-        nullspace = found.nullspace
-        self.basis: Float[Tensor, "nullity ..."] = nullspace.basis.flatten(1) if flat else nullspace.basis
-        self.row_space: Float[Tensor, "rank ..."] = nullspace.row_space.flatten(1) if flat else nullspace.row_space
-        self.singular_values: Float[Tensor, ...] = nullspace.singular_values
-        self.rtol: float = nullspace.rtol
-        self.space: Space = nullspace.space
+        self.rtol: float = found.nullspace.rtol
+        self.space: Space = found.nullspace.space
+
+    @property
+    def basis(self) -> Float[Tensor, "nullity ..."]:
+        """[nullity, c, r_h, r_w] orthonormal, float64; [nullity, n] of a matrix [d, n]. Unique up to a rotation."""
+        basis = self._found.nullspace.basis
+        return basis.flatten(1) if self._flat else basis
+
+    @property
+    def row_space(self) -> Float[Tensor, "rank ..."]:
+        """[rank, ...] orthonormal rows that span what the layer reads, by falling singular value."""
+        rows = self._found.nullspace.row_space
+        return rows.flatten(1) if self._flat else rows
+
+    @property
+    def singular_values(self) -> Float[Tensor, ...]:
+        """[min(d, n)], or [c, min(d, r_h r_w)] where each channel was taken alone."""
+        return self._found.nullspace.singular_values
 
     @property
     def rank(self) -> int:
@@ -81,7 +93,7 @@ class Nullspace:
 
         Args:
             size: (h, w) of an image, patch by patch [c, h, w], 0 where no whole patch is. None: one vector, of the
-                shape of those of `basis`.
+                shape of those of `basis`; of an `ImageNullspace` an image.
             rms: root mean square of the result; None leaves it as it comes, with norm sqrt(nullity) a patch.
             generator: of the CPU; None for one that is seeded with 0.
 
@@ -93,17 +105,18 @@ class Nullspace:
         if rms is not None:
             require_number("rms", rms, above=0)
         source = torch.Generator().manual_seed(0) if generator is None else generator
+        noise = self._sample(size, source)
+        return noise if rms is None else noise * (rms / noise.square().mean().sqrt())
+
+    def _sample(self, size: tuple[int, int] | None, source: torch.Generator) -> Tensor:
         basis = self._found.nullspace.basis
         if size is None:
-            noise = (torch.randn(self.nullity, generator=source, dtype=basis.dtype) @ basis.flatten(1)).reshape(
-                self.basis.shape[1:]
-            )
-        elif self._flat:
+            coefficients = torch.randn(self.nullity, generator=source, dtype=basis.dtype)
+            return (coefficients @ basis.flatten(1)).reshape(self.basis.shape[1:])
+        if self._flat:
             raise UsageError("The nullspace of a matrix has no images; leave size out.")
-        else:
-            _require_patch(size, self._found.patch_map.patch_size)
-            noise = sample_null(basis, size, source)
-        return noise if rms is None else noise * (rms / noise.square().mean().sqrt())
+        _require_patch(size, self._found.patch_map.patch_size)
+        return sample_null(basis, size, source)
 
     def save(self, path: Path | str, *, compact: bool = False, overwrite: bool = False) -> Path:
         """Write what `vitnull basis` writes, which all commands read.
@@ -125,15 +138,114 @@ class Nullspace:
         """The keys of the JSON of `vitnull basis` that describe the nullspace."""
         return self._found.describe()
 
+    def _for(self, model: Model) -> PatchBasis | StemBasis:
+        """What is held against a model.
+
+        Raises:
+            UsageError: it is not one of what the model reads.
+        """
+        size = model.transform.input_size
+        if self._flat or self._found.patch_map.in_chans != size[0]:
+            raise UsageError(f"The nullspace is not one of patches with {size[0]} channels, which {model.name} reads.")
+        _require_patch(size[1:], self._found.patch_map.patch_size)
+        return self._found
+
     def __repr__(self) -> str:
         return f"<Nullspace rank {self.rank}, nullity {self.nullity}, {self.space} space>"
+
+
+class ImageNullspace(Nullspace):
+    """The nullspace of first layers that read images as a whole: windows that overlap, branches, resizes within.
+
+    It has too many dimensions for a basis: `project` and `sample` are what there is of it. Images have the model's own
+    size, `image_size`.
+    """
+
+    def __init__(self, found: StemBasis, model: Model) -> None:
+        self._whole, self._model = found, model
+        self.rtol, self.space = found.rtol, found.space
+
+    @property
+    def image_size(self) -> tuple[int, int, int]:
+        """(c, h, w)."""
+        return self._whole.image_map.input_size
+
+    @property
+    def basis(self) -> NoReturn:
+        """Refused: see `project` and `sample`."""
+        raise self._refused("basis")
+
+    @property
+    def row_space(self) -> NoReturn:
+        """Refused: what is read of an image x is x - project(x)."""
+        raise self._refused("row_space")
+
+    @property
+    def singular_values(self) -> NoReturn:
+        """Refused; `to_dict()` has the largest."""
+        raise self._refused("singular_values")
+
+    @property
+    def rank(self) -> int:
+        return self._whole.counted.rank
+
+    @property
+    def nullity(self) -> int:
+        return self._whole.counted.nullity
+
+    def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """The part of images [..., c, h, w] that the layers do not see, in the units of `space`; found in float64.
+
+        Raises:
+            UsageError: x is no floats, or no images of that size.
+            ArtifactError: the part cannot be had to within its tolerance.
+        """
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-3:] != self.image_size:
+            raise wrong("x", x, f"floats [..., {', '.join(map(str, self.image_size))}]")
+        flat = x.detach().double().cpu().reshape(-1, *self.image_size)
+        return self._whole.project(flat).reshape(x.shape).to(x)
+
+    def save(self, path: Path | str, *, compact: bool = False, overwrite: bool = False) -> Path:
+        """Write what `vitnull basis` writes, which all commands read.
+
+        Args:
+            compact: nothing: it is compact.
+
+        Raises:
+            ArtifactError: the file cannot be written, or is there already.
+        """
+        assert self._model is not None
+        return save_stem_basis(Path(path), self._model, self._whole, force=overwrite)
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._whole.describe()
+
+    def _sample(self, size: tuple[int, int] | None, source: torch.Generator) -> Tensor:
+        if size is not None and tuple(size) != self.image_size[1:]:
+            raise wrong("size", size, f"{self.image_size[1:]}, or None for it")
+        return self._whole.sample(source)
+
+    def _for(self, model: Model) -> PatchBasis | StemBasis:
+        if model.transform.input_size != self.image_size:
+            own, reads = (" x ".join(map(str, size)) for size in (self.image_size, model.transform.input_size))
+            raise UsageError(f"The nullspace is one of images of {own}; {model.name} reads {reads}.")
+        return self._whole
+
+    def _refused(self, name: str) -> UsageError:
+        return UsageError(
+            f"There is no {name} of {self.nullity} dimensions of whole images: the first layers read no patches of "
+            "their own. Use `project` and `sample`."
+        )
 
 
 @full_precision
 def find_nullspace(
     model_or_weight: Model | Tensor, *, space: Space = "pixel", rtol: float | None = None, per_channel: bool = False
 ) -> Nullspace:
-    """The nullspace of a model's patch embedding, or of a weight.
+    """The nullspace of a model's first layers, or of a weight.
+
+    Where a model reads patches it is that of each patch. Of other first layers that are affine it is one of whole
+    images, an `ImageNullspace`, which has no `basis`.
 
     Args:
         model_or_weight: a weight is a convolution's kernel [d, c, r_h, r_w], or a matrix [d, n]; it acts on whatever
@@ -144,7 +256,7 @@ def find_nullspace(
             contains it and is larger.
 
     Raises:
-        NoNullspaceError: the model does not start with one linear map of disjoint patches, or the map is injective.
+        NoNullspaceError: the model does not start with an affine map, or the map is injective.
         UsageError: a weight is not of such a shape, or not finite; or a setting makes no sense.
         ModelError: the map is zero.
     """
@@ -154,7 +266,9 @@ def find_nullspace(
         if rtol >= 1:
             raise UsageError(f"rtol is {rtol}; expected a number below 1, which counts all singular values as zero.")
     if isinstance(model_or_weight, Model):
-        basis = find_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        basis = find_first_layer_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        if isinstance(basis, StemBasis):
+            return ImageNullspace(basis, model_or_weight)
         return Nullspace(basis, model_or_weight, flat=False, per_channel=per_channel)
     weight = model_or_weight
     floats = isinstance(weight, Tensor) and weight.is_floating_point()
@@ -204,10 +318,7 @@ def check_nullspace(
     if not isinstance(nullspace, Nullspace):
         raise wrong("nullspace", nullspace, "a Nullspace, as find_nullspace gives it")
     require_number("rms", rms, above=0)
-    basis, size = nullspace._found, model.transform.input_size
-    if nullspace._flat or basis.patch_map.in_chans != size[0]:
-        raise UsageError(f"The nullspace is not one of patches with {size[0]} channels, which {model.name} reads.")
-    _require_patch(size[1:], basis.patch_map.patch_size)
+    basis = nullspace._for(model)
     seed = seed_of(generator)
     x = None if images is None else require_batch(model, images).cpu().float()
     return check_basis(model, basis, seed=seed, std=rms, images=x)
