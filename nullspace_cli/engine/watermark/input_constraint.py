@@ -93,7 +93,7 @@ def input_constraint(
     """
     if isinstance(space, PatchSpace):
         return PatchwiseConstraint(space, rounding, device, tolerance)
-    return WholeConstraint(space, rounding, device, tolerance)
+    return WholeConstraint(space, device, tolerance)
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,16 @@ class PatchwiseConstraint:
 
 @dataclass(frozen=True)
 class WholeConstraint:
-    """Each image for itself, of first layers whose windows overlap or whose branches differ; p = 2 alone."""
+    """Each image for itself, of first layers whose windows overlap or whose branches differ; p = 2 alone.
+
+    Levels are the nearest: patches share none of their errors, windows that overlap do.
+    """
 
     space: ImageSpace
-    rounding: Rounding
     device: torch.device
     tolerance: float
     nullspace: Nullspace = "affine"
+    rounding: Rounding = "nearest"
 
     @cached_property
     def tint(self) -> Tint:
