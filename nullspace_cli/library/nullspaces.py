@@ -54,7 +54,7 @@ class Nullspace:
         return rows.flatten(1) if self._flat else rows
 
     @property
-    def singular_values(self) -> Float[Tensor, ...]:
+    def singular_values(self) -> Float[Tensor, "..."]:
         """[min(d, n)], or [c, min(d, r_h r_w)] where each channel was taken alone."""
         return self._found.nullspace.singular_values
 

@@ -439,7 +439,7 @@ def test_an_image_that_no_resize_can_take(stamp: Vitnull) -> None:
 
 def test_a_model_without_a_nullspace(vitnull: Vitnull, photo: Path, logo: Path) -> None:
     outcome = vitnull("watermark", photo, logo, *MODEL_SIZE, "--model", "demo-cnn", expect=5)
-    assert outcome.message.startswith("vitnull: error: demo-cnn has no exact patch nullspace")
+    assert outcome.message.startswith("vitnull: error: demo-cnn has no exact nullspace: its first layers")
     assert contents() == []
 
 

@@ -132,7 +132,7 @@ def test_fooled(vitnull: Vitnull, pit: Reference, pair: list[str], bounded: bool
     reads = [first_layer(pit, normalised(pit, crop_of(part))[None]) for part in (source, image)]
     assert moved(*reads) < 1e-6  # unbounded, what is written is float32
     assert (image - target).norm() < 0.8 * (source - target).norm()
-    assert bounded is bool(0 <= image.min() and image.max() <= 1)
+    assert bounded is bool(image.min() >= 0 and image.max() <= 1)
     # All that the network reads is in the row space: a control there keeps nothing of the map.
     maps = document["saliency"]["gradient"]
     assert maps["source_transformed"]["spearman"] > 0.999

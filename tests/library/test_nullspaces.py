@@ -11,7 +11,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nullspace_cli import Model, Nullspace, VitnullError, check_nullspace, find_nullspace, wrap
+from nullspace_cli import (
+    ImageNullspace,
+    Model,
+    Nullspace,
+    VitnullError,
+    check_nullspace,
+    find_nullspace,
+    load_model,
+    wrap,
+)
+from nullspace_cli.engine.nullspace.stem_basis_file import read_stem_basis
 from tests.conftest import Vitnull
 from tests.library.conftest import SMALL
 
@@ -291,13 +301,88 @@ def test_what_is_refused(ask: Callable[[Any], Any], message: str, model: Model) 
         ask(model)
 
 
-def test_a_convolutional_network_has_no_patches() -> None:
+def test_a_convolutional_network_that_reads_everything() -> None:
     cnn = wrap(
-        nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)),
         mean=[0.5] * 3,
         std=[0.5] * 3,
         input_size=(3, 32, 32),
         name="mine",
     )
-    with pytest.raises(VitnullError, match="mine has no exact patch nullspace: it reads the image through overlapping"):
+    with pytest.raises(VitnullError, match="mine has no exact nullspace: its first layers read 3072 numbers by 4096"):
         find(cnn)
+
+
+# Of whole images
+
+
+@pytest.fixture(scope="module")
+def pit() -> Model:
+    """Windows of 16 pixels every 8, on images of 32: 3072 numbers, read by 3 x 3 x 64."""
+    return load_model("pit_ti_224", pretrained=False, device="cpu", img_size=32, num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def whole(pit: Model) -> ImageNullspace:
+    found = find_nullspace(pit)
+    assert isinstance(found, ImageNullspace)
+    return found
+
+
+def seen_of(pit: Model, images: Tensor) -> Tensor:
+    """What timm's layer makes of differences of images in [0, 1], its bias left out."""
+    weight = pit.module.get_submodule("patch_embed.conv").weight.detach().double()  # type: ignore[operator]
+    return torch.nn.functional.conv2d(images / STD, weight, stride=8)
+
+
+def test_an_image_as_a_whole(pit: Model, whole: ImageNullspace) -> None:
+    assert (whole.rank, whole.nullity, whole.image_size) == (576, 2496, (3, 32, 32))
+    assert whole.to_dict()["kind"] == "affine"
+    assert repr(whole) == "<Nullspace rank 576, nullity 2496, pixel space>"
+    x = torch.rand(2, 4, 3, 32, 32, generator=seeded(), dtype=torch.float64)
+    null = whole.project(x)
+    assert seen_of(pit, null.flatten(0, 1)).abs().max() < 1e-10
+    torch.testing.assert_close(whole.project(null), null, atol=1e-10, rtol=0)
+    # What is taken away is orthogonal to all that is null: the projection is the nearest.
+    assert ((x - null) * whole.sample(generator=seeded(3))).sum((2, 3, 4)).abs().max() < 1e-8
+    assert whole.project(x.float()).dtype == torch.float32
+
+
+def test_noise_over_an_image(pit: Model, whole: ImageNullspace) -> None:
+    noise = whole.sample((32, 32), rms=0.2, generator=seeded(1))
+    assert noise.square().mean().sqrt() == pytest.approx(0.2)
+    assert torch.equal(noise, whole.sample(rms=0.2, generator=seeded(1)))
+    assert seen_of(pit, noise[None]).abs().max() < 1e-10
+    assert float(whole.sample().square().sum()) == pytest.approx(2496, rel=0.1)
+    check = check_nullspace(pit, whole)
+    assert check.passed
+    normal = find_nullspace(pit, space="normalized")
+    assert seen_of(pit, normal.sample()[None] * STD).abs().max() < 1e-10
+
+
+def test_a_file_of_whole_images(pit: Model, whole: ImageNullspace, tmp_path: Path) -> None:
+    basis, _ = read_stem_basis(whole.save(tmp_path / "p.safetensors"), pit)
+    assert basis.describe() == whole.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda whole, model: whole.basis, "no basis of 2496 dimensions of whole images"),
+        (lambda whole, model: whole.row_space, "no row_space of"),
+        (lambda whole, model: whole.singular_values, "no singular_values of"),
+        (lambda whole, model: whole.project(torch.zeros(3, 32, 40)), r"expected floats \[\.\.\., 3, 32, 32\]"),
+        (lambda whole, model: whole.sample((32, 40)), r"expected \(32, 32\), or None for it"),
+        (lambda whole, model: check_nullspace(wrapped(), whole), "images of 3 x 32 x 32; Sequential reads 3 x 32 x 40"),
+    ],
+)
+def test_what_whole_images_do_not_have(
+    ask: Callable[[ImageNullspace, Model], object], words: str, pit: Model, whole: ImageNullspace
+) -> None:
+    with pytest.raises(VitnullError, match=words):
+        ask(whole, pit)
+
+
+def wrapped() -> Model:
+    module = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.Flatten(), nn.Linear(80, 2))
+    return wrap(module, mean=[0.5] * 3, std=[0.5] * 3, input_size=(3, 32, 40))
