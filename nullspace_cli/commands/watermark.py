@@ -84,11 +84,11 @@ def watermark(
     nullspace: Annotated[
         Literal["auto", "resize", "patch"],
         typer.Option(
-            help="resize: the model's input stays bit for bit. patch: its patch embeddings do. auto: resize, "
-            "where that leaves enough of the mark."
+            help="resize: the model's input stays bit for bit. patch: its patch embeddings do; at --size model, "
+            "whatever its first layers read. auto: resize, where that leaves enough of the mark."
         ),
     ] = "auto",
-    norm: Annotated[int, whole(most=2, help="The p of eq. 7. p = 1 is solved at --size model only.")] = 2,
+    norm: Annotated[int, whole(most=2, help="The p of eq. 7. p = 1 is solved at --size model only, of patches.")] = 2,
     treatment: Annotated[
         Literal["auto", "hatch", "outline", "plain"],
         typer.Option(help="How the mark is drawn. auto: hatch at native size, outline at the model's."),
