@@ -56,7 +56,7 @@ def test_a_watermark(vitnull: Vitnull, pit: Reference, photo: Path, logo: Path) 
     document = vitnull("watermark", photo, logo, *options).document
     check_keys(document, WATERMARK)
     (record,) = document["images"]
-    assert (record["nullspace"], record["rounding"], record["match"]) == ("affine", "nearest", True)
+    assert (record["nullspace"], record["rounding"], record["match"]) == ("affine", "aware", True)
     solver = record["solver"]
     assert (solver["norm"], solver["status"], solver["bound_violation"]) == (2, "solved", 0)
     assert solver["residual"] <= 1e-9

@@ -64,6 +64,7 @@ class MetricRounding:
         self,
         z: Float[Tensor, "p n"],
         *,
+        pull: Float[Tensor, "p n"] | None = None,
         lower: Float[Tensor, "..."] | float = 0.0,
         upper: Float[Tensor, "..."] | float = 1.0,
         levels: int = 255,
@@ -76,6 +77,7 @@ class MetricRounding:
 
         Args:
             z: points within the bounds.
+            pull: A^T e, of an error e of A q that is there already: to be made up for.
             lower, upper: bounds, broadcast to z; equal ones, on the grid or off it, fix an entry.
             levels: the largest k: 255 for 8 bits.
             width: partial roundings kept of each problem; time grows with it.
@@ -86,6 +88,8 @@ class MetricRounding:
         """
         low, high = (torch.as_tensor(bound, dtype=z.dtype, device=z.device).expand_as(z) for bound in (lower, upper))
         wanted, fixed = z * levels, low == high
+        if pull is not None:
+            wanted = torch.where(fixed, wanted, (z - torch.linalg.solve(self.gram, pull.mT).mT) * levels)
         low, high = (low * levels - 1e-6).ceil(), (high * levels + 1e-6).floor()  # a bound may be a level, nearly
         fixed |= low > high
         low, high = torch.where(fixed, wanted, low), torch.where(fixed, wanted, high)

@@ -21,6 +21,7 @@ from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.null_projection import NullProjection
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution
+from nullspace_cli.engine.solvers.tile_rounding import TileRounding
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, Tint, visible_tint
 from nullspace_cli.engine.watermark.result import Nullspace, Rounding
 
@@ -93,7 +94,7 @@ def input_constraint(
     """
     if isinstance(space, PatchSpace):
         return PatchwiseConstraint(space, rounding, device, tolerance)
-    return WholeConstraint(space, device, tolerance)
+    return WholeConstraint(space, rounding, device, tolerance)
 
 
 @dataclass(frozen=True)
@@ -162,14 +163,19 @@ class PatchwiseConstraint:
 class WholeConstraint:
     """Each image for itself, of first layers whose windows overlap or whose branches differ; p = 2 alone.
 
-    Levels are the nearest: patches share none of their errors, windows that overlap do.
+    Attributes:
+        asked: the rounding, where the map has tiles enough that are alike; else levels are the nearest.
     """
 
     space: ImageSpace
+    asked: Rounding
     device: torch.device
     tolerance: float
     nullspace: Nullspace = "affine"
-    rounding: Rounding = "nearest"
+
+    @property
+    def rounding(self) -> Rounding:
+        return "aware" if self._tiles else "nearest"
 
     @cached_property
     def tint(self) -> Tint:
@@ -209,12 +215,19 @@ class WholeConstraint:
         return self.nearest(Inputs(x, t, -infinity, infinity), norm)
 
     def round(self, z: Float[Tensor, "b c h w"], inputs: Inputs) -> Float[Tensor, "b c h w"]:
-        return (z * 255).round() / 255
+        return self._tiles.round(z, inputs.lower, inputs.upper) if self._tiles else (z * 255).round() / 255
 
     def _kept(self, solution: Solution, inputs: Inputs) -> Kept:
         one = torch.arange(len(solution.value)).split(1)
         images = solution.value.view(inputs.t.shape).to(self.device)
         return Kept(images, [_of(solution, part).figures(2) for part in one])
+
+    @cached_property
+    def _tiles(self) -> TileRounding | None:
+        if self.asked == "nearest":
+            return None
+        tiles = TileRounding(self.space.image_map.to(self.device))
+        return tiles if tiles.suits else None
 
     @cached_property
     def _projection(self) -> NullProjection:
