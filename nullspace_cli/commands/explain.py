@@ -95,8 +95,8 @@ def explain(
             above=True,
             most=100,
             metavar="SIGMA",
-            help="Add noise of this rms ([0, 1] pixels) from the null space of the patch embedding, at random, and "
-            "from its row space, and report how alike the maps stay.",
+            help="Add noise of this rms ([0, 1] pixels) from the null space of the first layers, at random, and "
+            "from their row space, and report how alike the maps stay.",
         ),
     ] = None,
     jsonl: JsonlOption = False,

@@ -119,7 +119,7 @@ def make_watermark(
         size: "native" keeps the image's own size and, where it can be had, every bit of the model's input; "model"
             works at the size of that input, as the paper does.
         nullspace: at native size, of the "resize" that the model begins with, or of its "patch" embedding.
-        p: minimised is the distance to the marked image, ||z - t||_p; 1 at model size alone.
+        p: minimised is the distance to the marked image, ||z - t||_p; 1 at model size alone, of models with patches.
         rounding: "aware" chooses the levels together, so that the embeddings stay; "nearest" each for itself.
         style, fit, position, margin, scale, opacity, strength: how the mark is drawn, as of `vitnull watermark`; None
             for what suits the rest.

@@ -100,5 +100,5 @@ def reading_of(model: Model) -> ReadMap | None:
     if stem.weight is not None or stem.image_map is None:
         return patch_map_of(model)
     own = stem.image_map
-    has_room = independent_kernels(own, stem.stored_eps).outputs < own.inputs
-    return own if has_room else None
+    reads = any(bool(branch.kernel.any()) for branch in own.branches)
+    return own if reads and independent_kernels(own, stem.stored_eps).outputs < own.inputs else None

@@ -3,7 +3,7 @@
 Whoever makes images for a model gives sources and targets, and is given what keeps the sources' reading.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ from nullspace_cli.engine.solvers.image_projection import project_image_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.null_projection import NullProjection
-from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution
+from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
 from nullspace_cli.engine.solvers.tile_rounding import TileRounding
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, Tint, visible_tint
 from nullspace_cli.engine.watermark.result import Nullspace, Rounding
@@ -164,7 +164,7 @@ class WholeConstraint:
     """Each image for itself, of first layers whose windows overlap or whose branches differ; p = 2 alone.
 
     Attributes:
-        asked: the rounding, where the map has tiles enough that are alike; else levels are the nearest.
+        asked: the rounding, as far as it can be had: "aware" needs tiles that are read alike.
     """
 
     space: ImageSpace
@@ -194,7 +194,7 @@ class WholeConstraint:
         far = float(solution.residual.max())
         if not far <= NEAR:
             raise ImageError(
-                f"No image near the target was found that the first layers read as the source: after "
+                "No image near the target was found that the first layers read as the source: after "
                 f"{int(solution.iterations.max())} steps it is {far:.2g} off, in [0, 1] pixel units. Where much of the "
                 "source is black or white there is little room.",
                 hint='Use `size="native"`, a smaller `strength`, or another image.',
@@ -218,9 +218,12 @@ class WholeConstraint:
         return self._tiles.round(z, inputs.lower, inputs.upper) if self._tiles else (z * 255).round() / 255
 
     def _kept(self, solution: Solution, inputs: Inputs) -> Kept:
-        one = torch.arange(len(solution.value)).split(1)
-        images = solution.value.view(inputs.t.shape).to(self.device)
-        return Kept(images, [_of(solution, part).figures(2) for part in one])
+        images, certificates = solution.value.view(inputs.t.shape).to(self.device), []
+        for part in torch.arange(len(images)).split(1):
+            solved = bool(solution.residual[part] <= self.tolerance)
+            own = replace(_of(solution, part), status=Status.SOLVED if solved else Status.ITERATION_LIMIT)
+            certificates.append(own.figures(2))
+        return Kept(images, certificates)
 
     @cached_property
     def _tiles(self) -> TileRounding | None:

@@ -143,7 +143,7 @@ class MapMeasures:
             noise_rms: of the noises that maps are compared under, in [0, 1] pixels; None for no comparison.
 
         Raises:
-            ModelError: noises are wanted, and the model has no patch embedding to draw them from.
+            NoNullspaceError: noises are wanted, and the model has no exact null space to draw them from.
         """
         curves = FaithfulnessOfMany(maps.model, seed, place[0]) if faithfulness else None
         noise = NoiseComparison(maps, methods, noise_rms, seed, place) if noise_rms else None
