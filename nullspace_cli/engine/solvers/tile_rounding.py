@@ -19,10 +19,11 @@ from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.readings import Reading, readings
 
-SIDE = 16
-"""Pixels of a tile's side, at least: of the next multiple of all strides."""
+SIDE, LARGEST = 16, 32
+"""Pixels of a tile's side, the next multiple of all strides: at least, and at most, as a metric grows with its fourth
+power."""
 
-KINDS = 25
+KINDS = 16
 """Most metrics: strides and edges make 9; a resize within the network may make one of every tile."""
 
 
@@ -59,9 +60,9 @@ class TileRounding:
 
     @property
     def suits(self) -> bool:
-        """Whether few enough of the tiles differ."""
+        """Whether tiles are small, and few enough of them differ."""
         down, across = (len(set(kinds)) for kinds in self._kinds)
-        return down * across <= KINDS
+        return down * across <= KINDS and max(tiles[0].stop for tiles in self._axes) <= LARGEST
 
     def round(
         self, z: Float[Tensor, "b c h w"], lower: Float[Tensor, "b c h w"], upper: Float[Tensor, "b c h w"]

@@ -67,6 +67,8 @@ def test_what_is_fixed_stays() -> None:
     assert torch.equal(q[..., 5:] * 255, (q[..., 5:] * 255).round())
 
 
-def test_a_resize_within_makes_a_metric_of_each_tile() -> None:
+def test_what_would_take_too_many_or_too_large_metrics() -> None:
     resize = Resize(random(90, 100), random(90, 100, seed=1))
     assert not TileRounding(a_map(Branch(random(2, 1, 3, 3), (3, 3), resize=resize), size=(1, 100, 100))).suits
+    strides = Branch(random(2, 1, 12, 12), (12, 12)), Branch(random(2, 1, 16, 16), (16, 16))
+    assert not TileRounding(a_map(*strides, size=(1, 96, 96))).suits
