@@ -33,8 +33,12 @@ MAPS = {
 }
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_what_is_read_moves_far_less(name: str, device: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("overlapping", 0.21), ("zeros around", 0.31), ("two branches, a corner that none reads", 0.165)],
+)
+def test_what_is_read_moves_far_less(name: str, share: float, device: torch.device) -> None:
+    """Tiles that knew nothing of each other's errors would leave 0.23, 0.33 and 0.172."""
     image_map = MAPS[name]
     z = random(2, *image_map.input_size, seed=1)
     on = z.to(device)
@@ -47,7 +51,7 @@ def test_what_is_read_moves_far_less(name: str, device: torch.device) -> None:
     ours, nearest = (
         np.linalg.norm((rounded - z).flatten(1).numpy() @ A.T, axis=1) for rounded in (q, (z * 255).round() / 255)
     )
-    assert (ours < 0.6 * nearest).all()
+    assert (ours < share * nearest).all()
     assert (q - z).abs().mean() < 1 / 255
 
 
