@@ -28,6 +28,9 @@ EDGE = 0.4998
 WRONG = 0.2
 """Levels that a wrong value costs besides those by which it is wrong."""
 
+BEARABLE, DEAR = 2.0, 10.0
+"""Levels off from which on each further one costs so many times what the first did."""
+
 _FIXED_POINT = 2.0**22
 """Pillow multiplies 8-bit pixels by whole multiples of its inverse: so does this, and float64 sums them exactly."""
 
@@ -205,7 +208,7 @@ class Neighbourhood:
         return Trial(moved, down[:, None, None] @ step)
 
     def cost(self, shift: Float[NDArray[np.floating], "N K c L M"] | None = None) -> Float[NDArray[np.float64], "N K"]:
-        """By how much values lie outside their cells, and how many do, summed over each block's own."""
+        """By how much values lie outside their cells, how many do, and how far, summed over each block's own."""
         kind = np.dtype(np.float64) if shift is None else shift.dtype
         values = self.view.values[self.values_at].transpose(0, 3, 1, 2)[:, None].astype(kind)
         wanted = self.view.wanted[self.values_at].transpose(0, 3, 1, 2)[:, None].astype(kind)
@@ -213,8 +216,10 @@ class Neighbourhood:
         off -= wanted
         np.abs(off, out=off)
         wrong = off > EDGE
+        far = (off - BEARABLE).clip(0)
         off += WRONG - EDGE
         off *= wrong
+        off += DEAR * far
         costs: Float[NDArray[np.float64], "N K"] = off.sum((2, 3, 4), dtype=np.float64)
         return costs
 

@@ -4,12 +4,14 @@ Near real-valued coefficients that keep the views, but for roundings, whole ones
 first takes, block by block, the nearest ones in the metric of the resize, by the distance from the middle of where all
 channels' values lie within their cells. The second tries many that are nearly as near, then changes of one or two
 coefficients, and keeps what lessens the error of the views as they are with all roundings and clippings of decoder and
-resize. The third gives the source its own blocks back where that does not help, as long as most of the change is left.
+resize. The third gives the source its own blocks back where that does not help: wherever a value is off by more than
+two levels, and under a last few wrong ones, as long as most of the change is left.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain, repeat
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -56,6 +58,9 @@ FINE = 512
 JITTER = 0.1
 """Of the promise of a change: other ones are tried in the next round."""
 
+TRIED = 0.02
+"""Share of a wrong value that a block must have to be tried."""
+
 ROUNDS = 24
 """Of trials, at most."""
 
@@ -63,7 +68,7 @@ GOOD, PROGRESS, PATIENCE = 0.9, 0.97, 3
 """Share of the wrong values that a round must leave at most: of the nearest, of small steps; rounds of these that may
 fail to."""
 
-FAR = 2.5
+FAR = 2 + EDGE
 """Levels off the wanted one, unrounded, from which on a value is to be put right at any rate."""
 
 FEW = 50
@@ -98,6 +103,7 @@ class LumaDescent:
         self.coefficients: Coefficients = np.where(self.free[..., None, None], _codable(self.wanted), self.own)
         read = np.logical_or.reduce([view.read for view in self.views])
         self._movable: Blocks = binary_dilation(self.free, np.ones((3, 3), bool)) & read
+        self._judged = [view.reads(self._movable) for view in self.views]
         self._spacing = tuple(max(sides) for sides in zip(*(view.spacing for view in self.views), strict=True))
         self._table = self.decoder.table.astype(np.float64)
         self._loose = LOOSE * self.views[0].wanted[:, 0].size / self.own.size
@@ -122,7 +128,8 @@ class LumaDescent:
     def _wrong(self, off: float = EDGE) -> int:
         """How many values are off by more, of those that read a block that may change."""
         return sum(
-            int((np.abs(view.error()) > off).swapaxes(1, 2)[view.reads(self._movable)].sum()) for view in self.views
+            int((np.abs(view.error()) > off).swapaxes(1, 2)[judged].sum())
+            for view, judged in zip(self.views, self._judged, strict=True)
         )
 
     def _classes(self, mask: Blocks) -> Iterator[Grid]:
@@ -188,8 +195,7 @@ class LumaDescent:
             fewest = min(count, fewest)
             if not count or idle > patience:
                 return
-            under = np.logical_or.reduce([view.under(self._marked(view)) for view in self.views])
-            attempt(self._movable & under, count)
+            attempt(self._movable & self._under(share=TRIED), count)
 
     def _try_nearest(self, mask: Blocks, count: int) -> None:
         fields = self._wishes()
@@ -256,34 +262,51 @@ class LumaDescent:
     # Giving back
 
     def _give_back(self) -> None:
-        """The source's own blocks under values that are far off, then under a last few wrong ones.
+        """The source's own blocks under values that are far off, until none is; then under a last few wrong ones.
 
-        As long as enough of the change is left. They may change again, by as much as those around need.
+        Of the latter, as long as enough of the change is left. They may change again, by as much as those around need.
         """
-        best, least, whole = self.coefficients.copy(), self._amiss_now(), self._energy(self.coefficients)
+        self._spare_far()
+        best, fewest, whole = self.coefficients.copy(), self._wrong(), self._energy(self.coefficients)
         for share in GIVEN_BACK:
-            far, wrong = self._amiss_now()
-            if not far and not 0 < wrong <= FEW:
+            if not 0 < self._wrong() <= FEW:
                 break
-            off = FAR if far else EDGE
-            under = np.logical_or.reduce([view.under(self._marked(view, off), share) for view in self.views])
-            self.coefficients[under] = self.own[under]
-            self.wanted = np.where(under[..., None, None], self.own, self.wanted)
+            self._keep_own(self._under(share=share))
             if self._energy(self.coefficients) < KEPT * whole:
                 break
             self._see()
             self._mend()
-            if (now := self._amiss_now()) < least:
-                best, least = self.coefficients.copy(), now
+            if not self._wrong(FAR) and (now := self._wrong()) < fewest:
+                best, fewest = self.coefficients.copy(), now
         self.coefficients = best
 
-    def _amiss_now(self) -> tuple[int, int]:
-        """How many values are far off, and how many are wrong."""
-        return self._wrong(FAR), self._wrong()
+    def _spare_far(self) -> None:
+        """Where channels are clipped, they part: no luma serves all of them, and less of a mark parts them less.
 
-    def _marked(self, view: BlockView, off: float = EDGE) -> Bool[NDArray[np.bool_], "h w"]:
-        """The values that are off by more, of those that read a block that may change."""
-        return (np.abs(view.error()) > off).any(1) & view.reads(self._movable)
+        The last blocks that are given back stay so, so that there is an end: what reads no others is as it was.
+        """
+        for share in chain(GIVEN_BACK, repeat(0.0)):
+            if not self._wrong(FAR):
+                return
+            under = self._under(FAR, share)
+            self._keep_own(under)
+            if not share:
+                self._movable &= ~under
+            self._see()
+            self._mend()
+
+    def _keep_own(self, blocks: Blocks) -> None:
+        self.coefficients[blocks] = self.own[blocks]
+        self.wanted = np.where(blocks[..., None, None], self.own, self.wanted)
+
+    def _under(self, off: float = EDGE, share: float = 0.0) -> Blocks:
+        """The blocks that values read that are off by more: such as have more than that share of one."""
+        return np.logical_or.reduce(
+            [
+                view.under((np.abs(view.error()) > off).any(1) & judged, share)
+                for view, judged in zip(self.views, self._judged, strict=True)
+            ]
+        )
 
     def _energy(self, coefficients: Coefficients) -> float:
         return float((((coefficients - self.own) * self._table) ** 2).sum())

@@ -98,6 +98,17 @@ def test_the_models_input_stays(reading: Reading, channels: int, options: dict[s
     assert not differs[away].any()
 
 
+def test_no_value_moves_by_more_than_two_levels_where_channels_are_clipped(tmp_path: Path) -> None:
+    path, side = tmp_path / "a.jpg", 56  # which leaves the view's values few coefficients each
+    pixels = draw("val", 3, size=160)[0][:120] * 0.3 + (177, 62, 2)
+    pixels += 20 * np.random.default_rng(0).normal(size=(*pixels.shape[:2], 1))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=85)
+    made = JpegSize(transform_of(side=side), DESIGN, least=0)(jpeg_of(read_picture(path)))
+    assert made.jpeg is not None
+    before, after = (seen(file, "RGB", side=side) for file in (path, io.BytesIO(made.jpeg.data)))
+    assert 0 < np.abs(after - before).max() <= 2
+
+
 def test_trials_are_what_pillow_makes_of_the_whole_picture(tmp_path: Path) -> None:
     jpeg = jpeg_of(read_picture(photo(tmp_path / "a.jpg")))
     task = _Task(JpegSize(transform_of(), DESIGN), jpeg, DESIGN)
