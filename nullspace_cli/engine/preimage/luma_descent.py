@@ -58,9 +58,6 @@ FINE = 512
 JITTER = 0.1
 """Of the promise of a change: other ones are tried in the next round."""
 
-TRIED = 0.02
-"""Share of a wrong value that a block must have to be tried."""
-
 ROUNDS = 24
 """Of trials, at most."""
 
@@ -71,7 +68,7 @@ fail to."""
 FAR = 2 + EDGE
 """Levels off the wanted one, unrounded, from which on a value is to be put right at any rate."""
 
-FEW = 50
+FEW = 150
 """Wrong values that blocks are given back for: of more, the mark would go."""
 
 GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
@@ -195,7 +192,7 @@ class LumaDescent:
             fewest = min(count, fewest)
             if not count or idle > patience:
                 return
-            attempt(self._movable & self._under(share=TRIED), count)
+            attempt(self._movable & self._under(), count)
 
     def _try_nearest(self, mask: Blocks, count: int) -> None:
         fields = self._wishes()
