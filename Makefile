@@ -42,7 +42,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 docs: $(READY)
-	$(BIN)/python docs/make_cli.py > docs/cli.md
+	$(BIN)/python docs/make_cli.py
 	$(BIN)/python docs/make_schemas.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/mkdocs build --quiet --strict
@@ -52,6 +52,7 @@ dist-test: $(READY)
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/dist .
 	$(PYTHON) -m venv build/empty
 	build/empty/bin/python -m pip install --quiet --disable-pip-version-check build/dist/vitnull-*.whl
+	test -f build/empty/share/man/man1/vitnull.1
 	cd build/empty && bin/vitnull demo --force && bin/python -c 'from nullspace_cli import load_model; load_model("demo")'
 
 clean:

@@ -17,10 +17,9 @@ from typer.core import TyperGroup
 from nullspace_cli import __version__
 from nullspace_cli.commands import basis, check, claim, demo, evaluate, explain, fool, learn_noise, watermark
 from nullspace_cli.commands.console import Console, discard_stdout, fill_closed_streams, flush_streams
-from nullspace_cli.commands.exit_codes import EXIT_CODES, SIGNALS, exit_code_on_file
+from nullspace_cli.commands.exit_codes import INTERRUPTED, TERMINATED, exit_code_on_file
+from nullspace_cli.commands.help_pages import Command, environment, exit_codes
 from nullspace_cli.commands.options import OutputOptions, expand_groups
-
-INTERRUPTED, TERMINATED = SIGNALS + signal.SIGINT, SIGNALS + signal.SIGTERM
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Of all that typer says of arguments; where it lives depends on typer's version."""
@@ -58,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # the plain help comes up in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"Exit codes: {', '.join(f'{code} {words}' for code, words in EXIT_CODES.items())}.",
+    epilog=f"{exit_codes()}\n\n{environment()}",
 )
 
 
@@ -141,8 +140,12 @@ claims = typer.Typer(
 )
 
 
+def _commands(incomplete: str) -> list[str]:
+    return sorted({name.split()[0] for name, _ in all_commands() if name.startswith(incomplete)})
+
+
 def _register(run: Callable[..., int | None], name: str, *, shared: bool = False, group: typer.Typer = app) -> None:
-    group.command(name)(expand_groups(_bounded(run, shared=shared)))
+    group.command(name, cls=Command)(expand_groups(_bounded(run, shared=shared)))
 
 
 def all_commands() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -165,6 +168,17 @@ _register(claim.probes, "probes", group=claims)
 _register(claim.check, "check", group=claims)
 app.add_typer(claims, name="claim")
 _register(demo.demo, "demo")
+
+
+@app.command("help", cls=Command)
+def _help(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", autocompletion=_commands, help="As basis, or claim check."),
+    ] = None,
+) -> None:
+    """Say what a command does and takes."""
+    typer.main.get_command(app).main([*(words or ()), "--help"], prog_name="vitnull")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def basis(
         float | None,
         number(
             most=1,
-            help="Singular values up to RTOL times the largest count as zero. Default: eps of the stored weights.",
+            help="Singular values up to RTOL times the largest count as zero. [default: eps of the stored weights]",
         ),
     ] = None,
     per_channel: Annotated[

@@ -12,6 +12,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_pairs import paired, tell_lonely
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
+    NAMES_MODEL,
     JsonlOption,
     ModelOptions,
     OutputOptions,
@@ -53,7 +54,7 @@ def check(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
+            **NAMES_MODEL,
             parser=given,
             help="Who answers for both files: a timm name, hf-hub:, local-dir:, demo. Repeatable. "
             "[env var: VITNULL_MODEL; default: no model]",
@@ -77,7 +78,7 @@ def check(
     reading: ReadingOption = "timm",
     shard: ShardOption = None,
     workers: Annotated[
-        int | None, whole(most=1024, help="Pairs at work at once. [default: one a core, up to 4]")
+        int | None, whole(most=1024, help="Pairs at work at once. [default: one a core, up to 4; on a GPU 2]")
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,

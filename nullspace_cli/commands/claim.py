@@ -7,6 +7,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import (
+    NAMES_MODEL,
     ModelArgument,
     ModelOptions,
     OutOption,
@@ -167,6 +168,7 @@ def check(
         str | None,
         typer.Argument(
             metavar="SUSPECT",
+            autocompletion=NAMES_MODEL["autocompletion"],
             parser=given,
             help="A model, as for basis, whose weights are at hand. [default: by --answers]",
         ),

@@ -17,7 +17,9 @@ def demo(
         "vitnull-demo"
     ),
     images: Annotated[int, whole(least=10, most=500, help="Validation images to measure on.")] = 200,
-    device: Annotated[str, typer.Option(envvar="VITNULL_DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", envvar="VITNULL_DEVICE", help="auto, cpu, cuda or cuda:N.")
+    ] = "auto",
     seed: Annotated[int, whole(least=0, most=2**32 - 1, help="Seed of the noise.")] = 0,
     output: OutputOptions,
     console: Console,

@@ -8,6 +8,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import (
+    NAMES_MODEL,
     ModelOptions,
     OutputOptions,
     ReadingOption,
@@ -33,7 +34,7 @@ CONTROLS: tuple["Control", ...] = ("shuffle", "uniform")
 def evaluate(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", envvar="VITNULL_MODEL", help="As for basis. Not with --results alone."),
+        typer.Argument(**NAMES_MODEL, envvar="VITNULL_MODEL", help="As for basis. Not with --results alone."),
     ] = None,
     files: Annotated[
         list[Path] | None,

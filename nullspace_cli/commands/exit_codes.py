@@ -2,10 +2,15 @@
 
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SIGNALS = 128
+"""Codes from here on are of processes that were ended from without."""
+INTERRUPTED, TERMINATED = SIGNALS + signal.SIGINT, SIGNALS + signal.SIGTERM
 
 EXIT_CODES = {
     0: "done",
@@ -14,9 +19,9 @@ EXIT_CODES = {
     3: "a check failed",
     4: "some inputs failed",
     5: "no exact nullspace",
+    INTERRUPTED: "interrupted",
+    TERMINATED: "terminated",
 }
-SIGNALS = 128
-"""Codes from here on are of processes that were ended from without."""
 
 
 @contextmanager

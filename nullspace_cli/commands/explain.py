@@ -19,6 +19,7 @@ from nullspace_cli.commands.image_files import (
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
+    NAMES_MODEL,
     FilesFromOption,
     JsonlOption,
     ModelOptions,
@@ -52,7 +53,10 @@ def explain(
         ),
     ] = "",
     model: Annotated[
-        str, typer.Option(envvar="VITNULL_MODEL", help="Who is explained: a timm name, hf-hub:, local-dir:, demo.")
+        str,
+        typer.Option(
+            **NAMES_MODEL, envvar="VITNULL_MODEL", help="Who is explained: a timm name, hf-hub:, local-dir:, demo."
+        ),
     ] = DEFAULT_MODEL,
     class_: Annotated[
         str | None,

@@ -10,6 +10,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.image_files import images_but_target
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
+    NAMES_MODEL,
     BasisOption,
     ModelOptions,
     OutputOptions,
@@ -37,7 +38,10 @@ def fool(
     ],
     *,
     model: Annotated[
-        str, typer.Option(envvar="VITNULL_MODEL", help="Whom to fool: a timm name, hf-hub:, local-dir:, demo.")
+        str,
+        typer.Option(
+            **NAMES_MODEL, envvar="VITNULL_MODEL", help="Whom to fool: a timm name, hf-hub:, local-dir:, demo."
+        ),
     ] = DEFAULT_MODEL,
     sources: Annotated[
         Path | None,

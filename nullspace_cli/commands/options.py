@@ -15,8 +15,6 @@ import typer
 if TYPE_CHECKING:
     from nullspace_cli.engine.models.model_request import ModelRequest
 
-MODEL_PANEL, OUTPUT_PANEL = "Model and run", "Output"
-
 DEFAULT_MODEL = "vit_small_patch32_224"
 
 MANY = 1_000_000
@@ -30,6 +28,7 @@ def number(
     above: bool = False,
     infinite: bool = False,
     kind: type[float] = float,
+    metavar: str = "X",
     **details: Any,
 ) -> Any:
     """An option that takes a finite number from `least` to `most`. All do: typer's own let nan and inf through.
@@ -40,14 +39,14 @@ def number(
         kind: float or int.
     """
     parse = functools.partial(read_number, least=least, most=most, above=above, infinite=infinite, kind=kind)
-    vars(parse)["__name__"] = kind.__name__.upper()  # which older versions of typer show for want of a metavar
+    vars(parse)["__name__"] = kind.__name__  # which older versions of typer ask for
     low, high = None if above else least, None if most == MANY else most  # for --help alone
-    return typer.Option(*names, parser=parse, min=low, max=high, **details)
+    return typer.Option(*names, parser=parse, min=low, max=high, metavar=metavar, **details)
 
 
-def whole(*names: str, least: int = 1, most: int = MANY, **details: Any) -> Any:
+def whole(*names: str, least: int = 1, most: int = MANY, metavar: str = "N", **details: Any) -> Any:
     """An option that takes a whole number."""
-    return number(*names, least=least, most=most, kind=int, **details)
+    return number(*names, least=least, most=most, kind=int, metavar=metavar, **details)
 
 
 def read_number(
@@ -100,10 +99,20 @@ def file_name(text: str | Path) -> Path:
     return path
 
 
+def _model_names(incomplete: str) -> list[str]:
+    """What a shell offers of models' names."""
+    from nullspace_cli.engine.models.timm_names import known_names
+
+    return [name for name in known_names() if name.startswith(incomplete)]
+
+
+NAMES_MODEL: Any = {"metavar": "MODEL", "autocompletion": _model_names}
+"""Of an argument or an option that takes a model."""
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL",
+        **NAMES_MODEL,
         envvar="VITNULL_MODEL",
         help="A timm name with or without tag, hf-hub:ORG/NAME, local-dir:PATH, or the embedded demo / demo-cnn.",
     ),
@@ -173,7 +182,6 @@ class ModelOptions:
             parser=path_name,
             help="Weights to load instead of the published ones: .safetensors, .pth, .pt, .ckpt, .bin, .npz, or the "
             ".index.json of several files.",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     checkpoint_key: Annotated[
@@ -182,7 +190,6 @@ class ModelOptions:
             metavar="KEY",
             parser=given,
             help="Which of the dictionaries in that file, as teacher or state_dict.net. [default: the one that fits]",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = None
     pretrained: Annotated[
@@ -190,7 +197,6 @@ class ModelOptions:
         typer.Option(
             "--pretrained/--no-pretrained",
             help="Published weights, or random ones for smoke tests.",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = True
     model_kwargs: Annotated[
@@ -200,28 +206,23 @@ class ModelOptions:
             metavar="K=V",
             parser=_keyword,
             help="Argument of timm.create_model; repeatable.",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = field(default_factory=list)
     device: Annotated[
         str,
         typer.Option(
+            metavar="DEVICE",
             envvar="VITNULL_DEVICE",
             help="auto, cpu, cuda or cuda:N. A missing device is an error.",
-            rich_help_panel=MODEL_PANEL,
         ),
     ] = "auto"
-    seed: Annotated[
-        int, whole(least=0, most=2**32 - 1, help="Seed of everything random.", rich_help_panel=MODEL_PANEL)
-    ] = 0
-    batch_size: Annotated[int, whole(help="Images in one forward pass.", rich_help_panel=MODEL_PANEL)] = 32
+    seed: Annotated[int, whole(least=0, most=2**32 - 1, help="Seed of everything random.")] = 0
+    batch_size: Annotated[int, whole(help="Images in one forward pass.")] = 32
     amp: Annotated[
         Literal["none", "bf16", "fp16"],
-        typer.Option(help="Mixed precision of forward passes.", rich_help_panel=MODEL_PANEL),
+        typer.Option(help="Mixed precision of forward passes."),
     ] = "none"
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use cached weights only.", rich_help_panel=MODEL_PANEL)
-    ] = False
+    offline: Annotated[bool, typer.Option("--offline", help="Use cached weights only.")] = False
 
     def files(self, name: str) -> list[Path]:
         """The files that a model's weights and configuration are read from, as far as they are the user's own."""
@@ -267,17 +268,11 @@ class ModelOptions:
 class OutputOptions:
     """How results and messages are given."""
 
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT_PANEL)] = False
-    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.", rich_help_panel=OUTPUT_PANEL)] = (
-        False
-    )
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Errors only on stderr.", rich_help_panel=OUTPUT_PANEL)
-    ] = False
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.", rich_help_panel=OUTPUT_PANEL)] = (
-        False
-    )
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", rich_help_panel=OUTPUT_PANEL)] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only on stderr.")] = False
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More on stderr.")] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False
 
     def require_one_form(self, *, jsonl: bool) -> None:
         """Of a command that can print lines as well."""

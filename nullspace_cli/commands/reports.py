@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import OUTPUT_PANEL, file_name, whole
+from nullspace_cli.commands.options import file_name, whole
 from nullspace_cli.commands.shards import Shard
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ class ReportOptions:
             metavar="FILE.html",
             parser=file_name,
             help="Write a page to look at: pictures to compare, worst first, and all figures; needs no network.",
-            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None
     report_size: Annotated[
         int,
-        whole("--report-size", most=MOST, metavar="MB", help="Room for pictures in it.", rich_help_panel=OUTPUT_PANEL),
+        whole("--report-size", most=MOST, metavar="MB", help="Room for pictures in it."),
     ] = 64
 
     def path(self, shard: Shard | None = None) -> Path | None:

@@ -20,6 +20,7 @@ from nullspace_cli.commands.image_files import (
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
+    NAMES_MODEL,
     BasisOption,
     FilesFromOption,
     JsonlOption,
@@ -56,7 +57,10 @@ def watermark(
     ] = None,
     *,
     model: Annotated[
-        str, typer.Option(envvar="VITNULL_MODEL", help="Whose answer stays: a timm name, hf-hub:, local-dir:, demo.")
+        str,
+        typer.Option(
+            **NAMES_MODEL, envvar="VITNULL_MODEL", help="Whose answer stays: a timm name, hf-hub:, local-dir:, demo."
+        ),
     ] = DEFAULT_MODEL,
     text: Annotated[
         str | None,
@@ -186,7 +190,7 @@ def watermark(
         ),
     ] = None,
     workers: Annotated[
-        int | None, whole(most=1024, help="Images at work at once. [default: 2, or as many as there are cores]")
+        int | None, whole(most=1024, help="Images at work at once. [default: one a core, up to 4; on a GPU 2]")
     ] = None,
     jsonl: JsonlOption = False,
     options: ModelOptions,

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+
+from nullspace_cli.demo.models import DEMO_MODELS
+from nullspace_cli.engine.models.timm_names import known_names
 
 SHELLS = {
     "bash": ".bash_completions/vitnull.sh",
@@ -29,9 +33,21 @@ def test_completion_is_installed(tmp_path: Path, shell: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [("vitnull wat", ["watermark"]), ("vitnull watermark --null", ["--nullspace"])]
+    ("words", "expected"),
+    [
+        ("vitnull wat", ["watermark"]),
+        ("vitnull watermark --null", ["--nullspace"]),
+        ("vitnull watermark --nullspace re", ["resize"]),
+        ("vitnull basis dem", ["demo", "demo-cnn"]),
+        ("vitnull explain --model vit_so400m_patch14_siglip_gap_8", ["vit_so400m_patch14_siglip_gap_896"]),
+        ("vitnull help cl", ["claim"]),
+    ],
 )
 def test_what_is_offered(tmp_path: Path, words: str, expected: list[str]) -> None:
     last = str(len(words.split()) - 1)
     offered = vitnull(tmp_path, _VITNULL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=last)
     assert offered.split() == expected
+
+
+def test_all_models_are_offered() -> None:
+    assert known_names() == [*DEMO_MODELS, *sorted(timm.list_models())]
