@@ -1,11 +1,16 @@
 """Documentation that is made from the code is up to date."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from nullspace_cli.engine.documents.commands.registry import DOCUMENTS, LINES
+from nullspace_cli.engine.documents.kinds import ARTEFACTS
+from nullspace_cli.engine.documents.meanings import MEANINGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,6 +19,25 @@ ROOT = Path(__file__).parent.parent
 def test_what_is_made_is_current(script: str) -> None:
     made = subprocess.run([sys.executable, f"docs/{script}", "--check"], cwd=ROOT, check=False)
     assert made.returncode == 0, "run `make docs`"
+
+
+OTHERS = {"model-folder.json", "transformers-config.json", "image-processor.json"}
+"""Files of timm's and transformers', whose keys are theirs to explain."""
+
+
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "docs/schemas").iterdir() if path.name not in OTHERS])
+def test_every_key_has_a_meaning(name: str) -> None:
+    schema = json.loads((ROOT / "docs/schemas" / name).read_text(encoding="utf-8"))
+    objects = {"": schema, **schema.get("$defs", {})}
+    keys = [(owner, key, node) for owner, found in objects.items() for key, node in found.get("properties", {}).items()]
+    assert len(keys) > 2
+    assert [f"{owner}.{key}" for owner, key, node in keys if not node.get("description")] == []
+
+
+def test_every_meaning_is_that_of_a_key() -> None:
+    models = [*DOCUMENTS.values(), *LINES.values(), *ARTEFACTS.values()]
+    said = "".join(json.dumps(model.model_json_schema()) for model in models)
+    assert [name for name, meaning in MEANINGS.items() if json.dumps(meaning)[1:-1] not in said] == []
 
 
 def test_every_schema_is_listed() -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nullspace_cli.engine.documents.meanings import meaning_of
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
 from nullspace_cli.engine.files.reading import MIB, read_bounded
 
@@ -26,7 +27,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="64 hexadecimal digits")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 def may_lack(why: str) -> Any:
@@ -34,10 +35,28 @@ def may_lack(why: str) -> Any:
     return Field(default=None, description=why)
 
 
+def _say_meanings(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Give each key of a schema a description: the declaration's own, else what keys of the name mean."""
+    owners = [owner.__name__ for owner in model.__mro__]
+    for key, node in schema.get("properties", {}).items():
+        own, meaning = node.get("description"), meaning_of(owners, key)
+        if meaning and own and key not in schema.get("required", ()):
+            node["description"] = f"{meaning}; {own}"  # which says when the key is there
+        elif meaning and not own:
+            node["description"] = meaning
+
+
 class Document(BaseModel):
     """Keys with types that are taken as they are: "1" is no number, true is none, and neither are NaN and infinity."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        defer_build=True,
+        json_schema_extra=_say_meanings,
+    )
 
     @classmethod
     def checked(cls, document: Mapping[str, Any], *, indent: int | None = None, sort_keys: bool = False) -> str:
@@ -146,13 +165,13 @@ def _in_words(failure: ValidationError, model: type[BaseModel], where: str) -> s
     more = len({tuple(map(str, other["loc"])) for other in faults}) - 1
     others = f" There are {more} more such faults." if more > 1 else ""
     if fault["type"] == "missing":
-        return f"{where} lacks {place}; expected {_expected(node, schema)}.{others}"
+        return f"{where} lacks {place}; expected {in_words(node, schema)}.{others}"
     if fault["type"] == "value_error":
         text = str(fault["msg"]).removeprefix("Value error, ")
         return f"{where}: {place + ': ' if place else ''}{text}.{others}"
     found = describe(fault["input"])
     start = f"{where}: {place} is" if place else f"{where} holds"
-    return f"{start} {found}; expected {_expected(node, schema)}.{others}"
+    return f"{start} {found}; expected {in_words(node, schema)}.{others}"
 
 
 def describe(value: Any) -> str:
@@ -180,7 +199,7 @@ def _cut(text: str) -> str:
 
 def _place(location: tuple[int | str, ...], schema: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """A place in a document as "results[3].match_percent", and what the schema says of it."""
-    node, names = _resolved(schema, schema), ""
+    node, names = resolved(schema, schema), ""
     for step in location:
         inner = _inner(node, step, schema)
         if inner is None:
@@ -191,8 +210,8 @@ def _place(location: tuple[int | str, ...], schema: Mapping[str, Any]) -> tuple[
 
 
 def _inner(node: Mapping[str, Any], step: int | str, schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    node = _resolved(node, schema)
-    for part in (node, *(_resolved(option, schema) for option in node.get("anyOf", ()))):
+    node = resolved(node, schema)
+    for part in (node, *(resolved(option, schema) for option in node.get("anyOf", ()))):
         if isinstance(step, int) and "items" in part:
             return part["items"]
         if isinstance(step, int) and "prefixItems" in part:
@@ -204,7 +223,7 @@ def _inner(node: Mapping[str, Any], step: int | str, schema: Mapping[str, Any]) 
     return None
 
 
-def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
     while "$ref" in node:
         node = schema["$defs"][node["$ref"].rpartition("/")[2]]
     return node
@@ -217,17 +236,18 @@ NAMES = {
     "boolean": "true or false",
     "null": "null",
 }
+PATTERNS = {"^[0-9a-f]{64}$": "64 hexadecimal digits", "^[1-9][0-9]*/[1-9][0-9]*$": "I/N"}
 BOUNDS = {
     "minimum": "of at least", "exclusiveMinimum": "above", "maximum": "of at most", "exclusiveMaximum": "below",
     "minLength": "of at least", "maxLength": "of at most",
 }  # fmt: skip
 
 
-def _expected(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def in_words(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     """What a schema wants, in words."""
-    node = _resolved(node, schema)
+    node = resolved(node, schema)
     if "anyOf" in node:
-        return " or ".join(dict.fromkeys(_expected(option, schema) for option in node["anyOf"]))
+        return " or ".join(dict.fromkeys(in_words(option, schema) for option in node["anyOf"]))
     if "const" in node:
         return _shown(node["const"])
     if "enum" in node:
@@ -236,13 +256,11 @@ def _expected(node: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
     if kind == "array":
         low, high = node.get("minItems"), node.get("maxItems")
         count = f"{low} values" if low == high and low is not None else "values"
-        return (
-            f"a list of {count}, each {_expected(node['items'], schema)}" if "items" in node else f"a list of {count}"
-        )
+        return f"a list of {count}, each {in_words(node['items'], schema)}" if "items" in node else f"a list of {count}"
     if kind == "object":
         keys = list(node.get("properties", {}))
         return "an object" + (f" with {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}" if keys else "")
-    if "pattern" in node and "description" in node:
-        return str(node["description"])
+    if "pattern" in node:
+        return PATTERNS.get(node["pattern"]) or str(node["description"])
     bounds = " and ".join(f"{words} {node[name]:g}" for name, words in BOUNDS.items() if name in node)
     return f"{NAMES.get(str(kind), 'something else')} {bounds}".rstrip()

@@ -32,7 +32,7 @@ class ClaimCommit(Run):
     files_sha256: dict[str, Sha256]
     embedding_sha256: Sha256 | None
     in_chans: Natural = may_lack("where the model has patches")
-    patch_size: Pair | None = may_lack("where it is not known")
+    patch_size: Pair | None = may_lack("where it is known")
     rank: Count | None
     nullity: Count | None
     rtol: Share = may_lack("where the model has patches")

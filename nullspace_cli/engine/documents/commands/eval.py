@@ -16,9 +16,7 @@ class Eval(Run):
     schema_: Literal["vitnull/eval/1"] = Field(alias="schema")
     data: str
     split: str
-    reading: Reading = may_lack(
-        "how the model was given the files; of documents that were written since it is a choice"
-    )
+    reading: Reading = may_lack("of documents that were written since it is a choice")
     exit_code: ExitCode | None = may_lack("of documents that were written before it was said")
     transform: str
     images: Natural
