@@ -20,6 +20,7 @@ from nullspace_cli.commands.console import Console, discard_stdout, fill_closed_
 from nullspace_cli.commands.exit_codes import INTERRUPTED, TERMINATED, exit_code_on_file
 from nullspace_cli.commands.help_pages import Command, environment, exit_codes
 from nullspace_cli.commands.options import OutputOptions, expand_groups
+from nullspace_cli.commands.streams import Streams
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """Of all that typer says of arguments; where it lives depends on typer's version."""
@@ -89,7 +90,10 @@ def _bounded(run: Callable[..., int | None], *, shared: bool) -> Callable[..., N
             with console.listening():
                 if not shared:
                     _require_one_process()
-                code = run(*arguments, console=console, output=output, **options) or 0
+                with Streams(console) as streams:
+                    options = streams.stand_in(run, options)
+                    code = run(*arguments, console=console, output=output, **options) or 0
+                    streams.send()
             console.flush()
         except KeyboardInterrupt:
             console.error("Interrupted; nothing is left half-written.")

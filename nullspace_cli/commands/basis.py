@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutOption, OutputOptions, artifact_stem, number
+from nullspace_cli.commands.file_kinds import OutOption
+from nullspace_cli.commands.options import ModelArgument, ModelOptions, OutputOptions, artifact_stem, number
 from nullspace_cli.commands.outputs import claim, refuse_stream
 from nullspace_cli.commands.rendering.basis import render, render_spectrum
 
@@ -53,9 +54,6 @@ def basis(
     <model>.basis.png is a preview; where there is no nullspace, of how much of each frequency the layers read.
     """
     path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
-    if path.suffix.lower() == ".png":
-        raise typer.BadParameter(f"{path}: a basis is a safetensors file; .png is its preview's", param_hint="--out")
-
     picture = path.with_suffix(".png")
     if preview:
         refuse_stream(path, "its preview is written beside it; add --no-preview")

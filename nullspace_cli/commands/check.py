@@ -18,8 +18,8 @@ from nullspace_cli.commands.options import (
     OutputOptions,
     ReadingOption,
     given,
+    image_name,
     number,
-    path_name,
     read_number,
     whole,
 )
@@ -31,13 +31,13 @@ from nullspace_cli.commands.shards import ShardOption, shard_of
 
 def check(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", parser=path_name, help="An image, or a folder of images.")
+        Path, typer.Argument(metavar="SOURCE", parser=image_name, help="An image, or a folder of images.")
     ],
     result: Annotated[
         Path,
         typer.Argument(
             metavar="RESULT",
-            parser=path_name,
+            parser=image_name,
             help="What has become of it, by whatever tool; or a folder, whose images are matched by their names.",
         ),
     ],

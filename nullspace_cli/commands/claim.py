@@ -6,21 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.file_kinds import PLOT, OutOption, to_write
 from nullspace_cli.commands.options import (
     NAMES_MODEL,
     ModelArgument,
     ModelOptions,
-    OutOption,
     OutputOptions,
     ReadingOption,
     artifact_stem,
-    file_name,
     given,
     number,
     path_name,
     whole,
 )
-from nullspace_cli.commands.outputs import claim, refuse_stream
+from nullspace_cli.commands.outputs import claim
 from nullspace_cli.commands.rendering.claim import render_check, render_commit, render_probes
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ def check(
     ] = None,
     level: Annotated[float, number(most=1, above=True, help="Largest p-value that is called derived.")] = DEFAULT_LEVEL,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Draw what was found, as a PNG.")
+        Path | None, typer.Option(metavar="FILE", parser=to_write(PLOT), help="Draw what was found.")
     ] = None,
     options: ModelOptions,
     output: OutputOptions,
@@ -209,7 +208,6 @@ def check(
     references = list(dict.fromkeys(reference or ()))
     read = [claim_file, answers, *(path for name in (suspect, *references) if name for path in options.files(name))]
     if plot:
-        refuse_stream(plot, "a picture")
         claim([plot], read, force=output.force)
 
     from nullspace_cli.engine.models.loading import load_model

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,23 +28,61 @@ class Described(Protocol):
 
 
 class Console:
-    """Where one run of a command puts its result and its messages."""
+    """Where one run of a command puts its result and its messages.
+
+    Attributes:
+        names: what files are called that stand in for others.
+    """
 
     def __init__(self, options: OutputOptions) -> None:
         self.options = options
+        self.names: dict[str, str] = {}
+        self._stdout_is_taken = False
         self.started = time.monotonic()
 
     def line(self, text: str = "") -> None:
         """A line of the human result, with nothing in it that a terminal would obey."""
-        self._out(_visible(text))
+        self._out(_visible(self._called(text)))
 
     def _out(self, text: str) -> None:
         """To stdout; a character that its encoding lacks is shown by its code."""
+        if self._stdout_is_taken:
+            self.note(text)
+            return
         if sys.stdout is None:  # the process was started with it closed
             return
         encoding = sys.stdout.encoding
         with _to_stdout():
             sys.stdout.write(f"{text}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+    def leave_stdout(self) -> None:
+        """Leave stdout to a file that will be sent there; what people are told goes to stderr."""
+        self._stdout_is_taken = True
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether somebody looks at stdout."""
+        return sys.stdout is not None and sys.stdout.isatty()
+
+    def send(self, file: Path) -> None:
+        """A file's bytes, to stdout."""
+        if sys.stdout is None:
+            return
+        with _to_stdout(), file.open("rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+
+    def _called(self, value: Any) -> Any:
+        """Texts, and documents of them, with the names that people know."""
+        if not self.names:
+            return value
+        if isinstance(value, str):
+            for name, known in self.names.items():
+                value = value.replace(name, known)
+            return value
+        if isinstance(value, Mapping):
+            return {self._called(key): self._called(part) for key, part in value.items()}
+        return [self._called(part) for part in value] if isinstance(value, list | tuple) else value
 
     def flush(self) -> None:
         if sys.stdout is None:
@@ -68,7 +107,7 @@ class Console:
         """One line of a machine's result, sent off at once; `name` is that of its declaration."""
         from nullspace_cli.engine.documents.commands.registry import checked_line
 
-        self._out(checked_line(name, record))
+        self._out(checked_line(name, self._called(record)))
         self.flush()
 
     @contextmanager
@@ -120,7 +159,7 @@ class Console:
     def note(self, text: str) -> None:
         """What is going on, unless --quiet."""
         if not self.options.quiet:
-            print(_visible(in_flags(text)), file=sys.stderr, flush=True)  # noqa: T201
+            print(_visible(in_flags(self._called(text))), file=sys.stderr, flush=True)  # noqa: T201
 
     def detail(self, text: str) -> None:
         """What is going on, if --verbose."""
@@ -155,7 +194,7 @@ class Console:
             logger.removeHandler(handler)
 
     def error(self, text: str) -> None:
-        print(f"vitnull: error: {_visible(in_flags(text))}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"vitnull: error: {_visible(in_flags(self._called(text)))}", file=sys.stderr, flush=True)  # noqa: T201
 
     def trace(self, text: str) -> None:
         """Where an error was raised: many lines."""
@@ -174,7 +213,7 @@ class Console:
             "seed": seed,
             "seconds": round(time.monotonic() - self.started, 3),
             "versions": {"vitnull": __version__, "torch": version("torch"), "timm": version("timm")},
-            **body,
+            **self._called(body),
         }
         checked_document(document)
         return document

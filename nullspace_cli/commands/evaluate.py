@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.file_kinds import DOCUMENT, LINES, PLOT, TABLE, to_write
 from nullspace_cli.commands.options import (
     NAMES_MODEL,
     ModelOptions,
@@ -15,7 +16,6 @@ from nullspace_cli.commands.options import (
     SkipBadOption,
     TransformOption,
     WorkersOption,
-    file_name,
     given,
     number,
     path_name,
@@ -87,15 +87,17 @@ def evaluate(
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write the results as a table.")
+        Path | None, typer.Option(metavar="FILE", parser=to_write(TABLE), help="Write the results as a table.")
     ] = None,
     per_image: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", parser=file_name, help="Write a JSON record a line for each image and noise."),
+        typer.Option(
+            metavar="FILE", parser=to_write(LINES), help="Write a JSON record a line for each image and noise."
+        ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", parser=file_name, help="Draw match and mse over the size of the noise, as a PNG."),
+        typer.Option(metavar="FILE", parser=to_write(PLOT), help="Draw match and mse over the size of the noise."),
     ] = None,
     results: Annotated[
         list[Path] | None,
@@ -107,7 +109,7 @@ def evaluate(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="Write the JSON document."),
+        typer.Option("--out", "-o", metavar="FILE", parser=to_write(DOCUMENT), help="Write the JSON document."),
     ] = None,
     reading: ReadingOption = "timm",
     options: ModelOptions,

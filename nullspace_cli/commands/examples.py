@@ -35,12 +35,20 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "demo": (("vitnull demo", "Everything, in about a minute, into vitnull-demo/; index.html is the page."),),
     "claim commit": (
-        ("vitnull claim commit demo", "Writes demo.claim.safetensors; publish the digest that it prints."),
-        ("vitnull claim commit demo --reveal -o revealed.safetensors", "For a judge, later: the same digest."),
+        (
+            "vitnull claim commit vit_small_patch32_224",
+            "Publish the digest that it prints.",
+        ),
+        (
+            "vitnull claim commit vit_small_patch32_224 --reveal -o revealed.safetensors",
+            "For a judge, later.",
+        ),
     ),
     "claim probes": (
         ("vitnull claim probes revealed.safetensors --images demo --count 4 --out-dir probes", "Images to ask with."),
     ),
-    "claim check": (("vitnull claim check revealed.safetensors demo", "Is this model derived from the claim's?"),),
+    "claim check": (
+        ("vitnull claim check revealed.safetensors vit_small_patch32_224", "Is this one derived from the claim's?"),
+    ),
     "help": (("vitnull help watermark", "As vitnull watermark --help."),),
 }

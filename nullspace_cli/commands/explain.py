@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.file_kinds import PLOT, to_write
 from nullspace_cli.commands.image_files import (
     check_outputs,
     ending_in,
@@ -26,7 +27,7 @@ from nullspace_cli.commands.options import (
     NulOption,
     OutputOptions,
     ReadingOption,
-    file_name,
+    image_name,
     number,
     path_name,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 def explain(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", parser=path_name, help="Images or folders of images.")
+        list[Path] | None, typer.Argument(metavar="IMAGE...", parser=image_name, help="Images or folders of images.")
     ] = None,
     *,
     method: Annotated[
@@ -91,7 +92,7 @@ def explain(
         ),
     ] = False,
     plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Draw the curves of --faithfulness.")
+        Path | None, typer.Option(metavar="FILE", parser=to_write(PLOT), help="Draw the curves of --faithfulness.")
     ] = None,
     compare_noise: Annotated[
         float | None,
@@ -117,8 +118,6 @@ def explain(
     output.require_one_form(jsonl=jsonl)
     if plot and not faithfulness:
         raise typer.BadParameter("it draws the curves of --faithfulness; add that", param_hint="--plot")
-    if plot and plot.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{plot}: plots are PNG files", param_hint="--plot")
 
     taken = shard_of(shard, console)
     plot = taken.own(plot, "--plot")

@@ -16,6 +16,7 @@ from nullspace_cli.commands.options import (
     OutputOptions,
     ReadingOption,
     RoundingOption,
+    image_name,
     number,
     path_name,
     read_number,
@@ -32,7 +33,7 @@ def fool(
         list[Path],
         typer.Argument(
             metavar="SOURCE TARGET",
-            parser=path_name,
+            parser=image_name,
             help="What the network sees, then what people see; with --sources TARGET alone.",
         ),
     ],

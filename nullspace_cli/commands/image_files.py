@@ -231,16 +231,12 @@ def plan_outputs(
     base = out_dir or Path()
     stems = stems_of([place for _, place in images])
     pairs = [
-        (source, out or base / stem.with_name(f"{stem.name}.watermarked.{_format_of(source, format)}"))
+        (source, out or base / stem.with_name(f"{stem.name}.watermarked.{format_of(source, format)}"))
         for (source, _), stem in zip(images, stems, strict=True)
     ]
     extra = [path for path in single.values() if path]
-    if out and (fault := _no_place(out)):
-        raise typer.BadParameter(f"{out}: {fault}", param_hint="--out")
-    if (picture := single.get("--diff")) and picture.suffix.lower() != ".png":
-        raise typer.BadParameter(f"{picture}: the picture of the noise is a .png", param_hint="--diff")
     if out:
-        refuse_stream(out, "a watermark is read back and measured; name a file")
+        refuse_stream(out, "a watermark is read back and measured; name a file", companions=False)
     shared = [page] if page else []
     refuse_clashes([*(target for _, target in pairs), *extra, *shared], [*(source for source, _ in pairs), *read])
 
@@ -261,22 +257,8 @@ def plan_outputs(
     return Planned(todo, skipped, broken | unfit)
 
 
-def _no_place(out: Path) -> str | None:
-    """Why a watermark cannot be written there, as far as the name says."""
-    from nullspace_cli.engine.files.containers import ENDINGS, JPEG_ENDINGS, container_of, is_jpeg
-    from nullspace_cli.engine.files.paths import is_folder
-
-    if str(out) == "-":
-        return "the result is read back and measured; name a file"
-    if is_folder(out):
-        return "it is a folder; name it by --out-dir"
-    if container_of(out) or is_jpeg(out):
-        return None
-    fault = f"no mark is kept in a {out.suffix}" if out.suffix else "it has no ending that says the format"
-    return f"{fault}; use one of {', '.join([*ENDINGS, *JPEG_ENDINGS])}"
-
-
-def _format_of(source: Path, format: str) -> str:
+def format_of(source: Path, format: str) -> str:
+    """The format of a source's result: the one that is asked for; of "same" the source's, PNG where that is none."""
     return _FORMAT_OF.get(source.suffix.lower(), "png") if format == "same" else format
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.file_kinds import OutOption
 from nullspace_cli.commands.options import (
     DataOption,
     ModelArgument,
     ModelOptions,
-    OutOption,
     OutputOptions,
     ReadingOption,
     SkipBadOption,
@@ -173,8 +173,6 @@ def _plan(
     """The file of each noise, and that of the picture."""
     if out and (out_dir or len(limits) > 1):
         raise typer.BadParameter("names the file of one noise; use --out-dir for several limits", param_hint="--out")
-    if out and out.suffix.lower() == ".png":
-        raise typer.BadParameter(f"{out}: noise is a safetensors file; .png is its preview's", param_hint="--out")
     if out:
         return (out,), out.with_suffix(".png")
     from nullspace_cli.engine.text import shortest

@@ -91,6 +91,11 @@ def path_name(text: str | Path) -> Path:
     return Path(given(str(text)))
 
 
+def image_name(text: str | Path) -> Path:
+    """A parser of arguments: the path of an image; - is stdin, for which a file will stand in."""
+    return path_name(text)
+
+
 def file_name(text: str | Path) -> Path:
     """A parser of options: the path of a file to write, which a folder's name is not."""
     path = path_name(text)
@@ -117,11 +122,6 @@ ModelArgument = Annotated[
         help="A timm name with or without tag, hf-hub:ORG/NAME, local-dir:PATH, or the embedded demo / demo-cnn.",
     ),
 ]
-OutOption = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="FILE", parser=file_name, help="Where to write the result."),
-]
-
 FilesFromOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", parser=path_name, help="Read more image names from FILE, one a line; - is stdin."),

@@ -24,16 +24,20 @@ def claim(written: Sequence[Path], read: Iterable[Path | None], *, force: bool) 
         check_output(path, force=force)
 
 
-def refuse_stream(path: Path, reason: str) -> None:
-    """Refuse a device or a pipe where the result is needed once more, or has companions.
+STAND_INS: set[Path | None] = set()
+"""Files that are written in the place of stdout, and can be read once more."""
+
+
+def refuse_stream(path: Path, reason: str, *, companions: bool = True) -> None:
+    """Refuse a device or a pipe where the result is needed once more, or has companions beside it.
 
     Raises:
         typer.BadParameter: it is one.
     """
     from nullspace_cli.engine.files.paths import is_stream
 
-    if is_stream(path):
-        raise typer.BadParameter(f"{path} is not a file: {reason}", param_hint="--out")
+    if is_stream(path) or (companions and path in STAND_INS):
+        raise typer.BadParameter(f"{'-' if path in STAND_INS else path} is not a file: {reason}", param_hint="--out")
 
 
 def refuse_clashes(written: Sequence[Path], read: Iterable[Path | None]) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.options import file_name, whole
+from nullspace_cli.commands.file_kinds import PAGE, STREAM, to_write
+from nullspace_cli.commands.options import whole
 from nullspace_cli.commands.shards import Shard
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class ReportOptions:
         typer.Option(
             "--report",
             metavar="FILE.html",
-            parser=file_name,
+            parser=to_write(PAGE),
             help="Write a page to look at: pictures to compare, worst first, and all figures; needs no network.",
         ),
     ] = None
@@ -41,10 +42,10 @@ class ReportOptions:
         """The page of this shard.
 
         Raises:
-            typer.BadParameter: it is not called .html, or all shards would write the one file.
+            typer.BadParameter: it is stdout, or all shards would write the one file.
         """
-        if self.report and self.report.suffix.lower() not in (".html", ".htm"):
-            raise typer.BadParameter(f"{self.report}: a report is a page, and called .html", param_hint="--report")
+        if self.report == STREAM:
+            raise typer.BadParameter("a page is written at the end of all; name a file", param_hint="--report")
         return (shard or Shard()).own(self.report, "--report")
 
     def gallery(self, path: Path | None, ranks: "Ranks | None" = None) -> "Gallery | None":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from nullspace_cli.commands.console import Console
+from nullspace_cli.commands.file_kinds import NOISE_PICTURE, TENSORS, WATERMARK, to_write
 from nullspace_cli.commands.image_files import (
     WATERMARKED_ENDINGS,
     Planned,
@@ -30,10 +31,12 @@ from nullspace_cli.commands.options import (
     ReadingOption,
     RoundingOption,
     file_name,
+    image_name,
     number,
     path_name,
     whole,
 )
+from nullspace_cli.commands.outputs import STAND_INS
 from nullspace_cli.commands.promises import exit_code_of
 from nullspace_cli.commands.rendering.watermark import render
 from nullspace_cli.commands.reports import ReportOptions, write_page
@@ -51,7 +54,7 @@ def watermark(
         list[Path] | None,
         typer.Argument(
             metavar="IMAGE... MARK",
-            parser=path_name,
+            parser=image_name,
             help="Images or folders of images, then the mark (as `cp`: it comes last).",
         ),
     ] = None,
@@ -158,8 +161,8 @@ def watermark(
             "--out",
             "-o",
             metavar="FILE",
-            parser=file_name,
-            help="The .png, .webp (lossless), .tif or .jpg to write, for one image.",
+            parser=to_write(WATERMARK),
+            help="The .png, .webp (lossless), .tif or .jpg to write, for one image; - is stdout.",
         ),
     ] = None,
     out_dir: Annotated[
@@ -181,12 +184,18 @@ def watermark(
         ),
     ] = False,
     diff: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=file_name, help="Write a picture of the noise, for one image.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=to_write(NOISE_PICTURE), help="Write a picture of the noise, for one image."
+        ),
     ] = None,
     float_: Annotated[
         Path | None,
         typer.Option(
-            "--float", metavar="FILE", parser=file_name, help="Write the exact solution before rounding, for one image."
+            "--float",
+            metavar="FILE",
+            parser=to_write(TENSORS),
+            help="Write the exact solution before rounding, for one image.",
         ),
     ] = None,
     workers: Annotated[
@@ -217,7 +226,7 @@ def watermark(
     if readers and nullspace == "patch":
         raise typer.BadParameter("the patch embeddings are one model's own; use --nullspace resize", param_hint="--for")
 
-    if out and format_ != "png":
+    if out and out not in STAND_INS and format_ != "png":
         raise typer.BadParameter("--out says the format by its ending", param_hint="--format")
     may_be_jpeg = format_ in ("jpg", "same") if out is None else out.suffix.lower() in (".jpg", ".jpeg")
     if may_be_jpeg and size == "model":

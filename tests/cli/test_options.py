@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.models import OptionInfo, ParameterInfo
 
 from nullspace_cli.commands.app import all_commands
-from nullspace_cli.commands.options import file_name, given, path_name, read_number
+from nullspace_cli.commands.file_kinds import KINDS, PLOT, WATERMARK, FileKind
+from nullspace_cli.commands.options import file_name, given, image_name, path_name, read_number
+from nullspace_cli.engine.files import containers
 from tests.conftest import Vitnull, contents
 
 NO_NUMBERS = ("nan", "-inf", "-1", "1e308", "-1e308", "", "x", "0x10", "1,5")
@@ -38,12 +41,17 @@ NUMBERS = [
     (command, spelling(name, info), info) for command, name, kind, info in declared() if types(kind) & {int, float}
 ]
 PATHS = [(command, name, info) for command, name, kind, info in declared() if Path in types(kind)]
-FILES = [(command, spelling(name, info)) for command, name, info in PATHS if info.parser is file_name]
+WRITTEN = [
+    (command, spelling(name, info), info.parser.keywords["kind"])
+    for command, name, info in PATHS
+    if isinstance(info.parser, partial) and isinstance(info.parser.keywords.get("kind"), FileKind)
+]
+FILES = [(command, option) for command, option, _ in WRITTEN]
 NAMES = [
     (command, spelling(name, info))
     for command, name, _, info in declared()
     if info.parser in (file_name, path_name, given) and isinstance(info, OptionInfo)
-]
+] + FILES
 
 
 def test_every_option_has_the_one_parser_of_its_kind() -> None:
@@ -51,7 +59,9 @@ def test_every_option_has_the_one_parser_of_its_kind() -> None:
     assert len(FILES) > 8
     numbers = [info.parser for _, _, info in NUMBERS]
     assert all(isinstance(parser, partial) and parser.func is read_number for parser in numbers)
-    assert {info.parser for _, _, info in PATHS} == {file_name, path_name}
+    others = [info.parser for _, _, info in PATHS if not isinstance(info.parser, partial)]
+    assert set(others) == {file_name, path_name, image_name}  # a file to read, any path, an image or stdin
+    assert len(others) + len(WRITTEN) == len(PATHS)
 
 
 @pytest.mark.parametrize(("command", "option", "info"), NUMBERS, ids=[f"{a} {b}" for a, b, _ in NUMBERS])
@@ -100,6 +110,30 @@ def test_folders_where_a_file_is_to_be_written(vitnull: Vitnull, command: str, o
         message = vitnull(*command.split(), f"{option}={name}", expect=2).message
         assert f"{name} is the name of a folder" in message, name
     assert contents() == ["there"]
+
+
+def test_endings_that_say_another_thing(vitnull: Vitnull, no_model: None) -> None:
+    assert {kind.words for _, _, kind in WRITTEN} == {kind.words for kind in KINDS}
+    for command, option, kind in WRITTEN:
+        for other in KINDS:
+            for ending in set(other.endings) - set(kind.endings):
+                message = vitnull(*command.split(), f"{option}=x{ending}", expect=2).message
+                assert f"x{ending}: {kind.words} is a {kind.endings[0]}" in message
+                assert f"{ending} is the ending of " in message
+    assert contents() == []
+
+
+@pytest.mark.parametrize(("command", "option", "kind"), [one for one in WRITTEN if one[2].chosen])
+def test_endings_that_choose_a_format(vitnull: Vitnull, command: str, option: str, kind: FileKind) -> None:
+    Path("there").mkdir()
+    for name, said in (("x", "no ending that says the format"), ("x.gif", "as .gif"), ("there", "it is a folder")):
+        assert said in vitnull(*command.split(), f"{option}={name}", expect=2).message
+    assert contents() == ["there"]
+
+
+def test_formats_are_those_that_are_written() -> None:
+    assert set(WATERMARK.endings) == {*containers.ENDINGS, *containers.JPEG_ENDINGS}
+    assert {ending.removeprefix(".") for ending in PLOT.endings} <= set(FigureCanvasAgg.filetypes)
 
 
 def test_folders_that_are_none(vitnull: Vitnull, photo: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.axis import Tick
@@ -35,16 +36,26 @@ def _quiet() -> Iterator[None]:
 _QUIETLY = Shared(_quiet)
 
 
+_STEADY: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "vitnull"}
+"""Of an SVG, letters as such and names that do not change."""
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": dict.fromkeys(("Date", "Creator")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+}
+"""What would make equal figures differ, by format; others have nothing of the kind."""
+
+
 def save_figure(path: Path, figure: Figure, *, force: bool = False) -> Path:
-    """Write a figure as PNG, without the creation data that would make equal figures differ.
+    """Write a figure in the format that the file's ending says, PNG where it has none.
 
     All texts are shown as they are. Names of models and classes may hold what matplotlib takes for formulas ($, ^, _),
     what is no character at all, or more than there is room for.
     """
     _show_texts(figure)
-    buffer = BytesIO()
-    with _QUIETLY:
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    buffer, format = BytesIO(), path.suffix.lower().removeprefix(".") or "png"
+    with _QUIETLY, matplotlib.rc_context(_STEADY):
+        figure.savefig(buffer, format=format, dpi=120, metadata=_UNDATED.get(format))
     return write_bytes(path, buffer.getvalue(), force=force)
 
 
@@ -52,9 +63,8 @@ def svg_of(figure: Figure) -> str:
     """A figure as the element of an HTML page, without a ground, its black in the colour of the text around it."""
     _show_texts(figure)
     buffer = StringIO()
-    # Letters as such, and names that do not change.
-    with _QUIETLY, matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vitnull"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator")))
+    with _QUIETLY, matplotlib.rc_context(_STEADY):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_UNDATED["svg"])
     drawn = buffer.getvalue()
     return drawn[drawn.index("<svg") :].replace("#000000", "currentColor")
 
