@@ -95,6 +95,8 @@ def check(
     names = list(dict.fromkeys(model or filter(None, [os.environ.get("VITNULL_MODEL")])))
     if options.checkpoint and len(names) != 1:
         raise typer.BadParameter("holds the weights of one model; give one --model", param_hint="--checkpoint")
+    if options.class_names and len(names) != 1:
+        raise typer.BadParameter("holds the classes of one model; give one --model", param_hint="--class-names")
     qualities = _qualities(jpeg)
     taken = shard_of(shard, console)
     page_path = report.path(taken)
@@ -137,7 +139,7 @@ def check(
     run.tell_refused()
     started = time.monotonic()
     jobs = [pair for pair in mine if pair.source not in run.failures]
-    with console.progress("pairs", len(jobs)) as advance:
+    with console.progress("comparing", "pairs", len(jobs)) as advance:
         for record in run.done(checker.each(jobs, workers or default_workers(device)), advance):
             run.add(record, _judge(console, record))
     if page_path or not jsonl:

@@ -142,7 +142,7 @@ def probes(
     make_folder(out_dir)
     files = [path for paths in probe_files(made, len(chosen), out_dir, format_) for path in paths]
     claim(files, [claim_file, *chosen.files()], force=output.force)
-    with console.progress("images", len(chosen)) as advance:
+    with console.progress("making probes", "images", len(chosen)) as advance:
         written = write_probes(made, chosen, transform, out_dir, format_, force=output.force, advance=advance)
     _, height, width = transform.input_size
     body = {

@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -111,23 +111,53 @@ class Console:
         self.flush()
 
     @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[], None]]:
-        """A bar with rate and time left, on a terminal; call what it gives for each item that is done."""
-        if self.options.quiet or total < 2 or not sys.stderr.isatty():
+    def progress(self, doing: str, what: str, total: int) -> Iterator[Callable[[], None]]:
+        """What goes on, on a terminal: a bar with rate and time left; of a single thing, at which stage it is.
+
+        Call what it gives for each item that is done.
+
+        Args:
+            doing: as "stamping".
+            what: that is counted.
+        """
+        if self.options.quiet or not total or not sys.stderr.isatty():
             yield lambda: None
             return
         from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            ProgressColumn,
+            SpinnerColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+        )
         from rich.text import Text
+
+        from nullspace_cli.engine.runtime.stages import stages_told
+
+        ended: list[float] = []  # when each was
 
         class Rate(ProgressColumn):
             def render(self, task: Task) -> Text:
-                return Text(f"{task.speed:.2f} {what}/s" if task.speed else "")
+                return Text(pace(what, total, ended, task.elapsed or 0.0))
 
-        columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+        counted = (BarColumn(), MofNCompleteColumn(), Rate()) if total > 1 else ()
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), *counted, TimeElapsedColumn())
         with Progress(*columns, console=Terminal(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda: bar.advance(task)
+            task = bar.add_task(doing, total=total)
+
+            def tell(stage: str) -> None:
+                bar.update(task, description=f"{doing}: {_visible(self._called(stage))}")
+
+            def advance() -> None:
+                bar.advance(task)
+                ended.append(bar.tasks[0].elapsed or 0.0)
+
+            with stages_told(tell) if total == 1 else nullcontext():
+                yield advance
 
     def table(self, rows: Iterable[tuple[str, object]]) -> None:
         """Names and values in two columns; rows whose value is None are left out."""
@@ -217,6 +247,21 @@ class Console:
         }
         checked_document(document)
         return document
+
+
+def pace(what: str, total: int, ended: Sequence[float], now: float) -> str:
+    """How many are done a second and how long the rest takes, by all that is done and not by the last few: several
+    threads end in bursts. Nothing before the first is done.
+
+    Args:
+        ended: when each was done; as `now`, in seconds from the beginning.
+    """
+    if not ended or not ended[-1]:
+        return ""
+    each = ended[-1] / len(ended)
+    left = max(0, round((total - len(ended)) * each - (now - ended[-1])))
+    speed = f"{1 / each:.1f} {what}/s" if each <= 1 else f"{each:.1f} s each"
+    return f"{speed}, {left // 60}:{left % 60:02d} left"
 
 
 def _visible(value: object, *, lines: bool = False) -> str:

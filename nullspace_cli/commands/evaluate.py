@@ -165,7 +165,7 @@ def evaluate(
         cases = read_cases(
             paths, loaded, chosen, sigmas=sigmas, trials=trials, seed=options.seed, bound=limit, notice=console.warn
         )
-        with console.progress("images", len(ranks.share(range(len(images))))) as advance:
+        with console.progress("evaluating", "images", len(ranks.share(range(len(images))))) as advance:
             found = evaluate(
                 loaded,
                 images,
@@ -189,6 +189,9 @@ def evaluate(
     write_results(document, found, out=out, csv=csv, per_image=per_image, force=output.force)
     if plot:
         draw_curves(plot, [*drawn, document], force=output.force)
+    for file in (out, csv, per_image, plot):
+        if file:
+            console.note(f"written: {file}")
     noises, pictures = galleries
     if page_path and noises is not None and pictures is not None:
         from nullspace_cli.engine.report.evaluate import page

@@ -174,7 +174,7 @@ def explain(
         mine = [job.only(chosen) for job in mine if job.source not in run.failures]
         if not ranks.first:
             make_folders([(job.source, file) for job in mine for file in job.files()], out_dir)
-        with console.progress("images", len(mine)) as advance:
+        with console.progress("explaining", "images", len(mine)) as advance:
             for group in explainer.each(mine):
                 done = list(run.done(group, advance))
                 measures.add(done)

@@ -138,6 +138,7 @@ def fool(
     from nullspace_cli.engine.adversarial.sources import choose_source
     from nullspace_cli.engine.files.two_readings import DifferenceNotice
     from nullspace_cli.engine.nullspace.lazy_model import LazyModel
+    from nullspace_cli.engine.runtime.stages import stage
     from nullspace_cli.engine.saliency.methods import choose, default_methods
     from nullspace_cli.engine.workflows.fool import report as reported
 
@@ -152,7 +153,7 @@ def fool(
     if source:
         choice, picture = None, read_picture(source, reading)
     else:
-        with console.progress("images", len(candidates)) as advance:
+        with console.progress("choosing a source", "images", len(candidates)) as advance:
             choice = choose_source(maker, candidates, wanted, source_class, advance, console.warn)
         picture = choice.picture
         console.detail(f"source {choice.path}, the best of {choice.candidates}")
@@ -160,10 +161,13 @@ def fool(
     DifferenceNotice(console.warn, reading)(str(picture.path), picture)
     if size == "native" and picture.reduced:
         console.warn(f"{artifacts.image} is {picture.reduced}: a PNG cannot hold what {picture.path} does")
-    done = reported(
-        maker, maker(picture, wanted), picture, target, artifacts, methods,
-        tolerance=tolerance, force=output.force, notice=console.warn,
-    )  # fmt: skip
+    with console.progress("fooling", "images", 1):
+        made = maker(picture, wanted)
+        stage("measuring, and maps")
+        done = reported(
+            maker, made, picture, target, artifacts, methods,
+            tolerance=tolerance, force=output.force, notice=console.warn,
+        )  # fmt: skip
 
     from nullspace_cli.engine.plots.fooling import draw_fooling
 

@@ -12,13 +12,13 @@ OTHERS = "Options"
 PANELS = {
     OTHERS: (),
     "Images and data": ("files_from", "nul", "shard", "data", "split", "count", "reading", "transform", "skip_bad"),
-    "The mark": ("text", "font", "treatment", "strength", "fit", "position", "margin", "scale", "opacity"),
+    "The mark": ("mark", "text", "font", "treatment", "strength", "fit", "position", "margin", "scale", "opacity"),
     "Files": (
         *("out", "out_dir", "format_", "quality", "skip_existing", "diff", "float_", "pictures", "preview", "csv"),
         *("per_image", "plot", "results", "report", "report_size"),
     ),
     "Model and run": (
-        *("model", "checkpoint", "checkpoint_key", "pretrained", "model_kwargs", "device", "seed"),
+        *("model", "class_names", "checkpoint", "checkpoint_key", "pretrained", "model_kwargs", "device", "seed"),
         *("batch_size", "amp", "offline", "workers"),
     ),
     "Output": ("json", "jsonl", "force", "quiet", "verbose", "debug", "help"),

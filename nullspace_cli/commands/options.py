@@ -199,6 +199,14 @@ class ModelOptions:
             help="Published weights, or random ones for smoke tests.",
         ),
     ] = True
+    class_names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            parser=path_name,
+            help="Names of the classes, for models that have none: a JSON list, {index: name}, or a name a line.",
+        ),
+    ] = None
     model_kwargs: Annotated[
         list[str],
         typer.Option(
@@ -228,7 +236,7 @@ class ModelOptions:
         """The files that a model's weights and configuration are read from, as far as they are the user's own."""
         from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 
-        found = self.weights_files()
+        found = [*self.weights_files(), *([self.class_names] if self.class_names else [])]
         if name.startswith("local-dir:"):
             with suppress(OSError, ValueError):  # for whoever builds the model to report
                 found += Path(name.removeprefix("local-dir:")).iterdir()
@@ -244,7 +252,9 @@ class ModelOptions:
 
     def published(self, name: str) -> "ModelRequest":
         """The request for a further model, with weights of its own."""
-        return replace(self, checkpoint=None, checkpoint_key=None, pretrained=True, model_kwargs=[]).request(name)
+        return replace(
+            self, checkpoint=None, checkpoint_key=None, class_names=None, pretrained=True, model_kwargs=[]
+        ).request(name)
 
     def request(self, name: str, device: str | None = None) -> "ModelRequest":
         """The request for a model, on another device than was asked for if one is given."""
@@ -261,6 +271,7 @@ class ModelOptions:
             offline=self.offline,
             seed=self.seed,
             checkpoint_key=self.checkpoint_key,
+            class_names=self.class_names,
         )
 
 

@@ -55,10 +55,16 @@ def watermark(
         typer.Argument(
             metavar="IMAGE... MARK",
             parser=image_name,
-            help="Images or folders of images, then the mark (as `cp`: it comes last).",
+            help="Images or folders of images, then the mark (as `cp`: it comes last); - is stdin.",
         ),
     ] = None,
     *,
+    mark: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", parser=image_name, help="The mark, where it is not the last of FILES: all are images then."
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -213,7 +219,9 @@ def watermark(
     no weights are read then, and nothing is downloaded. Elsewhere the model's patch embeddings stay.
     """
     given = list(files or [])
-    mark_path = None if text is not None else _mark_of(given)
+    if mark is not None and text is not None:
+        raise typer.BadParameter("the mark is either a picture or letters", param_hint="--mark")
+    mark_path = None if text is not None else mark or _mark_of(given, files_from)
     if font is not None and text is None:
         raise typer.BadParameter("letters nothing without --text", param_hint="--font")
     output.require_one_form(jsonl=jsonl)
@@ -285,7 +293,13 @@ def watermark(
         if mark_path is None:
             design = TextDesign.read(str(text), font, *drawn)
         else:
-            design = Design(read_mark(mark_path, told), *drawn)
+            logo = read_mark(mark_path, told)
+            if mark is None and logo.like_a_photo:
+                told(
+                    f"{mark_path} is taken for the mark, for it comes last, and it looks like a photo. If it is one "
+                    "to be marked, name the mark by --mark."
+                )
+            design = Design(logo, *drawn)
         ranks.agree("marks", design.sha256[:12])
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
         gallery = report.gallery(page_path, ranks)
@@ -300,7 +314,7 @@ def watermark(
         if jobs:
             pipeline.prepare()
         started = time.monotonic()
-        with console.progress("images", len(jobs)) as advance:
+        with console.progress("stamping", "images", len(jobs)) as advance:
             for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
                 console.detail(f"{done.record['source']} -> {done.record['output']}")
                 run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
@@ -327,10 +341,18 @@ def watermark(
         return run.exit_code
 
 
-def _mark_of(given: list[Path]) -> Path:
+def _mark_of(given: list[Path], listed: Path | None) -> Path:
     """Take the mark off the end of the arguments."""
-    if not given:
-        raise typer.BadParameter("give at least one image and then the mark: vitnull watermark photo.jpg logo.png")
+    if not given or (len(given) == 1 and not listed):
+        named = f"{given[0]} is the only one named; " if given else ""
+        raise typer.BadParameter(
+            f"{named}give at least one image and then the mark: vitnull watermark photo.jpg logo.png; or --text"
+        )
+
+    from nullspace_cli.engine.files.paths import is_folder
+
+    if is_folder(given[-1]):
+        raise typer.BadParameter(f"the last name is the mark's, and {given[-1]} is a folder; name the mark by --mark")
     return given.pop()
 
 

@@ -75,6 +75,7 @@ WATERMARKED: dict[str, Any] = {
     "readers": [{"reader": str, "input_pixels_changed": Number, "rms": Number, "max": int}],
     "verified": bool | None,
     "diff": str | None,
+    "diff_gain": float | None,
     "float": str | None,
     "seconds": Number,
 }
@@ -254,6 +255,7 @@ FOOL: dict[str, Any] = {
     "saliency_png": ({}, None),
     "solver": WATERMARKED["solver"],
     "verified": bool,
+    "noise_gain": float | None,
     "artifacts": {"image": str, "exact": str | None, "noise": str, "sheet": str},
 }
 

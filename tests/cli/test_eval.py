@@ -518,8 +518,18 @@ def test_plots(evaluate: Vitnull, vitnull: Vitnull, noises: dict[str, Path]) -> 
     run = ("demo", noises["encoder"], noises["basis"], "--controls", "shuffle", "--count", "3")
     document = evaluate(*run, "--out", "a.json", "--plot", "a.png", "--json").document
     assert json.loads(Path("a.json").read_text()) == document
-    evaluate(*run, "--results", "a.json", "--plot", "b.png")
+    said = evaluate(*run, "--results", "a.json", "--plot", "b.png", "--csv", "b.csv").stderr
+    assert "written: b.csv\nwritten: b.png\n" in said
     assert vitnull("eval", "--results", "a.json", "--plot", "c.png").stdout == "c.png\n"
+    for file, format in {"c.jpg": "JPEG", "c.webp": "WEBP", "c.tiff": "TIFF", "c.PNG": "PNG"}.items():
+        vitnull("eval", "--results", "a.json", "--plot", file)
+        with Image.open(file) as picture:
+            assert picture.format == format
+    for file, start in {"c.svg": b"<?xml", "c.pdf": b"%PDF"}.items():
+        for name in (file, f"again.{file}"):
+            vitnull("eval", "--results", "a.json", "--plot", name)
+        assert Path(file).read_bytes().startswith(start)
+        assert Path(file).read_bytes() == Path(f"again.{file}").read_bytes()
     again = vitnull("eval", "--results", "a.json", "--results", "a.json", "--plot", "d.png", "--json").document
     assert again == {"schema": "vitnull/eval-plot/1", "plot": "d.png", "results": ["a.json", "a.json"]}
     for name in "abcd":

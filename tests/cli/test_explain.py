@@ -328,3 +328,15 @@ def test_results_replace_neither_each_other_nor_an_image(explain: Vitnull, no_mo
     shutil.copy(photo, "photo.gradient.png")
     outcome = explain("photo.png", "photo.gradient.png", "--force", expect=2)
     assert "would replace its own input photo.gradient.png" in outcome.message
+
+
+def test_names_of_classes(vitnull: Vitnull, photo: Path) -> None:
+    names = [f"name {i}" for i in range(10)]
+    Path("names.txt").write_text("\n".join(names))
+    run = ("explain", photo, "--model", "demo", "--class-names", "names.txt")
+    (record,) = vitnull(*run, "--class", "name 7", "--json").document["images"]
+    assert record["explained"] == {"class": 7, "label": "name 7"}
+    assert record["prediction"]["label"] == names[record["prediction"]["class"]]
+    Path("names.txt").write_text("\n".join(names[:9]))
+    assert "names.txt names 9 classes; the model has 10" in vitnull(*run, "--force", expect=1).message
+    assert "There is no file no.txt" in vitnull(*run[:-1], "no.txt", "--force", expect=1).message

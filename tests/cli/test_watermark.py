@@ -601,3 +601,31 @@ def test_kinds_of_images(
         image.convert("RGB").save("loaded.png")
     first, second = stamp(f"variant.{suffix}", "loaded.png", "--force").document["images"]
     assert (first["reading"], first["before"], first["size"]) == ("timm", second["before"], second["size"])
+
+
+# A mark that was forgotten
+
+
+def test_a_photo_in_the_place_of_the_mark(vitnull: Vitnull, photo: Path, logo: Path, tiny_vit: tuple[str, ...]) -> None:
+    many = np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)
+    Image.fromarray(many).save("b.jpg", quality=95)
+    run = ("--scale", "0.2", "--min-legibility", "0", "--nullspace", "resize", "--model", *tiny_vit, "--force")
+    said = "b.jpg is taken for the mark, for it comes last, and it looks like a photo"
+    assert said in vitnull("watermark", photo, "b.jpg", *run).message
+    for marked in ((photo, "--mark", "b.jpg"), (photo, logo)):
+        assert "taken for the mark" not in vitnull("watermark", *marked, *run).message
+    records = vitnull("watermark", photo, "b.jpg", "--mark", logo, *run, "--json").document["images"]
+    assert [record["source"] for record in records] == [str(photo), "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("a.jpg", "a.jpg is the only one named; give at least one image and then the mark"),
+        ("a.jpg there", "the last name is the mark's, and there is a folder"),
+        ("a.jpg --mark b.png --text x", "either a picture or letters"),
+    ],
+)
+def test_no_mark(vitnull: Vitnull, no_model: None, line: str, said: str) -> None:
+    Path("there").mkdir()
+    assert said in vitnull("watermark", *line.split(), expect=2).message

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import figure, input_of, input_of_both
+from nullspace_cli.commands.rendering.values import figure, gained, input_of, input_of_both
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
@@ -33,7 +33,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
                 f"p = {solver['norm']}, {solver['status']}, residual {solver['residual']:.1e}, gap {solver['gap']:.1e}",
             ),
             ("exact", None if preview else files["exact"]),
-            ("noise", files["noise"]),
+            ("noise", gained(files["noise"], document["noise_gain"])),
             ("sheet", files["sheet"]),
         ]
     )

@@ -57,3 +57,8 @@ def input_of_both(record: Mapping[str, Any]) -> str:
 def _changed(record: Mapping[str, Any]) -> list[str]:
     shares = [record[f"input_pixels_changed{reading}"] for reading in ("", "_shown")]
     return ["-" if s is None else "bit-identical" if s == 0 else f"{s:.4%} changed" for s in shares]
+
+
+def gained(file: str, gain: float | None) -> str:
+    """A picture of noise, and how its levels are to be read."""
+    return f"{file} ({f'gain {gain:.3g}; ' if gain else ''}mid-grey is no change)"

@@ -7,6 +7,7 @@ from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.rendering.values import (
     alone,
     answer,
+    gained,
     input_of,
     input_of_both,
     model_line,
@@ -97,7 +98,7 @@ def _render_one(console: Console, record: Mapping[str, Any], model: str) -> None
             ),
             ("JPEG", _jpeg(record)),
             *_lines_of_readers(record["readers"]),
-            ("noise", record["diff"]),
+            ("noise", record["diff"] and gained(record["diff"], record["diff_gain"])),
             ("exact", record["float"]),
             ("seconds", record["seconds"]),
         ]

@@ -16,10 +16,12 @@ from torch import nn
 from nullspace_cli.demo.drawing import CLASSES
 from nullspace_cli.demo.models import DEMO_MODELS, WEIGHTS
 from nullspace_cli.engine.documents.base import read_json
+from nullspace_cli.engine.documents.class_names import EXPECTED, read_class_names
 from nullspace_cli.engine.documents.model_folder import ModelFolder
 from nullspace_cli.engine.errors import ModelError, first_line, is_out_of_memory
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.files.hub import failed_fetch, hub_access, is_failed_fetch
+from nullspace_cli.engine.files.reading import require_regular
 from nullspace_cli.engine.models.arguments import SEE_KWARGS, is_modest, refuse_arguments, within_bounds
 from nullspace_cli.engine.models.checkpoints import load_checkpoint, require_finite, require_floats
 from nullspace_cli.engine.models.data_config import data_config_of, transform_of
@@ -50,6 +52,8 @@ def load_model(request: ModelRequest) -> Model:
     """
     if request.checkpoint is not None:
         require_file(request.checkpoint)  # before anything slow
+    if request.class_names is not None:
+        require_regular(request.class_names, EXPECTED, ModelError)
     device = resolve_device(request.device)
     demo = DEMO_MODELS.get(request.name)
     with WITHOUT_WARNINGS:
@@ -66,6 +70,8 @@ def load_model(request: ModelRequest) -> Model:
             built = _build(request)
             config = data_config_of(built.module, built.name)
     module, name, weights, labels, synsets = built
+    if request.class_names is not None:
+        labels = read_class_names(request.class_names, int(getattr(module, "num_classes", 0)))
     require_finite(module.state_dict(), f"{name} ({weights})")
     module.eval().requires_grad_(False)
     weights_sha256 = hash_state(module.state_dict())  # here: from a device they would have to come back

@@ -23,6 +23,7 @@ class ModelRequest:
         batch_size: images in one forward pass.
         offline: use cached weights only.
         checkpoint_key: which of the checkpoint's dictionaries, or behind which prefix; found by fitting if None.
+        class_names: a file with the names of the classes, in place of the model's own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelRequest:
     offline: bool = False
     seed: int = 0
     checkpoint_key: str | None = None
+    class_names: Path | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_key is not None and self.checkpoint is None:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from nullspace_cli.engine.documents.base import read_json
 from nullspace_cli.engine.documents.commands.eval import Eval
 from nullspace_cli.engine.errors import ArtifactError
-from nullspace_cli.engine.plots.figure import GREY, PALETTE, save_figure
+from nullspace_cli.engine.plots.figure import GREY, PALETTE, plain_ticks, save_figure
 from nullspace_cli.engine.text import shortest
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -91,6 +91,8 @@ def curves_figure(documents: Sequence[Mapping[str, Any]]) -> Figure:
         left.set(xlabel=name, ylabel=first[1])
         moved = any(result[second[0]] for _, result in chosen)  # noise of zeros moves nothing
         right.set(xlabel=name, ylabel=second[1], yscale="log" if moved else "linear")
+        if moved:
+            plain_ticks(right.yaxis, (result[second[0]] for _, result in chosen if result[second[0]]))
         if first[0] == "match_percent":
             left.set_ylim(-3, 103)
     handles = [Line2D([], [], color=color, lw=3, label=series.label) for series, color in colors.items()]

@@ -1,16 +1,17 @@
 """What all figures share: how they are written, and colours."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.axis import Tick
+from matplotlib.axis import Axis, Tick
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.runtime.process import Shared
@@ -79,6 +80,15 @@ def _show_texts(figure: Figure) -> None:
             room = figure.get_size_inches()[1 if text.get_rotation() == 90 else 0] * 72
             most = int(room / (LETTER * float(text.get_fontsize())))
             text.set_text("\n".join(shortened(line, most) for line in lines))
+
+
+def plain_ticks(axis: Axis, values: Iterable[float]) -> None:
+    """Ticks as people write numbers, on a logarithmic axis that may lie within one power of ten."""
+    shown = [value for value in values if value > 0]
+    narrow = bool(shown) and max(shown) < 30 * min(shown)
+    axis.set_major_locator(MaxNLocator(5, min_n_ticks=3) if narrow else LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def shades(count: int) -> list[tuple[float, ...]]:

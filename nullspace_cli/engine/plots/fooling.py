@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nullspace_cli.engine.adversarial.report import Report
 from nullspace_cli.engine.models.classes import name_of
 from nullspace_cli.engine.plots.figure import save_figure
-from nullspace_cli.engine.plots.heat_maps import overlay
+from nullspace_cli.engine.plots.heat_maps import draw_scale, overlay
 from nullspace_cli.engine.plots.parts import most_changed
 from nullspace_cli.engine.watermark.result import Pixels
 
@@ -42,7 +42,7 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
     bands = -(-count // WIDEST)
     across = -(-count // bands)
     lines = CAPTION * (4 if record["bounded"] else 6)
-    size = CELL * across + 0.4, bands * (3 * CELL * height / width + lines)
+    size = CELL * across + (1.2 if report.maps else 0.4), bands * (3 * CELL * height / width + lines)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(hspace=0.01, wspace=0.01)  # type: ignore[union-attr, call-arg]
     axes = figure.subplots(3 * bands, across, squeeze=False)
@@ -64,6 +64,8 @@ def draw_fooling(path: Path, report: Report, *, force: bool = False) -> Path:
             axis.imshow(upright(overlay(view, saliency)))
         for axis, pair, other in zip(column[1:], PAIRS, ("transformed", "source"), strict=True):
             axis.set_xlabel(_likeness(record, method, pair, other), fontsize=12)
+    if report.maps:
+        draw_scale(figure, list(axes.flat))
     return save_figure(path, figure, force=force)
 
 

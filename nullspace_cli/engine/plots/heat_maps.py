@@ -1,9 +1,15 @@
 """Heat maps over images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +32,14 @@ def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArr
     scaled = (values - low) / (high - low) if high > low else torch.zeros_like(values)
     array: NDArray[np.float64] = scaled.clamp(0, 1).numpy()
     return array
+
+
+def draw_scale(figure: Figure, axes: Sequence[Axes]) -> None:
+    """What the colours mean, beside maps that are each drawn on a scale of its own."""
+    colours = ScalarMappable(Normalize(0, 1), COLOURS)
+    bar = figure.colorbar(colours, ax=list(axes), shrink=0.6, pad=0.01, ticks=(0, 1))
+    bar.ax.set_yticklabels(["least", f"{CAP:.1%}\nquantile"], fontsize=9)
+    bar.set_label("evidence, magnitude; each map's own scale", fontsize=9)
 
 
 def overlay(

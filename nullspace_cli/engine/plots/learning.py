@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nullspace_cli.engine.noise.trainer import LearningResult
-from nullspace_cli.engine.plots.figure import save_figure, shades
+from nullspace_cli.engine.plots.figure import plain_ticks, save_figure, shades
 from nullspace_cli.engine.text import shortest
 
 
@@ -22,6 +23,8 @@ def draw_losses(path: Path, model: str, learned: Sequence[LearningResult], *, fo
     axes.set(xlabel="optimiser step", ylabel="loss", title=f"{model}: noise from U(-lim, lim), lim beside its curve")
     if any(loss > 0 for _, losses in learned for loss in losses):  # else there is nothing to take the logarithm of
         axes.set_yscale("log")
+        plain_ticks(axes.yaxis, (loss for _, losses in learned for loss in losses))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     steps = max(len(losses) for _, losses in learned)
     axes.set_xlim(0, 1.1 * steps)  # with room for the limits
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.plots.figure import GREY, save_figure
+from nullspace_cli.engine.plots.heat_maps import draw_scale
 from nullspace_cli.engine.saliency.faithfulness import FRACTIONS, FaithfulnessOfMany
 
 Pixels = UInt8[NDArray[np.uint8], "h w 3"]
@@ -24,7 +25,7 @@ def draw_saliency(
     rows = -(-len(panels) // 6)
     columns = -(-len(panels) // rows)
     height, width, _ = image.shape
-    figure = Figure(figsize=(2.3 * columns, (2.3 * height / width + 0.25) * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.3 * columns + 0.8, (2.3 * height / width + 0.25) * rows + 0.3), layout="constrained")
     figure.suptitle(title, fontsize=13)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
@@ -32,6 +33,7 @@ def draw_saliency(
     for axis, (name, picture) in zip(axes, panels.items(), strict=False):
         axis.imshow(picture)
         axis.set_title(name, fontsize=11)
+    draw_scale(figure, list(axes))
     return save_figure(path, figure, force=force)
 
 

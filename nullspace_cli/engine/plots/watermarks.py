@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nullspace_cli.engine.plots.figure import save_figure
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.engine.watermark.result import noise_picture
+from nullspace_cli.engine.watermark.result import Watermarked, noise_gain, noise_picture
 from nullspace_cli.engine.watermark.verification import WatermarkedFile
 
 
@@ -19,7 +19,7 @@ def draw_watermarks(path: Path, done: Sequence[WatermarkedFile], *, force: bool 
     axes = figure.subplots(3, len(done), squeeze=False)
     for column, (result, _, record) in zip(axes.T, done, strict=True):
         pictures = (result.source, result.pixels, noise_picture(result))
-        words = [_answer(record["before"]), _answer(record["after"]), "noise"]
+        words = [_answer(record["before"]), _answer(record["after"]), _noise(result)]
         for axis, picture, text in zip(column, pictures, words, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
@@ -42,7 +42,7 @@ def draw_native(path: Path, done: WatermarkedFile, transform: EvalTransform, *, 
         "source": result.source[part],
         "wanted": result.wanted[part],
         f"watermarked (correlation {record['mark_correlation']:.2f})": result.pixels[part],
-        "noise": noise_picture(result)[part],
+        _noise(result): noise_picture(result)[part],
         f"what the model sees: {seen}": transform.input_pixels(result.pixels),
     }
     figure = Figure(figsize=(17, 3.8), layout="constrained")
@@ -64,3 +64,8 @@ def _middle(marked: np.ndarray, side: int) -> tuple[slice, slice]:
 
 def _answer(answer: dict[str, Any] | None) -> str:
     return "" if answer is None else f"{answer['label'] or answer['class']} {answer['probability']:.2%}"
+
+
+def _noise(result: Watermarked) -> str:
+    gain = noise_gain(result)
+    return f"noise × {gain:.3g}" if gain else "no noise"

@@ -21,6 +21,7 @@ from scipy.ndimage import binary_dilation
 from nullspace_cli.engine.files.jpeg_decoding import LumaDecoder
 from nullspace_cli.engine.preimage.block_views import COMFORT, EDGE, SIDE, BlockView, Grid, Neighbourhood, Plane, room
 from nullspace_cli.engine.preimage.closest_vectors import closest_vectors
+from nullspace_cli.engine.runtime.stages import stage
 
 Coefficients = Int[NDArray[np.int32], "n m 8 8"]
 Blocks = Bool[NDArray[np.bool_], "n m"]
@@ -111,8 +112,10 @@ class LumaDescent:
         for sweeps in DESCENTS:
             if not self._wrong():
                 break
+            stage(f"rounding the coefficients, {self._wrong()} values off")
             self._descend(sweeps)
             self._see()
+        stage(f"repairing {self._wrong()} values")
         self._mend()
         self._give_back()
         return self.coefficients

@@ -10,6 +10,7 @@ from scipy.ndimage import maximum_filter
 
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
 from nullspace_cli.engine.preimage.problem import PreimageProblem, Rounded, halved
+from nullspace_cli.engine.runtime.stages import stage
 
 FEW = 50
 """Wrong values that are repaired one by one; more are better left to another try as a whole."""
@@ -136,6 +137,7 @@ class Repair:
         """Repair wrong values one after another, in place; what is wrong then."""
         if not wrong.any():
             return wrong
+        stage(f"repairing {wrong.sum()} values")
         for i, channel, j in np.argwhere(wrong).tolist():
             self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel), kicks)
         return self._passes(pixels) != problem.wanted

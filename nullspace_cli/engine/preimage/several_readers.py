@@ -25,6 +25,7 @@ from nullspace_cli.engine.preimage.pillow_passes import Levels
 from nullspace_cli.engine.preimage.problem import PreimageProblem, Rounded, halved
 from nullspace_cli.engine.preimage.repair import Repair
 from nullspace_cli.engine.preimage.solver import PreimageSolver
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.metric_feedback import MetricFeedback
 from nullspace_cli.engine.solvers.row_projection import RowProjection, RowsFound
 from nullspace_cli.engine.solvers.solution import Certificate, Status
@@ -109,6 +110,7 @@ class SeveralReaders:
         certificates: list[Certificate] = []
         stale = (target != source).any((1, 2))
         for k in range(ROUNDS):
+            stage(f"solving for {len(self._others) + 1} readers, round {k + 1} of at most {ROUNDS}")
             for rows in _chunks(np.flatnonzero(stale), ROWS):
                 certificates += self._solve(replace(problem, target=target), rows, pixels, change)
             wrong = self._passes(pixels) != problem.wanted

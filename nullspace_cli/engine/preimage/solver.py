@@ -23,6 +23,7 @@ from nullspace_cli.engine.preimage.kept import Kept
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, within_cell
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Rounded, halved
 from nullspace_cli.engine.preimage.repair import Repair
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.error_feedback import feedback_taps, round_along
 from nullspace_cli.engine.solvers.resize_projection import (
     Constraint,
@@ -86,6 +87,7 @@ class PreimageSolver:
                 projection, self._tensor(aims + beyond), y, max_iterations=8 if y is None else 4
             )
             J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
+            stage(f"rounding, attempt {k + 1}")
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
             found = Preimage(*self.repair(Rounded(pixels, wrong), problem), target, projection, solution)
             strayed = problem.astray(found.pixels)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
 from nullspace_cli.engine.solvers.solution import Certificate, Status
@@ -85,6 +86,7 @@ def project_near_view(
     y = torch.zeros_like(wanted) if start is None else start
     state = _state(problem, y)
     for iteration in range(max_iterations + 1):
+        stage(f"solving, step {iteration + 1} of at most {max_iterations + 1}")
         gradient = state.seen - wanted + slack * y
         solved = float((gradient * penalty.sigma).norm()) <= tolerance
         if solved or iteration == max_iterations:

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
 from nullspace_cli.engine.solvers.solution import Certificate, Status
 
@@ -255,6 +256,7 @@ def project_onto_view(
     if start is None:
         free.fill_(True)  # the first step is the closed form's, bounds or not
     for iteration in range(max_iterations):
+        stage(f"solving, step {iteration + 1} of at most {max_iterations}")
         largest, rms = _numbers(g.abs().max(), g.square().mean().sqrt())
         if largest <= tolerance:
             return DualPoint(y, g, iteration)

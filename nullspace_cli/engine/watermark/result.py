@@ -117,6 +117,21 @@ def shown_noise(noise: Shaped[NDArray[Any], "h w 3"]) -> Pixels:
     return picture
 
 
+def gain_of(noise: Shaped[NDArray[Any], "h w 3"], levels: float = 1.0) -> float | None:
+    """By how much `shown_noise` enlarges noise: levels drawn for one level of change; None where there is none.
+
+    Args:
+        levels: of the 255 in one unit of the noise.
+    """
+    largest = float(np.abs(noise).max(initial=0)) * levels
+    return 127 / largest if largest else None
+
+
+def noise_gain(result: Watermarked) -> float | None:
+    """That of `noise_picture`."""
+    return gain_of(result.pixels.astype(np.int16) - result.source)
+
+
 def save_float(
     path: Path,
     result: Watermarked,

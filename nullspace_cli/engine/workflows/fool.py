@@ -14,7 +14,7 @@ from nullspace_cli.engine.files.pictures import Picture, encode_like, encode_png
 from nullspace_cli.engine.files.writing import FilesTogether
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.saliency.methods import Method
-from nullspace_cli.engine.watermark.result import shown_noise
+from nullspace_cli.engine.watermark.result import gain_of, shown_noise
 
 
 class FoolFiles(NamedTuple):
@@ -69,6 +69,7 @@ def report(
         "source": str(source.path),
         "target": str(target),
         **done.record,
+        "noise_gain": gain_of(noise, 255),
         "artifacts": {name: str(path) if path else None for name, path in files._asdict().items()},
     }
     return replace(done, record=record)

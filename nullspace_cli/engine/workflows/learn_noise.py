@@ -111,7 +111,7 @@ class NoiseRun:
             self.notice(f"left out: {error}")
 
         mine = [i for i in range(plan.images) if owner(i, plan.step_images, self.ranks.world) == self.ranks.rank]
-        with self.progress("images", len(mine)) as advance:
+        with self.progress("reading images", "images", len(mine)) as advance:
             cache = ReferenceCache(
                 self.model, self.site, self.images, mine, self.transform, self.store,
                 workers=self.workers, skip=skip if self.skip_bad else None, notice=self.notice, advance=advance,
@@ -124,7 +124,7 @@ class NoiseRun:
     def _run(self, trainer: Trainer) -> None:
         saved = time.monotonic()
         try:
-            with self.progress("steps", trainer.plan.steps - trainer.done) as advance:
+            with self.progress("learning", "steps", trainer.plan.steps - trainer.done) as advance:
                 for done in trainer.steps():
                     advance()
                     now = time.monotonic()

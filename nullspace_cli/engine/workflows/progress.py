@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Given what is counted and how many there are: whom to tell of each that is done."""
+Progress = Callable[[str, str, int], AbstractContextManager[Callable[[], None]]]
+"""Given what is done, what is counted and how many there are: whom to tell of each that is done."""
 
 
 @contextmanager
-def unwatched(what: str, total: int) -> Iterator[Callable[[], None]]:
+def unwatched(doing: str, what: str, total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None

@@ -33,6 +33,7 @@ from nullspace_cli.engine.nullspace.lazy_model import LazyModel
 from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.report.watermark import show_watermark
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.watermark.design import Design, TextDesign
 from nullspace_cli.engine.watermark.further_readers import ForOneSize, FurtherReaders, changes
 from nullspace_cli.engine.watermark.input_constraint import require_distance
@@ -40,7 +41,7 @@ from nullspace_cli.engine.watermark.jpeg_size import JpegSize
 from nullspace_cli.engine.watermark.legibility import legibility
 from nullspace_cli.engine.watermark.model_size import ModelSize
 from nullspace_cli.engine.watermark.native_size import NativeSize, NullspaceChoice
-from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_picture, save_float
+from nullspace_cli.engine.watermark.result import Rounding, Watermarked, noise_gain, noise_picture, save_float
 from nullspace_cli.engine.watermark.verification import (
     Verification,
     WatermarkedFile,
@@ -185,6 +186,7 @@ class WatermarkPipeline:
         pictures: dict[WatermarkFiles, tuple[Picture | JpegPicture, Design]] = {}
         for job in jobs:
             try:
+                stage(f"reading {job.source}")
                 with within_memory(str(job.source)):
                     picture = read_picture(job.source, self.reading)
                     self._require_room(job, picture)
@@ -202,6 +204,7 @@ class WatermarkPipeline:
                 if isinstance(result, VitnullError):
                     raise result
                 picture = _picture_of(taken)
+                stage(f"writing and measuring {job.output}")
                 with within_memory(_sized(picture)):
                     done[job] = self._finish(job, picture, design, result)
             except VitnullError as error:
@@ -321,6 +324,7 @@ class WatermarkPipeline:
             **figures(result, verdict, self.tolerance, legibility(result)),
             "readers": changed,
             "diff": str(job.diff) if job.diff else None,
+            "diff_gain": noise_gain(result) if job.diff else None,
             "float": str(job.unrounded) if job.unrounded else None,
             "seconds": None,
         }

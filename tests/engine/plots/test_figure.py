@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from nullspace_cli.engine.plots.figure import save_figure
+from nullspace_cli.engine.plots.figure import plain_ticks, save_figure
 
 NAMES = [
     "$x^{",
@@ -58,3 +58,16 @@ def test_names_make_no_difference_to_what_is_drawn_of_them(tmp_path: Path) -> No
         save_figure(tmp_path / f"{i}.png", titled(name)).read_bytes() for i, name in enumerate(("$a$", "$b$", "a"))
     }
     assert len(pictures) == 3
+
+
+@pytest.mark.parametrize("values", [(2.7, 8.7), (0.14, 0.22), (1e-4, 3.0), (5.0, 5.1)])
+def test_a_logarithmic_axis_has_numbers_wherever_it_lies(tmp_path: Path, values: tuple[float, float]) -> None:
+    figure = Figure()
+    axes = figure.subplots()
+    axes.semilogy(values)
+    plain_ticks(axes.yaxis, values)
+    save_figure(tmp_path / "a.png", figure)
+    low, high = axes.get_ylim()
+    inside = [label for label, at in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True) if low <= at <= high]
+    assert len(inside) >= 2
+    assert [float(label.get_text()) for label in inside] == sorted({float(label.get_text()) for label in inside})

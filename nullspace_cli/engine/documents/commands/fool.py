@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from nullspace_cli.engine.documents.base import Document, Natural, NonNegative, may_lack
+from nullspace_cli.engine.documents.base import Document, Natural, NonNegative, Positive, may_lack
 from nullspace_cli.engine.documents.commands.run import Pair, Range, Run
 from nullspace_cli.engine.documents.shared import Answer, Solver, Verdict
 
@@ -70,6 +70,9 @@ class Fooled(Verdict):
     saliency_png: dict[str, MapSimilarities] | None
     solver: Solver
     verified: bool | None
+    noise_gain: Positive | None = Field(
+        description="levels of the picture of the change for one level of 255 of it, about mid-grey; null of no change"
+    )
     artifacts: Artifacts
 
 

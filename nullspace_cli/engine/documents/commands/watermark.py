@@ -48,6 +48,7 @@ class WatermarkImage(Verdict):
     readers: list[ReaderChange] = Field(description="by the files' own reading; empty without --for")
     verified: bool | None
     diff: str | None
+    diff_gain: Positive | None = Field(description="levels of that picture for one level of change, about mid-grey")
     float_: str | None = Field(alias="float")
     seconds: NonNegative
 
