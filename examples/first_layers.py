@@ -8,8 +8,8 @@ Networks are built without weights, on PyTorch's meta device, and their passes s
 image for a long while. What is no plain convolution is built with random weights and tested, once for all alike.
 """
 
+import argparse
 import json
-import sys
 import warnings
 from collections import Counter
 from contextlib import suppress
@@ -136,10 +136,13 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     warnings.filterwarnings("ignore")
-    backwards = "--backwards" in sys.argv
-    path, *names = (Path(word) for word in sys.argv[1:] if word != "--backwards")
-    wanted = [str(name) for name in names] or timm.list_models()
-    for name in reversed(wanted) if backwards else wanted:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--backwards", action="store_true", help="start from the other end")
+    options = parser.parse_args()
+    path, wanted = options.file, options.models or timm.list_models()
+    for name in reversed(wanted) if options.backwards else wanted:
         if all(row["name"] != name for row in read(path)):
             with path.open("a") as file:
                 file.write(json.dumps(row_of(name)) + "\n")

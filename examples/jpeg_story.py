@@ -5,6 +5,7 @@
 What the model is given is computed by timm alone.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,9 @@ MIDDLE = (slice(280, 720), slice(354, 926))
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         source, marked = Path(folder, "photo.jpg"), Path(folder, "marked.jpg")
         Image.fromarray(draw("test", 1, size=1280)[0][:960]).save(source, quality=90)
@@ -54,7 +58,7 @@ def main() -> None:
         axis.imshow(picture)
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel(title, fontsize=11)
-    figure.savefig(sys.argv[1], dpi=120)
+    figure.savefig(out, dpi=120)
 
 
 def model_input(path: Path) -> np.ndarray:

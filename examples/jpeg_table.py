@@ -6,6 +6,7 @@ The records of photos that are done go to the file RECORDS, one a line; called a
 the rows of all. What changed of the model's input is computed from the written files by timm and Pillow alone.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -29,8 +30,13 @@ TABLE_OF_50 = 57.625
 
 
 def main() -> None:
-    model, folder, file, *options = sys.argv[1:]
-    photos, records = sorted(Path(folder).rglob("*.jpg")), Path(file)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("records", type=Path)
+    given, options = parser.parse_known_args()
+    model, records = given.model, given.records
+    photos = sorted(given.folder.rglob("*.jpg"))
     done = read(records)
     for photo in photos:
         if str(photo) not in {record["source"] for record in done}:
@@ -57,7 +63,20 @@ def marked(photo: Path, model: str, options: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         mark, out = Path(name, "mark.png"), Path(name, "out.jpg")
         mark.write_bytes(encode_png(draw_logo()))
-        command = ["vitnull", "watermark", str(photo), str(mark), "-o", str(out), "--model", model, "--json", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "nullspace_cli",
+            "watermark",
+            str(photo),
+            str(mark),
+            "-o",
+            str(out),
+            "--model",
+            model,
+            "--json",
+            *options,
+        ]
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if not out.exists():
             return {**about, "done": False}

@@ -6,6 +6,7 @@ predictions kept, how the confidence moved, what the mark is like and how long i
 without FOLDER on the embedded models' validation drawings, at 512 pixels.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -18,26 +19,35 @@ from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine.files.pictures import encode_png
 
 DRAWINGS, SIDE = 500, 512
+DONE = (0, 3, 4)
+"""Exit codes of runs that say something: all well, a check failed, some images failed."""
 
 
 def main() -> None:
-    model, *rest = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("folder", nargs="?", help="of photos; by default drawings are made")
+    options, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mark = folder / "mark.png"
         mark.write_bytes(encode_png(draw_logo()))
-        if rest and not rest[0].startswith("-"):
-            images, rest = rest[0], rest[1:]
-        else:
-            images = str(folder / "drawings")
+        images = options.folder or str(folder / "drawings")
+        if not options.folder:
             (folder / "drawings").mkdir()
             for i in range(DRAWINGS):
                 (folder / "drawings" / f"{i:04d}.png").write_bytes(encode_png(draw("val", i, size=SIDE)[0]))
-        command = ["vitnull", "watermark", images, str(mark), "--model", model, "--out-dir", str(folder / "out")]
-        result = subprocess.run([*command, "--verify", "--json", *rest], stdout=subprocess.PIPE, text=True, check=False)
-        if result.returncode not in (0, 3):
+        command = [sys.executable, "-m", "nullspace_cli", "watermark", images, str(mark), "--model", options.model]
+        command += ["--out-dir", str(folder / "out"), "--verify", "--json", *rest]
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if result.returncode not in DONE:
             sys.exit(result.returncode)
-        print_row(model, json.loads(result.stdout))
+        document = json.loads(result.stdout)
+        if not document["images"]:
+            sys.exit("None of the images could be done.")
+        print_row(options.model, document)
+        if failed := document["summary"]["failed"]:
+            print(f"\n{failed} more could not be done; what failed is named above.", file=sys.stderr)
 
 
 def print_row(model: str, document: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Random weights: the table shows what the architecture leaves room for. Leave out --no-pretrained for published weights.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -29,17 +30,22 @@ MODELS = [
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL", default=MODELS)
+    models = parser.parse_args().models
     print("| model | patch (or image) → embedding | nullity | per channel |")
     print("| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
-        for name in sys.argv[1:] or MODELS:
+        for name in models:
             out = Path(folder) / "x.safetensors"
-            command = ["vitnull", "basis", name, "--no-pretrained", "--no-preview", "--no-check", "--compact", "--json"]
+            command = [sys.executable, "-m", "nullspace_cli", "basis", name, "--no-pretrained", "--no-preview"]
+            command += ["--no-check", "--compact", "--json"]
             result = subprocess.run(
                 [*command, "--force", "--out", str(out)], capture_output=True, text=True, check=False
             )
             if result.returncode not in (0, 5):
-                sys.exit(result.stderr)
+                print(result.stderr, end="", file=sys.stderr)
+                continue
             row = json.loads(result.stdout)
             per_channel = ", ".join(map(str, sorted(set(row.get("nullity_per_channel", [])))))
             what = "" if row["kind"] == "patch" else " of the image"

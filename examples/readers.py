@@ -5,8 +5,8 @@ with another Pillow in an environment of its own: `python -m venv old && old/bin
 `old/bin/python examples/readers.py SOURCE RESULT`.
 """
 
+import argparse
 import math
-import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata, util
 
@@ -103,4 +103,8 @@ def main(source: str, result: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source")
+    parser.add_argument("result")
+    options = parser.parse_args()
+    main(options.source, options.result)

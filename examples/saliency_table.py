@@ -75,9 +75,12 @@ def explained(images: list[Path], model: str, methods: str, sigma: str, rest: li
     ]
     command += ["--no-float", "--compare-noise", sigma, *rest]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
+    if result.returncode not in (0, 4):  # 4: some images failed
         sys.exit(result.stderr)
-    return json.loads(result.stdout)
+    document = json.loads(result.stdout)
+    if document["failures"]:
+        print(result.stderr, file=sys.stderr)
+    return document if document["images"] else sys.exit("None of the images could be done.")
 
 
 def cell(likeness: dict[str, Any], images: int) -> str:

@@ -5,6 +5,7 @@ scaled to it by Pillow's lanczos, and asks every MODEL about source and result: 
 Without IMAGE it takes the demo's drawings. Prints a row of a table for each picture.
 """
 
+import argparse
 import sys
 import time
 
@@ -19,12 +20,12 @@ MARK = vitnull.text_image("CONFIDENTIAL\n(c) 2026")
 
 
 def main() -> None:
-    given = sys.argv[1:]
-    size = None
-    if given[0] == "--size":
-        width, height = given[1].split("x")
-        size, given = (int(width), int(height)), given[2:]
-    names, images = given[: given.index("--")], given[given.index("--") + 1 :]
+    before, images = split(sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--size", type=lambda text: tuple(map(int, text.split("x"))), metavar="WIDTHxHEIGHT")
+    parser.add_argument("models", nargs="+", metavar="MODEL")
+    options = parser.parse_args(before)
+    size, names = options.size, options.models
     models = [vitnull.load_model(name, checkpoint=file or None) for name, _, file in (n.partition("=") for n in names)]
     print("| picture | size | readers | most changed | share | rms | largest | mean share | mark | kept | seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
@@ -32,6 +33,12 @@ def main() -> None:
         row(name.rpartition("/")[2], picture, size, models)
     for i in range(0 if images else DRAWINGS):
         row(f"drawing {i}", Image.fromarray(draw("val", i, size=SIDE)[0]), size, models)
+
+
+def split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before -- and what behind it."""
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
 def row(name: str, picture: Image.Image, size: tuple[int, int] | None, models: list[vitnull.Model]) -> None:
