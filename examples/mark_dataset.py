@@ -3,7 +3,7 @@
 python examples/mark_dataset.py IN.parquet OUT.parquet [PROCESSES]
 """
 
-import sys
+import argparse
 
 import datasets
 
@@ -11,11 +11,15 @@ import vitnull
 
 
 def main() -> None:
-    source, result, *processes = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", metavar="IN.parquet")
+    parser.add_argument("result", metavar="OUT.parquet")
+    parser.add_argument("processes", type=int, nargs="?", default=1)
+    options = parser.parse_args()
     stamper = vitnull.Stamper(text="(c) 2026", model="vit_small_patch32_224", nullspace="resize")
-    rows = datasets.load_dataset("parquet", data_files=[source], split="train")
-    marked = rows.map(stamper.on("image"), num_proc=int((processes or ["1"])[0]), desc="marked")
-    marked.to_parquet(result)
+    rows = datasets.load_dataset("parquet", data_files=[options.source], split="train")
+    marked = rows.map(stamper.on("image"), num_proc=options.processes, desc="marked")
+    marked.to_parquet(options.result)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python examples/mark_with_ray.py PHOTOS MARKED
 """
 
-import sys
+import argparse
 
 import ray
 
@@ -11,10 +11,15 @@ import vitnull
 
 
 def main() -> None:
-    photos, marked = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("photos")
+    parser.add_argument("marked")
+    options = parser.parse_args()
     stamper = vitnull.Stamper(text="(c) 2026", model="vit_small_patch32_224", nullspace="resize")
-    images = ray.data.read_images(photos, mode="RGB")
-    images.map_batches(stamper.on("image"), batch_size=8).write_images(marked, column="image", file_format="png")
+    images = ray.data.read_images(options.photos, mode="RGB")
+    images.map_batches(stamper.on("image"), batch_size=8).write_images(
+        options.marked, column="image", file_format="png"
+    )
 
 
 if __name__ == "__main__":

@@ -12,12 +12,18 @@ from nullspace_cli.demo.drawing import draw
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "library.py")  # which takes nothing
 NEEDED = {"choosing_sources.py", "first_layers.py", "jpeg_story.py", "jpeg_table.py", "native_watermarks.py"}
-NEEDED |= {"readers.py", "several_readers.py"}
+NEEDED |= {"mark_dataset.py", "mark_with_ray.py", "readers.py", "several_readers.py"}
 """Those that cannot do without an argument."""
+
+
+LIBRARIES = {"mark_dataset.py": "datasets", "mark_with_ray.py": "ray"}
+"""Those that are not ours to install."""
 
 
 def run(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
     """What a script ends with."""
+    if library := LIBRARIES.get(script):
+        pytest.importorskip(library)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
