@@ -294,9 +294,9 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail the test that loads a model: what it looks at is to be refused before."""
     from nullspace_cli.engine.models import loading
     from nullspace_cli.engine.nullspace import lazy_model
-    from nullspace_cli.engine.workflows import demo
+    from nullspace_cli.engine.workflows import common_inputs, demo
 
-    for module in (demo, loading, lazy_model):  # the others import it when they need it
+    for module in (common_inputs, demo, loading, lazy_model):  # the others import it when they need it
         monkeypatch.setattr(module, "load_model", lambda request: pytest.fail(f"{request.name} was loaded"))
 
 

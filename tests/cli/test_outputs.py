@@ -76,7 +76,8 @@ def test_no_input_is_written_over(
 ) -> None:
     before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
     message = vitnull(*command, output, "--force", expect=2).message
-    assert "would replace its own input" in message or "takes one image" in message
+    refused = ("would replace its own input", "takes one image", "is the ending of")
+    assert any(said in message for said in refused)
     assert {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()} == before
 
 
