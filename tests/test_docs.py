@@ -30,7 +30,7 @@ def test_every_key_has_a_meaning(name: str) -> None:
     schema = json.loads((ROOT / "docs/schemas" / name).read_text(encoding="utf-8"))
     objects = {"": schema, **schema.get("$defs", {})}
     keys = [(owner, key, node) for owner, found in objects.items() for key, node in found.get("properties", {}).items()]
-    assert len(keys) > 2
+    assert len(keys) > 1
     assert [f"{owner}.{key}" for owner, key, node in keys if not node.get("description")] == []
 
 
