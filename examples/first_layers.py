@@ -5,7 +5,8 @@ trained ones can only have more. FILE.jsonl takes one line an architecture; thos
 so that the walk can be interrupted, and a second process can start from the other end (`--backwards`).
 
 Networks are built without weights, on PyTorch's meta device, and their passes stopped once nothing has touched the
-image for a long while. What is no plain convolution is built with random weights and tested, once for all alike.
+image for a long while. What is no plain convolution is built once for all alike, and tested: with random weights in
+the first layers, up to which the pass goes; the large tensors behind them are left as memory gives them.
 """
 
 import argparse
@@ -18,14 +19,17 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from nullspace_cli.engine.models.reading_tape import Recorder, Tape
-from nullspace_cli.engine.models.stem import find_stem
+from nullspace_cli.engine.models.stem import stem_of
 
 ENOUGH = 400
 """Operations without the image, after which no network reads it any more."""
+LARGE = 1 << 22
+"""Numbers in tensors that are not worth filling: kernels that read an image have fewer."""
 
 
 class ReadError(Exception):
@@ -35,33 +39,49 @@ class ReadError(Exception):
 class Hasty(Recorder):
     """Stops a pass once nothing has touched the image for a while."""
 
-    idle = 0
+    def __init__(self, module: nn.Module, image: Tensor, enough: int) -> None:
+        super().__init__(module, image)
+        self.enough, self.idle, self.longest = enough, 0, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = self._count
         result = super().__torch_function__(func, types, args, kwargs)
-        self.idle = 0 if self._count > before else self.idle + 1
-        if self.readers and self.idle > ENOUGH:
+        if self._count > before:
+            self.longest, self.idle = max(self.longest, self.idle), 0
+        elif self.readers:
+            self.idle += 1
+        if self.idle > self.enough:
             raise ReadError
         return result
 
 
-def tape_of(name: str) -> Tape:
-    with torch.device("meta"):
-        module = timm.create_model(name).eval()
-        image = torch.zeros(1, *module.pretrained_cfg["input_size"])
-        with Hasty(module, image) as recorder, suppress(ReadError):
-            module(image)
-    return recorder.tape()
+class Unfilled(TorchFunctionMode):
+    """Leaves large tensors as they were allocated."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        first = next(iter((*args, *kwargs.values())), None)
+        if name.endswith("_") and not name.startswith("__") and isinstance(first, Tensor) and first.numel() > LARGE:
+            return first
+        return func(*args, **kwargs)
+
+
+def tape_of(module: nn.Module, enough: int = ENOUGH) -> tuple[Tape, int]:
+    """How a network reads the image, and how many operations lie at most between two that touch it."""
+    image = torch.zeros(1, *module.pretrained_cfg["input_size"], device=next(module.parameters()).device)
+    with Hasty(module.eval().requires_grad_(), image, enough) as recorder, suppress(ReadError):
+        module(image)
+    return recorder.tape(), recorder.longest
 
 
 def row_of(name: str) -> dict[str, Any]:
     """How an architecture reads the image: kind, numbers of the image, numbers that its first layers make of them."""
-    tape = tape_of(name)
+    with torch.device("meta"):
+        tape, longest = tape_of(timm.create_model(name))
     if tape.steps != tape.readers or len(tape.readers) != 1 or tape.readers[0].operation is not F.conv2d or tape.stray:
         shapes = [[arg.shape if isinstance(arg, Tensor) else arg for arg in step.args] for step in tape.steps]
         alike = repr([tape.input_size, [str(step.operation) for step in tape.steps], shapes])
-        return {"name": name, "size": tape.input_size, **tested(alike, name)}
+        return {"name": name, "size": tape.input_size, **tested(alike, name, tape, longest)}
     layer = tape.readers[0]
     image = torch.empty(1, *tape.input_size, device="meta")
     outputs = layer.operation(image, *layer.args[1:], **layer.kwargs)[0]
@@ -78,18 +98,14 @@ def row_of(name: str) -> dict[str, Any]:
 SEEN: dict[str, dict[str, Any]] = {}
 
 
-def tested(alike: str, name: str) -> dict[str, Any]:
+def tested(alike: str, name: str, tape: Tape, longest: int) -> dict[str, Any]:
     """What the tool itself finds, with random weights."""
     if alike not in SEEN:
-        module = timm.create_model(name).eval()
-        stem = find_stem(module, tuple(module.pretrained_cfg["input_size"]))
-        about: dict[str, Any] = {
-            "kind": stem.kind,
-            "reason": stem.reason,
-            "inputs": None,
-            "outputs": None,
-            "place": None,
-        }
+        with Unfilled():
+            module = timm.create_model(name)
+        stem = stem_of(tape_of(module, longest)[0], name)
+        about: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "place"))
+        about |= {"kind": stem.kind, "reason": stem.reason}
         if stem.image_map:
             about |= {"inputs": stem.image_map.inputs, "outputs": stem.image_map.outputs}
             if stem.weight is not None:

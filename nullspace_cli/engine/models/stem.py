@@ -49,19 +49,24 @@ class Stem:
     stored_eps: float = 0.0
 
 
-@differentiating
 def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
-    """Run the module once on an image of `input_size` (c, h, w) and see which layers read it first, and as what map.
+    """Run the module once on an image of `input_size` (c, h, w) and see which layers read it first, and as what map."""
+    return stem_of(record(module, input_size), type(module).__name__)
 
-    That they are that map is tested in float64 on other images, by the very operations that the network did.
+
+@differentiating
+def stem_of(tape: Tape, network: str) -> Stem:
+    """The map that a recording's readers are, tested in float64 on other images by the very operations it has.
+
+    Args:
+        network: what to call a reader that is the network itself, and no layer of it.
     """
-    tape = record(module, input_size)
     names = tuple(reader.layer for reader in tape.readers)
-    layers = tuple(f"{reader.layer or type(module).__name__}: {_describe(reader)}" for reader in tape.readers)
+    layers = tuple(f"{reader.layer or network}: {_describe(reader)}" for reader in tape.readers)
     reason = _in_the_way(tape)
     if reason:
         return Stem("not_affine", names, layers, reason)
-    image, nothing = tape.play(_noise(tape, 3)), tape.play(torch.zeros(1, *input_size, dtype=torch.float64))
+    image, nothing = tape.play(_noise(tape, 3)), tape.play(torch.zeros(1, *tape.input_size, dtype=torch.float64))
     branches = []
     for reader in tape.readers:
         reading, number = reading_of(tape, reader), reader.results[0]
@@ -69,7 +74,7 @@ def find_stem(module: nn.Module, input_size: tuple[int, int, int]) -> Stem:
             where = reader.layer or "the network itself"
             return Stem("not_affine", names, layers, f"{where} reads it by no convolution, however it is laid out")
         branches.append(reading.branch)
-    image_map = ImageMap(tuple(branches), input_size)
+    image_map = ImageMap(tuple(branches), tape.input_size)
     weight = _patch_weight(image_map)
     eps = max(stored_eps(weight_of(reader)) for reader in tape.readers)
     return Stem("affine" if weight is None else "patch", names, layers, "", image_map, weight, eps)
