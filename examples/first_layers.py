@@ -66,7 +66,7 @@ class Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def tape_of(module: nn.Module, enough: int = ENOUGH) -> tuple[Tape, int]:
+def tape_of(module: Any, enough: int = ENOUGH) -> tuple[Tape, int]:
     """How a network reads the image, and how many operations lie at most between two that touch it."""
     image = torch.zeros(1, *module.pretrained_cfg["input_size"], device=next(module.parameters()).device)
     with Hasty(module.eval().requires_grad_(), image, enough) as recorder, suppress(ReadError):

@@ -1,4 +1,4 @@
-"""`vitnull basis`: the exact nullspace of a model's first layers."""
+"""`vitnull basis`: the exact or the near nullspace of a model's first layers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -22,7 +22,8 @@ def basis(
         float | None,
         number(
             most=1,
-            help="Singular values up to RTOL times the largest count as zero. [default: eps of the stored weights]",
+            help="Singular values up to RTOL times the largest count as zero. Of whole images, 0.001 and more give the near "
+            "nullspace: what is read by at most RTOL times the largest. [default: eps of the stored weights]",
         ),
     ] = None,
     per_channel: Annotated[
@@ -50,8 +51,9 @@ def basis(
     """Compute the exact nullspace of MODEL's first layers.
 
     Of a patch embedding, <model>.basis.safetensors holds basis, row_space and singular_values. Of layers whose windows
-    overlap or lie side by side the nullspace is one of whole images; the file holds the map that projects onto it.
-    <model>.basis.png is a preview; where there is no nullspace, of how much of each frequency the layers read.
+    overlap or lie side by side the nullspace is one of whole images; the file holds the map that projects onto it, or
+    with --rtol the one by which noise is filtered. .basis.png is a preview; where there is no
+    nullspace, of how much the layers read.
     """
     path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
     picture = path.with_suffix(".png")
@@ -61,20 +63,22 @@ def basis(
 
     from nullspace_cli.engine.errors import NoNullspaceError
     from nullspace_cli.engine.models.loading import load_model
-    from nullspace_cli.engine.nullspace.basis import PatchBasis
+    from nullspace_cli.engine.nullspace.basis import PatchBasis, unread
     from nullspace_cli.engine.nullspace.basis_file import save_basis
     from nullspace_cli.engine.nullspace.check import check_basis
-    from nullspace_cli.engine.nullspace.stem_basis import find_first_layer_basis, find_spectra
+    from nullspace_cli.engine.nullspace.near_basis import find_basis_within
+    from nullspace_cli.engine.nullspace.stem_basis import StemBasis, find_spectra
     from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 
     loaded = load_model(options.request(model))
     console.detail(f"{loaded.name} on {loaded.device}, weights {loaded.weights} {loaded.weights_sha256[:12]}")
     stem = loaded.stem()
+    edges = {"unread": unread(loaded, stem)} if stem.weight is not None else {}
     try:
-        found = find_first_layer_basis(loaded, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
+        found = find_basis_within(loaded, space=space, rtol=rtol, per_channel=per_channel, stem=stem, seed=options.seed)
     except NoNullspaceError as error:
-        body = {**error.report, "check": None, "basis": None, "preview": None}
-        if error.report.get("kind") == "affine" and not per_channel:  # all is read, but some of it hardly
+        body = {**error.report, **edges, "check": None, "basis": None, "preview": None}
+        if error.report.get("kind") in ("patch", "affine") and not per_channel:  # all is read, but some of it hardly
             spectra = find_spectra(loaded, stem, space)
             body["spectrum"] = [spectrum.describe() for spectrum in spectra]
             if preview:
@@ -88,7 +92,11 @@ def basis(
             render_spectrum(console, document)
         raise
     verdict = check_basis(loaded, found, seed=options.seed) if check else None
-    spectra = () if isinstance(found, PatchBasis) else find_spectra(loaded, stem, space)
+    body = {**found.describe(), **edges}
+    if check and isinstance(found, StemBasis):
+        body["nullity_estimate"] = found.estimate(options.seed).to_dict()
+    spectra = (found.spectrum,) if isinstance(found, PatchBasis) else find_spectra(loaded, stem, space)
+    body["spectrum"] = [spectrum.describe() for spectrum in spectra]
     if isinstance(found, PatchBasis):
         save_basis(path, loaded, found, per_channel=per_channel, compact=compact, force=output.force)
     else:
@@ -99,9 +107,7 @@ def basis(
 
         shown = preview_of(loaded, found, seed=options.seed)
         draw_basis(picture, loaded.name, found, shown, spectra, force=output.force)
-    body = {
-        **found.describe(),
-        **({"spectrum": [spectrum.describe() for spectrum in spectra]} if spectra else {}),
+    body |= {
         "check": verdict.to_dict() if verdict else None,
         "basis": str(path),
         "preview": str(picture) if preview else None,

@@ -133,6 +133,12 @@ def test_rtol_is_the_cut_off(vitnull: Vitnull, tiny_basis: tuple[str, ...]) -> N
     document = vitnull(*tiny_basis, "--rtol", str(rtol), "-o", "near.safetensors", "--json").document
     assert (document["rank"], document["nullity"]) == (100, 668)
     assert document["rtol"] == rtol
+    assert document["output_bound"] == pytest.approx(sigma[100])
+    exact = vitnull(*tiny_basis, "--force", "--json").document
+    assert exact["output_bound"] == 0
+    assert exact["spectrum"] == document["spectrum"]
+    assert exact["spectrum"][0]["share_below"]["0.1"] == ((sigma <= 0.1 * sigma[0]).sum() + 768 - len(sigma)) / 768
+    assert [provenance_of(name)["parameters"]["near"] for name in (ARTEFACT, "near.safetensors")] == [False, True]
     assert tensors_of("near.safetensors")["basis"].shape[0] == 668
 
 
@@ -320,16 +326,37 @@ def test_models_without_a_nullspace(
     check_keys(document, SHARED)
     assert document["schema"] == "vitnull/basis/1"
     assert (document["kind"], document["nullity"]) == (kind, nullity)
-    looked_at = kind == "affine" and "--per-channel" not in given
+    looked_at = "--per-channel" not in given
     picture = f"{given[0]}.basis.png" if looked_at else None
     assert (document["check"], document["basis"], document["preview"]) == (None, None, picture)
-    assert ("spectrum" in document) is looked_at
+    assert ("spectrum" in document) is (looked_at or kind == "patch")
     assert reason.casefold() in outcome.message.casefold()
     assert outcome.stderr.startswith(f"vitnull: error: {document['model']} has no exact ")
     assert outcome.stderr.count("\n") == 1
     assert contents() == [picture] * looked_at
     shown = vitnull("basis", *given, "--force", "--no-preview", expect=5).stdout
-    assert ("spectrum" in shown) is bool(shown) is looked_at
+    assert ("spectrum" in shown) is bool(shown) is ("spectrum" in document)
+
+
+def test_the_near_nullspace_of_a_cnn(vitnull: Vitnull) -> None:
+    """Where there is no exact nullspace: how little is read is proven, what it does to the logits is measured."""
+    outcome = vitnull("basis", "demo-cnn", "--rtol", "0.3", "--json", expect=3)
+    document, check = outcome.document, outcome.document["check"]
+    assert (document["kind"], document["rank"], document["nullity"]) == ("affine", None, None)
+    assert document["output_bound"] == pytest.approx(0.3 * document["sigma_max"])
+    assert 0 < check["residual"] <= 0.3
+    assert 0 < check["null_change"] < check["random_change"]
+    assert contents() == ["demo-cnn.basis.png", "demo-cnn.basis.safetensors"]
+    assert provenance_of("demo-cnn.basis.safetensors")["kind"] == "near_basis"
+    shown = vitnull("basis", "demo-cnn", "--rtol", "0.3", "--no-preview", "--no-check", "--force").stdout
+    assert "of its noise at most 0.3 of the largest is read" in shown
+
+
+def test_pixels_that_no_patch_holds(vitnull: Vitnull, tiny_vit: tuple[str, ...]) -> None:
+    """Images of 70 have a border of 6 beside patches of 16."""
+    given = ("basis", *tiny_vit, "--model-kwargs", "img_size=70", "--no-preview")
+    assert vitnull(*given, "--json").document["unread"] == 3 * (70 * 70 - 64 * 64)
+    assert "2412 numbers of an image lie in no patch" in vitnull(*given, "--force").stdout
 
 
 # Models that cannot be had: exit code 1, nothing written

@@ -22,7 +22,7 @@ from nullspace_cli.commands.demo import _checks
 from nullspace_cli.engine.models import model
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model_request import ModelRequest
-from nullspace_cli.engine.nullspace import check, stem_basis
+from nullspace_cli.engine.nullspace import check, near_basis
 from tests.cli.contract import BASIS, DEMO, WATERMARK, check_keys
 from tests.conftest import NetworkForbiddenError, Vitnull, contents
 from tests.made import write_noise
@@ -236,7 +236,7 @@ def broken(*arguments: object, **options: object) -> None:
 def test_a_bug_is_not_mistaken_for_an_error(
     vitnull: Vitnull, tiny_vit: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stem_basis, "find_first_layer_basis", broken)
+    monkeypatch.setattr(near_basis, "find_basis_within", broken)
     with pytest.raises(ZeroDivisionError):
         vitnull("basis", *tiny_vit)
 

@@ -46,6 +46,7 @@ class Artefact(Document):
 
 class BasisParameters(Document):
     rtol: Share
+    near: bool = may_lack("whether some of it is null by the rtol alone; of files that were written since it is said")
     per_channel: bool
     compact: bool
     std: Annotated[list[Positive], Field(min_length=1)]
@@ -83,34 +84,33 @@ class LaidBranch(Document):
     )
 
 
-class StemBasisParameters(Document):
+class ImageMapParameters(Document):
     rtol: Share
     std: Annotated[list[Positive], Field(min_length=1)]
     input_size: Annotated[list[Natural], Field(min_length=3, max_length=3)]
     branches: Annotated[list[LaidBranch], Field(min_length=1)]
     layers: list[str]
-    outputs: Natural
-    rank: Count
-    nullity_proof: NullityProof
     sigma_max: NonNegative
 
 
-class StemBasisArtefact(Artefact):
-    """A nullspace of whole images: the map that has it, of each branch k `k.kernel`, and `k.rows` and `k.cols`."""
+class StemBasisParameters(ImageMapParameters):
+    outputs: Natural
+    rank: Count
+    nullity_proof: NullityProof
 
-    schema_: Literal["vitnull/stem_basis/1"] = Field(alias="schema")
-    kind: Literal["stem_basis"]
+
+class ImageMapArtefact(Artefact):
+    """A map of whole images: of each branch k `k.kernel`, and `k.rows` and `k.cols` of its resize."""
+
     space: Pixels
     weights_sha256: Sha256
-    parameters: StemBasisParameters
+    parameters: ImageMapParameters
 
     @model_validator(mode="after")
-    def _belongs_together(self) -> Self:
+    def _std_belongs_to_it(self) -> Self:
         about = self.parameters
         if len(about.std) != about.input_size[0]:
             raise ValueError(f"parameters.std has {len(about.std)} numbers; expected one for each channel")
-        if about.rank > prod(about.input_size):
-            raise ValueError(f"parameters.rank is {about.rank}, more than an image has numbers")
         return self
 
     def tensors(self) -> Table:
@@ -121,6 +121,27 @@ class StemBasisArtefact(Artefact):
             for name, resized, side in zip(("rows", "cols"), branch.resized or (), size, strict=False):
                 table[f"{k}.{name}"] = Wanted(F64, (resized, side))
         return table
+
+
+class StemBasisArtefact(ImageMapArtefact):
+    """A nullspace of whole images: a map that has it, of each branch k `k.kernel`, and `k.rows` and `k.cols`."""
+
+    schema_: Literal["vitnull/stem_basis/1"] = Field(alias="schema")
+    kind: Literal["stem_basis"]
+    parameters: StemBasisParameters
+
+    @model_validator(mode="after")
+    def _rank_belongs_to_it(self) -> Self:
+        if self.parameters.rank > prod(self.parameters.input_size):
+            raise ValueError(f"parameters.rank is {self.parameters.rank}, more than an image has numbers")
+        return self
+
+
+class NearBasisArtefact(ImageMapArtefact):
+    """A near nullspace of whole images: the first layers' own map, of which `rtol` of `sigma_max` is read at most."""
+
+    schema_: Literal["vitnull/near_basis/1"] = Field(alias="schema")
+    kind: Literal["near_basis"]
 
 
 # vitnull learn-noise
@@ -326,12 +347,13 @@ class SaliencyArtefact(Artefact):
         return {name: Wanted(FLOAT, (f"rows of {name}", f"columns of {name}")) for name in self.parameters.methods}
 
 
-BASIS, STEM_BASIS, NOISE, LEARNING = "basis", "stem_basis", "noise", "learning"
+BASIS, STEM_BASIS, NEAR_BASIS, NOISE, LEARNING = "basis", "stem_basis", "near_basis", "noise", "learning"
 WATERMARK, FOOLED, SALIENCY = "watermark", "fooled", "saliency"
 CLAIM, PROBES = "claim", "probes"
 ARTEFACTS: Mapping[str, type[Artefact]] = {
     BASIS: BasisArtefact,
     STEM_BASIS: StemBasisArtefact,
+    NEAR_BASIS: NearBasisArtefact,
     NOISE: NoiseArtefact,
     LEARNING: LearningArtefact,
     WATERMARK: WatermarkArtefact,

@@ -179,10 +179,11 @@ class Result(Document):
 
     noise: str
     noise_model: str
-    kind: Literal["learned", "exact"]
+    kind: Literal["learned", "exact", "near"]
     level: Level
     limit: Positive | None
     sigma: Positive | None
+    rtol: Share | None = Field(default=None, description="of noise from a near nullspace, that of its file")
     transfer: bool
     realised: bool
     residual: NonNegative | None

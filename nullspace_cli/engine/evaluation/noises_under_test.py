@@ -9,7 +9,7 @@ import torch
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.documents.artefacts import read_provenance
-from nullspace_cli.engine.documents.kinds import BASIS, NOISE, STEM_BASIS
+from nullspace_cli.engine.documents.kinds import BASIS, NEAR_BASIS, NOISE, STEM_BASIS
 from nullspace_cli.engine.errors import ModelError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import injection_site
@@ -45,10 +45,11 @@ class NoiseUnderTest:
         return {
             "noise": str(self.noise.source),
             "noise_model": self.noise.model,
-            "kind": "learned" if self.noise.sigma is None else "exact",
+            "kind": self.noise.kind,
             "level": self.noise.level,
             "limit": self.noise.limit,
             "sigma": self.noise.sigma,
+            "rtol": self.noise.rtol,
             "transfer": self.transfer,
             "realised": self.solver is not None,
             "residual": self.residual,
@@ -62,7 +63,7 @@ def read_noises_under_test(
     """The noises of files as `model` meets them: learned noise, and a sample for each sigma from each basis.
 
     Args:
-        sigmas: root mean square of exact noise, in [0, 1] pixels.
+        sigmas: root mean square of noise from a nullspace, in [0, 1] pixels.
 
     Raises:
         ArtifactError: a file is neither a noise nor a basis, or its noise means nothing to this model.
@@ -72,7 +73,7 @@ def read_noises_under_test(
 
 
 def _read(path: Path, model: Model, sigmas: Sequence[float], seed: int) -> Iterator[NoiseUnderTest]:
-    header = read_provenance(path, NOISE, BASIS, STEM_BASIS)
+    header = read_provenance(path, NOISE, BASIS, STEM_BASIS, NEAR_BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
     if header.kind != NOISE:
         yield from (NoiseUnderTest(exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)

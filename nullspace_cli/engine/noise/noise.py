@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nullspace_cli.engine.documents.artefacts import Provenance, read_provenance, read_tensors, write_tensors
-from nullspace_cli.engine.documents.kinds import BASIS, NOISE, STEM_BASIS
+from nullspace_cli.engine.documents.kinds import BASIS, NEAR_BASIS, NOISE, STEM_BASIS
 from nullspace_cli.engine.errors import ArtifactError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.nullspace.basis_file import read_basis
+from nullspace_cli.engine.nullspace.image_noise import ImageNoise
 from nullspace_cli.engine.nullspace.sampling import null_noise
-from nullspace_cli.engine.nullspace.stem_basis_file import read_stem_basis
+from nullspace_cli.engine.nullspace.stem_basis_file import read_near_basis, read_stem_basis
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 RECORDED = 1e-9
@@ -34,9 +35,10 @@ class Noise:
         model, weights_sha256: whose noise it is.
         std: that model's per-channel standard deviation: `delta * std` is input-level noise in [0, 1] pixels.
         limit: the sampling limit that learned noise started from; None for exact noise.
-        sigma: root mean square of exact noise in [0, 1] pixels; None for learned noise.
+        sigma: root mean square of noise from a nullspace, in [0, 1] pixels; None for learned noise.
         source: the file it comes from.
-        transform: how the images were read that learned noise was learned on; None for exact noise.
+        transform: how the images were read that learned noise was learned on; None for noise from a nullspace.
+        rtol: of noise from a near nullspace, no more of it is read than this share of the most that can be read.
     """
 
     delta: Float[Tensor, "1 *shape"] = field(repr=False)
@@ -48,6 +50,13 @@ class Noise:
     sigma: float | None
     source: Path
     transform: EvalTransform | None = None
+    rtol: float | None = None
+
+    @property
+    def kind(self) -> Literal["learned", "exact", "near"]:
+        if self.sigma is None:
+            return "learned"
+        return "exact" if self.rtol is None else "near"
 
     @property
     def norm(self) -> float:
@@ -141,14 +150,16 @@ def read_noise(path: Path) -> Noise:
 
 
 def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
-    """A sample from the nullspace that `vitnull basis` wrote, for images as `model` reads them.
+    """A sample from the nullspace, exact or near, that `vitnull basis` wrote, for images as `model` reads them.
 
     Raises:
         ArtifactError: the file is not a basis, or one for another number of channels, or for images of another size.
     """
     (channels, *size), reads = model.transform.input_size, " x ".join(map(str, model.transform.input_size))
-    if read_provenance(path, BASIS, STEM_BASIS).kind == STEM_BASIS:
-        of_images, provenance = read_stem_basis(path, model)
+    kind = read_provenance(path, BASIS, STEM_BASIS, NEAR_BASIS).kind
+    if kind != BASIS:
+        of_images: ImageNoise
+        of_images, provenance = (read_stem_basis if kind == STEM_BASIS else read_near_basis)(path, model)
         if of_images.image_map.input_size != model.transform.input_size:
             own = " x ".join(map(str, of_images.image_map.input_size))
             raise ArtifactError(f"{path} is a nullspace of images of {own}; {model.name} reads {reads}.")
@@ -159,6 +170,7 @@ def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
             raise ArtifactError(f"{path} is a nullspace on {basis.shape[1]} channels; {model.name} reads {channels}.")
         pixels = null_noise(basis, (size[0], size[1]), sigma, seed)
     delta = model.transform.delta_to_normalized(pixels)[None]
+    near = kind == NEAR_BASIS or provenance.parameters.get("near")
     return Noise(
         delta.float(),
         "input",
@@ -168,6 +180,7 @@ def exact_noise(path: Path, model: Model, sigma: float, seed: int) -> Noise:
         None,
         sigma,
         path,
+        rtol=provenance.parameters["rtol"] if near else None,
     )
 
 

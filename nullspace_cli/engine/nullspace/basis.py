@@ -9,8 +9,11 @@ from torch import Tensor
 from nullspace_cli.engine.errors import ModelError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
+from nullspace_cli.engine.nullspace.decomposition import largest_left_out
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace, PatchMap, PatchSpace, Space
+from nullspace_cli.engine.nullspace.patches import left_over
 from nullspace_cli.engine.nullspace.sampling import null_noise
+from nullspace_cli.engine.nullspace.spectrum import Spectrum, spectrum_of_patches
 from nullspace_cli.engine.runtime.precision import full_precision
 
 EXAMPLES = "vit_small_patch32_224, vit_tiny_patch16_224 or demo"
@@ -26,6 +29,20 @@ class PatchBasis(NamedTuple):
     def pixel_basis(self) -> Float[Tensor, "nullity c rh rw"]:
         """Null vectors in pixel space, whichever space the nullspace was computed in; orthonormal if it was that."""
         return in_pixel_space(self.nullspace.basis, self.nullspace.space, self.patch_map.std)
+
+    @property
+    def output_bound(self) -> float:
+        """No more than this is read of any v in the nullspace: ||A v|| / ||v||; but for rounding."""
+        return largest_left_out(self.nullspace.singular_values, self.nullspace.rtol)
+
+    @property
+    def near(self) -> bool:
+        """Whether some of it is not null but by a tolerance of the user's."""
+        return self.output_bound > self.patch_map.zero * float(self.nullspace.singular_values.max())
+
+    @property
+    def spectrum(self) -> Spectrum:
+        return spectrum_of_patches(self.nullspace.singular_values, self.patch_map.patch_dim)
 
     def pixel_noise(self, size: tuple[int, int], std: float, seed: int) -> Float[Tensor, "c h w"]:
         """`null_noise` of it."""
@@ -60,6 +77,8 @@ class PatchBasis(NamedTuple):
             "rtol": nullspace.rtol,
             "sigma_max": float(sigma.max()),
             "sigma_min": float(sigma.min()),
+            "output_bound": self.output_bound,
+            "spectrum": [self.spectrum.describe()],
             "nullity_per_channel": patch_map.nullity_per_channel(nullspace.rtol),
             "space": nullspace.space,
         }
@@ -93,8 +112,16 @@ def find_basis(
         )
     basis = PatchBasis(patch_map, patch_map.nullspace(space, rtol, per_channel=per_channel))
     if basis.nullspace.nullity == 0:
-        raise _injective(model, basis, per_channel)
+        raise _injective(model, basis, per_channel, unread(model, stem))
     return basis
+
+
+def unread(model: Model, stem: Stem) -> int:
+    """How many numbers of the model's image lie in no patch: the network reads none of them."""
+    if stem.weight is None:
+        return 0
+    c, rh, rw = stem.weight.shape[1:]
+    return c * left_over(model.transform.input_size[1:], (rh, rw))
 
 
 def patch_map_of(model: Model) -> PatchMap | None:
@@ -138,7 +165,7 @@ def _unknown(model: Model, stem: Stem) -> dict[str, Any]:
     }
 
 
-def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspaceError:
+def _injective(model: Model, basis: PatchBasis, per_channel: bool, unread: int) -> NoNullspaceError:
     patch_map, nullspace = basis
     sigma = nullspace.singular_values
     near = int((sigma < 0.01 * sigma.max()).sum())
@@ -150,10 +177,11 @@ def _injective(model: Model, basis: PatchBasis, per_channel: bool) -> NoNullspac
     if near:
         hints.append(f"{near} singular values lie below 1% of the largest: `rtol=0.01` gives that near nullspace")
     hints.append(f"models with room: {EXAMPLES}")
+    edges = f"; {unread} numbers of an image lie in no patch, and are free" if unread else ""
     return NoNullspaceError(
         f"{model.name} has no exact nullspace{' per channel' if per_channel else ''}: its patch embedding maps {size} "
         f"numbers to {patch_map.embed_dim} with full rank (singular values {float(sigma.max()):.3g} ... "
-        f"{float(sigma.min()):.3g}, tolerance {nullspace.rtol:.2g} of the largest).",
+        f"{float(sigma.min()):.3g}, tolerance {nullspace.rtol:.2g} of the largest){edges}.",
         basis.describe(),
         hint="; ".join(hints).capitalize() + ".",
     )

@@ -36,7 +36,13 @@ def save_basis(
     tensors = {"row_space": nullspace.row_space, "singular_values": nullspace.singular_values}
     if not compact:
         tensors["basis"] = nullspace.basis
-    parameters = {"rtol": nullspace.rtol, "per_channel": per_channel, "compact": compact, "std": list(patch_map.std)}
+    parameters = {
+        "rtol": nullspace.rtol,
+        "near": basis.near,
+        "per_channel": per_channel,
+        "compact": compact,
+        "std": list(patch_map.std),
+    }
     provenance = Provenance(BASIS, nullspace.space, model.name, model.weights_sha256, model.seed, parameters)
     return write_tensors(path, tensors, provenance, force=force)
 

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.image_noise import ImageNoise
 from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
-from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.runtime.precision import full_precision
 
 PROBES = 4
@@ -25,6 +25,8 @@ class Check:
     Attributes:
         passed: None where random noise moves nothing either, so that the check says nothing.
         null_logit_mse, random_logit_mse: squared change summed over the outputs, mean over the probe images.
+        null_change, random_change: the change's Euclidean norm, mean over the probe images, for each unit of the
+            noise's, in [0, 1] pixels.
         residual: largest ||A v|| over the basis vectors v, or where there is no basis that of the noise, relative to
             ||A|| ||v||.
         outputs: "logits", or "features" for a model without a head.
@@ -33,6 +35,8 @@ class Check:
     passed: bool | None
     null_logit_mse: float
     random_logit_mse: float
+    null_change: float
+    random_change: float
     residual: float
     outputs: str
 
@@ -51,7 +55,7 @@ def probe_images(model: Model, count: int, seed: int) -> Float[Tensor, "count c 
 @full_precision
 def check_basis(
     model: Model,
-    basis: PatchBasis | StemBasis,
+    basis: PatchBasis | ImageNoise,
     *,
     seed: int = 0,
     std: float = 0.1,
@@ -72,12 +76,16 @@ def check_basis(
     outputs = model.in_full_precision()(model.transform.to_normalized(batch), "probe images with noise")
     values = outputs.answer.double()
     clean, with_null, with_random = values.chunk(3)
-    null_mse, random_mse = (float((other - clean).square().sum(1).mean()) for other in (with_null, with_random))
+    changes = [(other - clean).norm(dim=1) for other in (with_null, with_random)]
+    null_mse, random_mse = (float(change.square().mean()) for change in changes)
+    null_change, random_change = (float(change.mean() / null.norm()) for change in changes)
     informative = random_mse > 1e-9 * float(clean.square().sum(1).mean()) and random_mse > 1e-30
     return Check(
         passed=null_mse <= 1e-6 * random_mse if informative else None,
         null_logit_mse=null_mse,
         random_logit_mse=random_mse,
+        null_change=null_change,
+        random_change=random_change,
         residual=basis.residual(null),
         outputs="features" if outputs.logits is None else "logits",
     )

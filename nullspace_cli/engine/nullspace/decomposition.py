@@ -11,6 +11,12 @@ def count_rank(singular_values: Float[Tensor, " k"], rtol: float) -> int:
     return int((singular_values > rtol * singular_values.max()).sum())
 
 
+def largest_left_out(singular_values: Float[Tensor, "*channels k"], rtol: float) -> float:
+    """The largest of those that do not, of one matrix or of several; 0 where there are none."""
+    left = singular_values[singular_values <= rtol * singular_values.amax(-1, keepdim=True)]
+    return float(left.max()) if left.numel() else 0.0
+
+
 def split_space(
     A: Float[Tensor, "d n"], rtol: float
 ) -> tuple[Float[Tensor, "rank n"], Float[Tensor, "nullity n"], Float[Tensor, " k"]]:

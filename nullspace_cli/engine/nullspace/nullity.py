@@ -1,6 +1,6 @@
 """How many dimensions of an image a first layer does not see: an integer, proven, and an estimate of another kind."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -84,6 +84,9 @@ class Estimate:
 
     nullity: float
     standard_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 @full_precision

@@ -59,6 +59,16 @@ class PatchMap:
         """n = c * r_h * r_w."""
         return self.weight[0].numel()
 
+    @property
+    def zero(self) -> float:
+        """Share of the largest singular value up to which one is zero, by the precision that the weights are stored in.
+
+        A matrix that truly lacks rank, rounded to that precision, shows singular values just below it: rounding adds a
+        random matrix of spectral norm about 0.3 eps * rms(W) * (sqrt(n) + sqrt(d)), while the largest singular value is
+        at least rms(W) * sqrt(n).
+        """
+        return max(self.stored_eps, max(self.embed_dim, self.patch_dim) * torch.finfo(torch.float64).eps)
+
     def kernel(self, space: Space) -> Float[Tensor, "d c rh rw"]:
         """The kernel that acts on differences in the given space: W, or W diag(1 / std)."""
         if space == "normalized":
@@ -91,13 +101,10 @@ class PatchMap:
 
         Args:
             space: the space that v lives in.
-            rtol: singular values at or below ``rtol * max`` count as zero. Default: the machine epsilon of the
-                *stored* weights (at least max(d, n) * 2.2e-16). A matrix that truly lacks rank, rounded to that
-                precision, shows singular values just below it: rounding adds a random matrix of spectral norm about
-                0.3 eps * rms(W) * (sqrt(n) + sqrt(d)), while the largest singular value is at least rms(W) * sqrt(n).
+            rtol: singular values at or below ``rtol * max`` count as zero. Default: `zero`, the machine epsilon of the
+                *stored* weights.
         """
-        if rtol is None:
-            rtol = max(self.stored_eps, max(self.embed_dim, self.patch_dim) * torch.finfo(torch.float64).eps)
+        rtol = self.zero if rtol is None else rtol
         shape = (self.in_chans, *self.patch_size)
         if not per_channel:
             row_space, null, sigma = split_space(self.matrix(space), rtol)

@@ -4,6 +4,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
+def left_over(size: tuple[int, int], patch_size: tuple[int, int]) -> int:
+    """Pixels of an image that lie in no patch: at the right and at the bottom, where its size is no multiple."""
+    (h, w), (rh, rw) = size, patch_size
+    return h * w - (h // rh * rh) * (w // rw * rw)
+
+
 def patchify(image: Shaped[Tensor, "*batch c h w"], patch_size: tuple[int, int]) -> Shaped[Tensor, "*batch m n"]:
     """Cut an image into m = (h // r_h) (w // r_w) patches, row by row; a remainder is left out, as in timm."""
     rh, rw = patch_size

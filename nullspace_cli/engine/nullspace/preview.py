@@ -12,9 +12,9 @@ from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.image_noise import ImageNoise
 from nullspace_cli.engine.nullspace.patch_embedding import Nullspace
 from nullspace_cli.engine.nullspace.sampling import equal_norm_noise
-from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits
 
 FILTERS = 12
@@ -41,7 +41,7 @@ class Preview(NamedTuple):
     null_power: Float[Tensor, "h w"]
 
 
-def preview_of(model: Model, basis: PatchBasis | StemBasis, *, seed: int = 0, std: float = 0.1) -> Preview:
+def preview_of(model: Model, basis: PatchBasis | ImageNoise, *, seed: int = 0, std: float = 0.1) -> Preview:
     """Show the network a drawing of the demo's with noise of root mean square `std`, in [0, 1] pixel units."""
     c, h, w = model.transform.input_size
     pixels, _ = draw("val", 4 + 10 * seed, size=max(h, w))

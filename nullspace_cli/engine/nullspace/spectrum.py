@@ -1,5 +1,7 @@
 """How much of each frequency a first layer reads: its singular values, where there is a nullspace and where none is.
 
+A patch embedding reads every frequency of its patches' grid alike, by the singular values of one matrix.
+
 The map of an infinite image has a block [d, c s^2] at each frequency of its outputs (`solvers.polyphase`). On a torus
 of the size of the image they give the singular values of the circular twin, which differs from the map itself only in
 the outputs at the edges.
@@ -24,6 +26,8 @@ SHARES = (0.1, 0.03, 0.01, 0.001)
 @dataclass(frozen=True)
 class Spectrum:
     """The singular values of a branch's circular twin, c s^2 at each frequency; those that the outputs lack are 0.
+
+    Of patches it is that of one, and there are no frequencies to tell apart.
 
     Attributes:
         by_frequency: [m, n, c s^2], in falling order; frequency 0 first along both axes, as of `torch.fft.fft2`.
@@ -52,6 +56,13 @@ class Spectrum:
             "sigma_min": float(self.by_frequency.min()),
             "share_below": {f"{share:g}": self.share_below(share) for share in shares},
         }
+
+
+def spectrum_of_patches(singular_values: Float[Tensor, "*channels k"], patch_dim: int) -> Spectrum:
+    """That of a matrix [d, patch_dim], by its singular values; or of one for each channel."""
+    missing = patch_dim // singular_values[..., 0].numel() - singular_values.shape[-1]
+    every = torch.nn.functional.pad(singular_values, (0, missing)).flatten()
+    return Spectrum(every.sort(descending=True).values[None, None])
 
 
 @full_precision

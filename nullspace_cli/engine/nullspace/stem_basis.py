@@ -18,10 +18,11 @@ from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.basis import EXAMPLES, PatchBasis, find_basis, not_affine
+from nullspace_cli.engine.nullspace.image_noise import ImageNoise
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
-from nullspace_cli.engine.nullspace.nullity import Nullity, nullity_of
-from nullspace_cli.engine.nullspace.patch_embedding import Space
-from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum
+from nullspace_cli.engine.nullspace.nullity import Estimate, Nullity, estimate_nullity, nullity_of
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space
+from nullspace_cli.engine.nullspace.spectrum import Spectrum, find_spectrum, spectrum_of_patches
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.null_projection import NullProjection, Projected
@@ -29,10 +30,12 @@ from nullspace_cli.engine.solvers.staircase import rank_bounds
 
 PRECISE = 1e-12
 """Share of the largest singular value below which none is, of kernels that are independent."""
+PROBES = 4
+"""Images of random signs by which the nullity is estimated: with n numbers each, it is off by a few times sqrt(n)."""
 
 
 @dataclass(frozen=True)
-class StemBasis:
+class StemBasis(ImageNoise):
     """The nullspace of a map of whole images.
 
     Attributes:
@@ -57,19 +60,17 @@ class StemBasis:
     def projection(self) -> NullProjection:
         return NullProjection(self.image_map)
 
-    def pixel_noise(self, size: tuple[int, int], std: float, seed: int) -> Float[Tensor, "c h w"]:
-        """A sample of exact null noise over a model's whole input, in pixel units of root mean square `std`.
+    @property
+    def norm(self) -> float:
+        return self.projection.norm_bound
+
+    def draw(self, seed: int) -> Float[Tensor, "c h w"]:
+        """Exact null noise in `space`, of standard deviation 1 along every direction of the nullspace.
 
         Raises:
-            ArtifactError: `size` is not what the map reads; or the noise cannot be had to within its tolerance.
+            ArtifactError: it cannot be had to within the projection's tolerance.
         """
-        if tuple(size) != self.image_map.input_size[1:]:
-            own = " x ".join(map(str, self.image_map.input_size[1:]))
-            raise ArtifactError(f"The nullspace is one of images of {own}; asked for noise of {size[0]} x {size[1]}.")
-        noise = self.sample(torch.Generator().manual_seed(seed))
-        if self.space == "normalized":
-            noise = noise * torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
-        return noise * (std / noise.square().mean().sqrt())
+        return self.sample(torch.Generator().manual_seed(seed))
 
     def sample(self, generator: torch.Generator) -> Float[Tensor, "c h w"]:
         """Gaussian noise in `space`, of standard deviation 1 along every direction of the nullspace.
@@ -87,12 +88,9 @@ class StemBasis:
         """
         return _found(self.projection(images))
 
-    def residual(self, noise: Float[Tensor, "c h w"]) -> float:
-        """||A v|| of noise in pixel units, relative to a bound of ||A|| times ||v||."""
-        if self.space == "normalized":
-            noise = noise / torch.tensor(self.std, dtype=noise.dtype)[:, None, None]
-        seen = self.image_map.forward(noise[None].double()).norm()
-        return float(seen / (self.projection.norm_bound * noise.norm()))
+    def estimate(self, seed: int) -> Estimate:
+        """Of the nullity, beside its proof."""
+        return estimate_nullity(self.projection, PROBES, torch.Generator().manual_seed(seed))
 
     def read_part(self, images: Float[Tensor, "*b c h w"], tolerance: float = 1e-15) -> Float[Tensor, "*b c h w"]:
         """The part of differences of images, in `space`, that lies in the row space: all that is read of them.
@@ -192,17 +190,20 @@ def stem_map(model: Model, stem: Stem) -> ImageMap:
 
 
 def find_spectra(model: Model, stem: Stem, space: Space = "pixel") -> tuple[Spectrum, ...]:
-    """How much of each frequency the first layers read, each by itself: where there is a nullspace and where none is.
+    """How much the first layers read, each by itself: where there is a nullspace and where none is.
 
     Raises:
         NoNullspaceError: they are not affine.
     """
+    if stem.weight is not None:
+        patch_map = PatchMap(stem.weight, model.transform.std, stem.stored_eps)
+        return (spectrum_of_patches(torch.linalg.svdvals(patch_map.matrix(space)), patch_map.patch_dim),)
     own = in_space(stem_map(model, stem), space, model.transform.std)
     return tuple(find_spectrum(branch, own.input_size[1:]) for branch in own.branches)
 
 
 def largest_singular_value(image_map: ImageMap) -> float:
-    """Of a map, by Lanczos' method on A^T A."""
+    """Of a map, by Lanczos' method on A^T A: from below, to about 1e-4; `norm_bound` is proven to be no less."""
     size, n = image_map.input_size, image_map.inputs
 
     def gram(x: np.ndarray) -> np.ndarray:
@@ -211,7 +212,7 @@ def largest_singular_value(image_map: ImageMap) -> float:
 
     start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
     operator = LinearOperator((n, n), matvec=gram, dtype=np.float64)
-    return float(eigsh(operator, k=1, v0=start, tol=1e-6, return_eigenvectors=False)[0] ** 0.5)
+    return float(eigsh(operator, k=1, v0=start, tol=1e-3, return_eigenvectors=False)[0] ** 0.5)
 
 
 def in_space(image_map: ImageMap, space: Space, std: tuple[float, ...]) -> ImageMap:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from nullspace_cli.engine.nullspace.basis import PatchBasis
+from nullspace_cli.engine.nullspace.near_basis import NearBasis
 from nullspace_cli.engine.nullspace.preview import FILTERS, Preview
 from nullspace_cli.engine.nullspace.spectrum import SHARES, Spectrum
 from nullspace_cli.engine.nullspace.stem_basis import StemBasis
@@ -23,7 +24,7 @@ LARGEST_OVER_LEAST = 1e7
 def draw_basis(
     path: Path,
     model: str,
-    basis: PatchBasis | StemBasis,
+    basis: PatchBasis | StemBasis | NearBasis,
     shown: Preview,
     spectra: Sequence[Spectrum] = (),
     *,
@@ -34,7 +35,7 @@ def draw_basis(
     Args:
         spectra: of each layer that reads whole images; of patches the singular values are in `basis`.
     """
-    if isinstance(basis, StemBasis):
+    if not isinstance(basis, PatchBasis):
         return _draw_stem_basis(path, model, basis, shown, spectra, force=force)
     figure = Figure(figsize=(13, 7.2), layout="constrained")
     nullspace = basis.nullspace
@@ -46,7 +47,7 @@ def draw_basis(
     )
     axes = top.subplots(1, 4, gridspec_kw={"width_ratios": [1.7, 1, 1, 1]})
     _draw_spectrum(axes[0], basis)
-    _draw_noise(axes[1:], shown)
+    _draw_noise(axes[1:], shown, near=basis.near)
     rows.suptitle("What the network reads: row space, largest singular values", fontsize=11)
     _draw_patches(rows.subplots(1, FILTERS), nullspace.row_space[:FILTERS])
     nulls.suptitle("What it cannot see: null vectors of the lowest spatial frequencies", fontsize=11)
@@ -55,44 +56,49 @@ def draw_basis(
 
 
 def draw_spectra(path: Path, model: str, spectra: Sequence[Spectrum], *, force: bool = False) -> Path:
-    """Draw how much first layers read where nothing is left that they do not: the curve, and the least by frequency."""
-    figure = Figure(figsize=(5.5 + 4 * len(spectra), 4.4), layout="constrained")
-    figure.suptitle(f"{model}: the first layers have no exact nullspace; what they hardly read", fontsize=13)
-    curve, *maps = figure.subplots(1, 1 + len(spectra), width_ratios=[1.4] + [1.0] * len(spectra), squeeze=False)[0]
+    """Draw how much first layers read where nothing is left that they do not: the curve, and the least by frequency.
+
+    A patch's has no frequencies to tell apart, and is the curve alone.
+    """
+    mapped = [spectrum for spectrum in spectra if spectrum.by_frequency[..., 0].numel() > 1]
+    figure = Figure(figsize=(max(8.0, 5.5 + 4 * len(mapped)), 4.4), layout="constrained")
+    figure.suptitle(f"{model}: no exact nullspace; what is hardly read", fontsize=13)
+    curve, *maps = figure.subplots(1, 1 + len(mapped), width_ratios=[1.4] + [1.0] * len(mapped), squeeze=False)[0]
     _draw_curves(curve, spectra, [1 / LARGEST_OVER_LEAST] * len(spectra))
-    largest = max(float(part.by_frequency.max()) for part in spectra)
-    for share in SHARES[:3]:
-        curve.axhline(share * largest, color="0.6", lw=0.8, ls="--")
-        curve.annotate(f"{share:.0%} of the largest", (1, share * largest), color="0.4", va="bottom", fontsize=8)
-    for k, (axes, spectrum) in enumerate(zip(maps, spectra, strict=True)):
+    _draw_shares(curve, max(float(part.by_frequency.max()) for part in spectra))
+    for k, (axes, spectrum) in enumerate(zip(maps, mapped, strict=True)):
         smallest = spectrum.smallest / spectrum.by_frequency.max()
         image = axes.imshow(100 * smallest.numpy(), cmap="viridis", vmin=0)
-        axes.set_title(f"least singular value{f' of layer {k + 1}' if len(spectra) > 1 else ''}", fontsize=11)
+        axes.set_title(f"least singular value{f' of layer {k + 1}' if len(mapped) > 1 else ''}", fontsize=11)
         axes.set(xticks=[], yticks=[], xlabel="by frequency, 0 in the middle")
         figure.colorbar(image, ax=axes, label="% of the largest", shrink=0.8)
     return save_figure(path, figure, force=force)
 
 
 def _draw_stem_basis(
-    path: Path, model: str, basis: StemBasis, shown: Preview, spectra: Sequence[Spectrum], *, force: bool
+    path: Path, model: str, basis: StemBasis | NearBasis, shown: Preview, spectra: Sequence[Spectrum], *, force: bool
 ) -> Path:
-    counted = basis.counted
     figure = Figure(figsize=(15, 6.2), layout="constrained")
     top, rows = figure.subfigures(2, 1, height_ratios=[2.4, 1], squeeze=False)[:, 0]
-    figure.suptitle(
-        f"{model}: first layers {counted.inputs} → {counted.outputs}, rank {counted.rank}, nullity {counted.nullity} "
-        f"({counted.share:.1%})",
-        fontsize=13,
-    )
+    found = basis.describe()
+    if isinstance(basis, StemBasis):
+        what = f"rank {basis.counted.rank}, nullity {basis.counted.nullity} ({basis.counted.share:.1%})"
+    else:
+        what = f"near nullspace: at most {basis.rtol:g} of the largest is read"
+    figure.suptitle(f"{model}: first layers {found['inputs']} → {found['outputs']}, {what}", fontsize=13)
     axes = top.subplots(1, 5, gridspec_kw={"width_ratios": [1.5, 1, 1, 1, 1]})
-    _draw_curves(axes[0], spectra, [basis.rtol] * len(spectra))
-    _draw_noise(axes[1:4], shown)
+    least = basis.rtol if isinstance(basis, StemBasis) else 1 / LARGEST_OVER_LEAST
+    _draw_curves(axes[0], spectra, [least] * len(spectra))
+    if isinstance(basis, NearBasis):
+        axes[0].axhline(basis.rtol * basis.sigma_max, color=ORANGE, lw=1.2, ls="--")
+    _draw_noise(axes[1:4], shown, near=isinstance(basis, NearBasis))
     power = shown.null_power.clamp_min(1e-12)
     drawn = axes[4].imshow((power / power.max()).log10().numpy(), cmap="viridis")
     figure.colorbar(drawn, ax=axes[4], label="power, log10 of the largest's", shrink=0.7)
-    axes[4].set_title("null noise by frequency", fontsize=11)
+    axes[4].set_title("that noise by frequency", fontsize=11)
     axes[4].set(xticks=[], yticks=[], xlabel="0 in the middle")
-    rows.suptitle("What the network reads: kernels that span those of its first layer", fontsize=11)
+    span = "kernels that span those" if isinstance(basis, StemBasis) else "kernels"
+    rows.suptitle(f"What the network reads: {span} of its first layer", fontsize=11)
     _draw_patches(rows.subplots(1, FILTERS), basis.image_map.branches[0].kernel[:FILTERS])
     return save_figure(path, figure, force=force)
 
@@ -105,8 +111,23 @@ def _draw_curves(axes: Axes, spectra: Sequence[Spectrum], least: Sequence[float]
         axes.semilogy(np.linspace(0, 100, len(values))[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
     if len(spectra) > 1:
         axes.legend(frameon=False)
-    axes.set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title="Spectrum, edges closed")
+    closed = ", edges closed" if any(spectrum.by_frequency[..., 0].numel() > 1 for spectrum in spectra) else ""
+    axes.set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title=f"Spectrum{closed}")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_shares(axes: Axes, largest: float) -> None:
+    """Lines at shares of the largest singular value."""
+    for share in SHARES[:3]:
+        axes.axhline(share * largest, color="0.6", lw=0.8, ls="--")
+        axes.annotate(
+            f"{share:.0%} of the largest",
+            (0.01, share * largest),
+            xycoords=axes.get_yaxis_transform(),
+            color="0.4",
+            va="bottom",
+            fontsize=8,
+        )
 
 
 def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:
@@ -115,6 +136,7 @@ def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:
     curves = sigma if sigma.ndim == 2 else sigma[None]
     for label, curve in zip(("R", "G", "B") if len(curves) == 3 else ("",) * len(curves), curves, strict=True):
         axes.semilogy(np.arange(1, len(curve) + 1), curve.clamp_min(1e-12), color=BLUE, lw=1.8, label=label or None)
+    _draw_shares(axes, float(sigma.max()))
     edge, end = (nullspace.rank, n) if sigma.ndim == 1 else (curves.shape[1], n // len(curves))
     axes.axvspan(edge, end, color=ORANGE, alpha=0.18, lw=0)
     axes.text(
@@ -130,9 +152,9 @@ def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _draw_noise(axes: np.ndarray, shown: Preview) -> None:
+def _draw_noise(axes: np.ndarray, shown: Preview, *, near: bool) -> None:
     """An image alone, with null noise and with random noise of equal norm, each with what it does to the output."""
-    titles = ["image", "+ null noise", "+ random noise, same norm"]
+    titles = ["image", f"+ {'near-null' if near else 'null'} noise", "+ random noise, same norm"]
     for axis, picture, title, change in zip(axes, shown.pictures, titles, shown.changes, strict=True):
         axis.imshow(_displayable(picture.clamp(0, 1)))
         axis.set_title(title, fontsize=11)

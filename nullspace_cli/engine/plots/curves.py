@@ -20,6 +20,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "uniform": {"ls": ":", "marker": "^", "lw": 1.2, "ms": 4, "mfc": "white"},
 }
 """By control: told apart by line and marker, so that colour is left to tell the models apart."""
+SIZES = {"limit": "sampling limit", "sigma": "rms of noise from a nullspace, [0, 1] pixels"}
+"""What says how large a noise is: of learned noise, and of noise that was drawn."""
 NAMES = {"none": "the noise", "shuffle": "shuffled", "uniform": "uniform, same norm"}
 
 
@@ -31,11 +33,13 @@ class _Series(NamedTuple):
     kind: str
     level: str
     realised: bool
+    rtol: float | None
 
     @property
     def label(self) -> str:
         whose = self.model if self.noise_model == self.model else f"{self.noise_model} → {self.model}"
-        how = "exact" if self.kind == "exact" else f"{self.level} level" + (", in pixels" if self.realised else "")
+        learned = f"{self.level} level" + (", in pixels" if self.realised else "")
+        how = {"exact": "exact", "near": f"null to {shortest(self.rtol or 0)}"}.get(self.kind, learned)
         return f"{whose}, {how}"
 
 
@@ -65,25 +69,23 @@ def draw_curves(path: Path, documents: Sequence[Mapping[str, Any]], *, force: bo
 def curves_figure(documents: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how well predictions match, and how far the outputs move, over the size of the noise.
 
-    The size is the sampling limit of learned noise, the root mean square of exact noise; each has a row of its own.
+    The size is the sampling limit of learned noise, the root mean square of noise from a nullspace, be it exact or
+    near; each has a row of its own.
     Without a head there are features only: their cosine takes the place of the match. Bars are 95% intervals.
 
     Raises:
         ArtifactError: there is nothing to draw.
     """
     results = [(_series(document, result), result) for document in documents for result in document["results"]]
-    kinds = [kind for kind in ("learned", "exact") if any(series.kind == kind for series, _ in results)]
-    if not kinds:
+    sizes = {size: name for size, name in SIZES.items() if any(result[size] is not None for _, result in results)}
+    if not sizes:
         raise ArtifactError("The documents of `vitnull eval` hold no results to draw.")
     headless = any(result["match_percent"] is None for _, result in results)
     colors = dict(zip(dict.fromkeys(series for series, _ in results), _cycle(len(results)), strict=False))
-    figure = Figure(figsize=(10, 0.5 + 3.9 * len(kinds) + 0.22 * len(colors)), layout="constrained")
-    rows = figure.subplots(len(kinds), 2, squeeze=False)
-    for (left, right), kind in zip(rows, kinds, strict=True):
-        chosen = [(series, result) for series, result in results if series.kind == kind]
-        size, name = (
-            ("limit", "sampling limit") if kind == "learned" else ("sigma", "rms of exact noise, [0, 1] pixels")
-        )
+    figure = Figure(figsize=(10, 0.5 + 3.9 * len(sizes) + 0.22 * len(colors)), layout="constrained")
+    rows = figure.subplots(len(sizes), 2, squeeze=False)
+    for (left, right), (size, name) in zip(rows, sizes.items(), strict=True):
+        chosen = [(series, result) for series, result in results if result[size] is not None]
         first = ("feature_cosine", "cosine of the features") if headless else ("match_percent", "same prediction, %")
         second = ("feature_mse", "squared change of the features") if headless else ("logit_mse", "mse of the logits")
         _draw(left, chosen, colors, size, first[0])
@@ -103,7 +105,8 @@ def curves_figure(documents: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _series(document: Mapping[str, Any], result: Mapping[str, Any]) -> _Series:
-    return _Series(document["model"], result["noise_model"], result["kind"], result["level"], result["realised"])
+    told = {name: result[name] for name in ("noise_model", "kind", "level", "realised")}
+    return _Series(document["model"], rtol=result.get("rtol"), **told)
 
 
 def _cycle(count: int) -> list[str]:

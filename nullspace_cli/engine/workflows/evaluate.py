@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nullspace_cli.engine.documents.artefacts import read_provenance
-from nullspace_cli.engine.documents.kinds import BASIS, NOISE, STEM_BASIS
+from nullspace_cli.engine.documents.kinds import BASIS, NEAR_BASIS, NOISE, STEM_BASIS
 from nullspace_cli.engine.evaluation.noises_under_test import (
     Case,
     Control,
@@ -29,7 +29,7 @@ def check_noises(noises: Sequence[Path], ranks: Ranks) -> None:
         VitnullError: another process has other files.
     """
     for path in noises:
-        read_provenance(path, NOISE, BASIS, STEM_BASIS)
+        read_provenance(path, NOISE, BASIS, STEM_BASIS, NEAR_BASIS)
     ranks.agree("noises", ", ".join(sha256_of(path)[:12] for path in noises) if ranks.world > 1 else "")
 
 

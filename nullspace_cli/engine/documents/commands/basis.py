@@ -15,8 +15,23 @@ class Check(Document):
     passed: bool | None
     null_logit_mse: NonNegative
     random_logit_mse: NonNegative
+    null_change: NonNegative = Field(
+        description="norm of the change of the outputs for each unit of the noise's norm, in [0, 1] pixels"
+    )
+    random_change: NonNegative
     residual: NonNegative
     outputs: Literal["logits", "features"]
+
+
+class LayerSpectrum(Document):
+    """The singular values of a patch's matrix, or of one layer that reads whole images, its edges closed to a torus."""
+
+    sigma_max: NonNegative
+    sigma_min: NonNegative
+    share_below: dict[str, Share] = Field(
+        description="of all singular values, by the share of the largest that they are at most; of numbers that the "
+        "outputs lack they are 0"
+    )
 
 
 class Patches(Document):
@@ -36,19 +51,17 @@ class Patches(Document):
     rtol: Share
     sigma_max: NonNegative
     sigma_min: NonNegative
+    output_bound: NonNegative
+    spectrum: list[LayerSpectrum]
     nullity_per_channel: list[Count]
     space: Pixels
 
 
-class LayerSpectrum(Document):
-    """The singular values of one layer that reads whole images, its edges closed to a torus."""
+class NullityEstimate(Document):
+    """Hutchinson's estimate of a nullity, by projections of random signs: beside the proof, and independent of it."""
 
-    sigma_max: NonNegative
-    sigma_min: NonNegative
-    share_below: dict[str, Share] = Field(
-        description="of all singular values, by the share of the largest that they are at most; of numbers that the "
-        "outputs lack they are 0"
-    )
+    nullity: NonNegative
+    standard_error: NonNegative
 
 
 class Basis(Run):
@@ -68,11 +81,17 @@ class Basis(Run):
     nullity: Count | None
     nullity_share: Share = may_lack("of a patch, or of an image; where there is a nullspace")
     nullity_proof: NullityProof = may_lack("where there is a nullspace")
+    nullity_estimate: NullityEstimate = may_lack("of an image with an exact nullspace, where it was checked")
+    unread: Count = may_lack("numbers of the image that lie in no patch, and are free; where the model has patches")
     rtol: Share = may_lack("where the singular values were looked at")
     sigma_max: NonNegative = may_lack("as rtol")
     sigma_min: NonNegative | None = may_lack("as rtol; null where only the largest is known")
+    output_bound: NonNegative = may_lack(
+        "of patches, and of a near nullspace of images: no more is read of its noise, as a share of the noise's norm, "
+        "in the units of space"
+    )
     nullity_per_channel: list[Count] = may_lack("where the model has patches")
-    spectrum: list[LayerSpectrum] = may_lack("of an affine map, layer by layer")
+    spectrum: list[LayerSpectrum] = may_lack("of a patch, or of an affine map layer by layer")
     space: Pixels = may_lack("where the model has patches")
     check: Check | None
     basis: str | None
