@@ -56,12 +56,12 @@ def evaluate(
         typer.Option(
             metavar="FILE...",
             parser=path_name,
-            help="Learned noise, of this model or another; or a basis, from which exact noise is drawn. Repeatable.",
+            help="Learned noise, of this model or another; or a basis, from which noise is drawn. Repeatable.",
         ),
     ] = None,
     sigma: Annotated[
         list[float] | None,
-        number(above=True, help="Root mean square of exact noise, in [0, 1] pixels. Repeatable. [default: 0.1]"),
+        number(above=True, help="Root mean square of noise from a basis, in [0, 1] pixels. Repeatable. [default: 0.1]"),
     ] = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Which of train/ and val/, where DATA has them.")] = (
         "val"

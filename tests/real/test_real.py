@@ -39,8 +39,17 @@ def test_real_cnn_has_none(real: Path, run: Any) -> None:
     checkpoint = str(real / "tf_efficientnet_lite0.safetensors")
     result = run("basis", "tf_efficientnet_lite0", "--checkpoint", checkpoint)
     assert result.exit_code == 5
-    assert "its first layers read 150528 numbers by 401408 outputs" in result.stderr
-    assert result.stdout == ""
+    assert "read 150528 numbers by 401408 outputs" in result.stderr
+    assert "24.88%, 0.06%, 0.00%, 0.00% below 0.1, 0.03, 0.01, 0.001" in result.stdout
+
+
+def test_near_nullspace_of_a_real_cnn(real: Path, run: Any) -> None:
+    checkpoint = str(real / "tf_efficientnet_lite0.safetensors")
+    given = ("basis", "tf_efficientnet_lite0", "--checkpoint", checkpoint, "--json", "--no-preview")
+    document = json.loads(run(*given, "--rtol", "0.1").stdout)
+    assert document["check"]["residual"] <= 0.1
+    assert document["check"]["null_change"] < document["check"]["random_change"]
+    assert run(*given, "--rtol", "0.02", "--force").exit_code == 5
 
 
 def test_real_cnn_reads_real_photos(real: Path) -> None:

@@ -43,7 +43,10 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
             ("singular values", f"{document['sigma_max']:.4g}{smallest} (rtol {document['rtol']:.2g})"),
             ("null noise", check and f"moves the {check['outputs']} by {check['null_logit_mse']:.2g} (mse)"),
             ("random noise", check and f"of equal norm moves them by {check['random_logit_mse']:.2g}"),
-            ("per unit of noise", check and f"{check['null_change']:.2g}, and {check['random_change']:.2g}"),
+            (
+                "per unit norm",
+                check and f"{check['null_change']:.2g} by null noise, {check['random_change']:.2g} by random",
+            ),
             ("check", check and {True: "passed", False: "FAILED", None: "says nothing"}[check["passed"]]),
             ("basis", document["basis"]),
             ("preview", document["preview"]),
