@@ -48,12 +48,11 @@ def basis(
     output: OutputOptions,
     console: Console,
 ) -> int:
-    """Compute the exact nullspace of MODEL's first layers.
+    """Compute the nullspace of MODEL's first layers: what they do not read or, with --rtol, hardly.
 
     Of a patch embedding, <model>.basis.safetensors holds basis, row_space and singular_values. Of layers whose windows
     overlap or lie side by side the nullspace is one of whole images; the file holds the map that projects onto it, or
-    with --rtol the one by which noise is filtered. .basis.png is a preview; where there is no
-    nullspace, of how much the layers read.
+    with --rtol filters noise. <model>.basis.png is a preview; where there is no nullspace, of how much the layers read.
     """
     path = out or Path(f"{artifact_stem(model)}.basis.safetensors")
     picture = path.with_suffix(".png")

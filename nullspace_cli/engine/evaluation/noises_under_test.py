@@ -76,7 +76,8 @@ def _read(path: Path, model: Model, sigmas: Sequence[float], seed: int) -> Itera
     header = read_provenance(path, NOISE, BASIS, STEM_BASIS, NEAR_BASIS)
     transfer = header.weights_sha256 != model.weights_sha256
     if header.kind != NOISE:
-        yield from (NoiseUnderTest(exact_noise(path, model, sigma, seed), transfer) for sigma in sigmas)
+        drawn = exact_noise(path, model, 1.0, seed)  # once for all sizes: of whole images it takes a while
+        yield from (NoiseUnderTest(drawn.scaled(sigma), transfer) for sigma in sigmas)
         return
     yield NoiseUnderTest(read_noise(path).on(model), transfer)
 

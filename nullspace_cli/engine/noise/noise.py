@@ -63,6 +63,10 @@ class Noise:
         """Euclidean norm of all elements, in the units of `delta`."""
         return float(self.delta.double().norm())
 
+    def scaled(self, sigma: float) -> "Noise":
+        """Noise of `sigma` 1 at another size."""
+        return replace(self, delta=(self.delta.double() * sigma).to(self.delta.dtype), sigma=sigma)
+
     def shuffled(self, generator: torch.Generator) -> "Noise":
         """The same elements in a random order."""
         order = torch.randperm(self.delta.numel(), generator=generator)

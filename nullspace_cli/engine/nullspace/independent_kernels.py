@@ -36,8 +36,12 @@ def independent_kernels(image_map: ImageMap, rtol: float) -> ImageMap:
             kernel = rows[:rank].reshape(rank, *merged.kernel.shape[1:])
             found.append(Branch(kernel, merged.stride, merged.padding, merged.resize))
     if not found:
-        raise ModelError("The first layer reads nothing: all its kernels are 0. Check the weights.")
+        raise reads_nothing()
     return ImageMap(tuple(found), image_map.input_size)
+
+
+def reads_nothing() -> ModelError:
+    return ModelError("The first layer reads nothing: all its kernels are 0. Check the weights.")
 
 
 def _alike(branches: Sequence[Branch], size: tuple[int, int]) -> list[list[Branch]]:

@@ -16,6 +16,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.image_noise import ImageNoise
+from nullspace_cli.engine.nullspace.independent_kernels import reads_nothing
 from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.nullspace.stem_basis import (
     StemBasis,
@@ -125,6 +126,8 @@ def find_basis_within(
     if rtol is None or rtol < LEAST or stem.weight is not None or per_channel:
         return find_first_layer_basis(model, space=space, rtol=rtol, per_channel=per_channel, stem=stem)
     own = in_space(stem_map(model, stem), space, model.transform.std)
+    if not any(bool(branch.kernel.any()) for branch in own.branches):
+        raise reads_nothing()
     found = NearBasis(own, stem.layers, rtol, space, model.transform.std, largest_singular_value(own))
     try:
         found.draw(seed)

@@ -151,3 +151,8 @@ def test_exact_noise_is_in_the_kernel_of_the_patch_embedding(vit: Model, tmp_pat
     by_chance = torch.nn.functional.conv2d(draw(3, 64, 64).double() * 0.6, kernel, stride=16)
     assert float(moved.norm() / by_chance.norm()) < 1e-6
     assert not torch.equal(noise.delta, exact_noise(path, vit, 0.3, seed=2).delta)
+    torch.testing.assert_close(exact_noise(path, vit, 1.0, seed=1).scaled(0.3).delta, noise.delta)
+    assert (noise.kind, noise.rtol) == ("exact", None)
+    save_basis(path, vit, find_basis(vit, rtol=0.9), force=True)
+    near = exact_noise(path, vit, 0.3, seed=1)
+    assert (near.kind, near.rtol) == ("near", 0.9)

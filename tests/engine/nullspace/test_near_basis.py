@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
+from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.noise import exact_noise
 from nullspace_cli.engine.nullspace.check import check_basis
@@ -76,6 +76,15 @@ def test_a_file_that_promises_too_much(pit: Model, tmp_path: Path) -> None:
 
 def test_a_small_rtol_is_what_counts_as_zero(pit: Model) -> None:
     assert isinstance(find_basis_within(pit, rtol=1e-5), StemBasis)
+
+
+@pytest.mark.parametrize("rtol", [None, RTOL])
+def test_what_reads_nothing(rtol: float | None) -> None:
+    model = load("pit_ti_224", **PIT)
+    with torch.no_grad():
+        model.module.get_parameter("patch_embed.conv.weight").zero_()
+    with pytest.raises(ModelError, match="all its kernels are 0"):
+        find_basis_within(model, rtol=rtol)
 
 
 def test_what_reads_everything_by_more() -> None:
