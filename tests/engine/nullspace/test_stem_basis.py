@@ -68,6 +68,12 @@ def test_against_the_dense_matrix(pit: Model, space: Space) -> None:
     np.testing.assert_allclose(nearest, flat - flat @ rows.T @ rows, atol=1e-5)  # timm's layer is one in float32
 
 
+def test_an_estimate_stands_beside_the_proof(found: StemBasis) -> None:
+    estimate = found.estimate(seed=0)
+    assert 0 < estimate.standard_error < 0.1 * found.counted.nullity
+    assert abs(estimate.nullity - found.counted.nullity) < 4 * estimate.standard_error
+
+
 @pytest.mark.parametrize("space", ["pixel", "normalized"])
 def test_null_noise_is_in_pixel_units(pit: Model, space: Space) -> None:
     basis = find_first_layer_basis(pit, space=space)
