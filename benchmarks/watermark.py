@@ -18,6 +18,7 @@ from nullspace_cli.demo.logo import draw_logo
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.nullspace.basis import find_basis
+from nullspace_cli.engine.nullspace.patch_embedding import PatchSpace
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.watermark.design import Design
@@ -52,7 +53,8 @@ def make_problem() -> Problem:
     logo = draw_logo() / 255
     design = Design(Mark(logo[..., :3], logo[..., 3], Path("logo")), Placement("tile", scale=TILE_SCALE))
     source = torch.from_numpy(draw("val", 4)[0].copy()).permute(2, 0, 1).double() / 255
-    target = design.target(source, "outline", MODEL_PERIOD, visible_tint(A, patch_map.patch_size, MODEL_PERIOD))
+    tint = visible_tint(PatchSpace(patch_map, A).read_part, patch_map.patch_size, MODEL_PERIOD)
+    target = design.target(source, "outline", MODEL_PERIOD, tint)
     return Problem(A, B, patch_map.patchify(source), patch_map.patchify(target))
 
 

@@ -22,8 +22,8 @@ def basis(
         float | None,
         number(
             most=1,
-            help="Singular values up to RTOL times the largest count as zero. Of whole images, 0.001 and more give the near "
-            "nullspace: what is read by at most RTOL times the largest. [default: eps of the stored weights]",
+            help="Singular values up to RTOL times the largest count as zero. Of whole images, 0.001 and more give the "
+            "near nullspace: what is read by at most RTOL times the largest. [default: eps of the stored weights]",
         ),
     ] = None,
     per_channel: Annotated[

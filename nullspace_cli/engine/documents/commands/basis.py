@@ -86,10 +86,7 @@ class Basis(Run):
     rtol: Share = may_lack("where the singular values were looked at")
     sigma_max: NonNegative = may_lack("as rtol")
     sigma_min: NonNegative | None = may_lack("as rtol; null where only the largest is known")
-    output_bound: NonNegative = may_lack(
-        "of patches, and of a near nullspace of images: no more is read of its noise, as a share of the noise's norm, "
-        "in the units of space"
-    )
+    output_bound: NonNegative = may_lack("of patches, and of a near nullspace of images")
     nullity_per_channel: list[Count] = may_lack("where the model has patches")
     spectrum: list[LayerSpectrum] = may_lack("of a patch, or of an affine map layer by layer")
     space: Pixels = may_lack("where the model has patches")
