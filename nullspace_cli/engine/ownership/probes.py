@@ -58,12 +58,13 @@ def probe_images(
     base = 0.5 + (1 - 2 * MARGIN) * (pixels.double() - 0.5)
     none, *noisy = probes_of(claim, image)
     yield none, base
-    largest = max(float(noise.abs().max()) for noise in _noises(claim, image, base))
-    for probe, noise in zip(noisy, _noises(claim, image, base), strict=True):
-        yield probe, base + noise * ((MARGIN - 0.5 / 255) / largest)
+    noises = _noises(claim, image, base)
+    largest = max(float(noise.abs().max()) for noise in noises)
+    for probe, noise in zip(noisy, noises, strict=True):
+        yield probe, noise.mul_((MARGIN - 0.5 / 255) / largest).add_(base)  # in place: of 518 pixels they are 0.6 GB
 
 
-def _noises(claim: Claim, image: int, onto: Float[Tensor, "c h w"]) -> Iterator[Float[Tensor, "c h w"]]:
+def _noises(claim: Claim, image: int, onto: Float[Tensor, "c h w"]) -> list[Float[Tensor, "c h w"]]:
     """The noises of an image, pair by pair, in units of their own."""
     patch_map = claim.patch_map
     size = patch_map.patch_size
@@ -73,6 +74,8 @@ def _noises(claim: Claim, image: int, onto: Float[Tensor, "c h w"]) -> Iterator[
     null = (white - (white @ rows.mT) @ rows).unflatten(1, (patch_map.in_chans, *size))
     signs = draw_signs(claim.recipe.pairs, size, generator_of(claim.digest, "pairs"))
     signs[0] = 1.0
-    for row in signs:
-        for own in (row, row * mirror(size)):
-            yield patch_map.unpatchify(with_signs(null, own).flatten(1), torch.zeros_like(onto))
+    return [
+        patch_map.unpatchify(with_signs(null, own).flatten(1), torch.zeros_like(onto))
+        for row in signs
+        for own in (row, row * mirror(size))
+    ]
