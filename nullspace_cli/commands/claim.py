@@ -34,7 +34,6 @@ DigestOption = Annotated[
         metavar="HEX", parser=given, help="The digest that was published; the claim is refused if it has another."
     ),
 ]
-DEFAULT_PAIRS, DEFAULT_LEVEL = 50, 0.01
 
 
 def commit(
@@ -42,7 +41,7 @@ def commit(
     *,
     pairs: Annotated[
         int, whole(least=2, most=5000, help="Pairs of noises in probes: their least p-value is 1 / (2 PAIRS).")
-    ] = DEFAULT_PAIRS,
+    ] = 50,
     reveal: Annotated[
         bool, typer.Option("--reveal", help="Write what a judge needs, too: the weight of the first layer.")
     ] = False,
@@ -191,7 +190,7 @@ def check(
             "nothing is shown. Repeatable.",
         ),
     ] = None,
-    level: Annotated[float, number(most=1, above=True, help="Largest p-value that is called derived.")] = DEFAULT_LEVEL,
+    level: Annotated[float, number(most=1, above=True, help="Largest p-value that is called derived.")] = 0.01,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", parser=to_write(PLOT), help="Draw what was found.")
     ] = None,

@@ -1,5 +1,6 @@
 """`vitnull claim`: from a digest to a verdict, the suspect asked by plain timm and Pillow."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,11 +14,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from nullspace_cli.commands.claim import check, commit
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model_request import ModelRequest
-from nullspace_cli.engine.ownership.claim import Claim, make_claim
+from nullspace_cli.engine.ownership.claim import DEFAULT_PAIRS, Claim, make_claim
 from nullspace_cli.engine.ownership.claim_file import save_claim
 from nullspace_cli.engine.ownership.probes import probes_of
+from nullspace_cli.engine.ownership.verdict import DEFAULT_LEVEL
 from tests.cli.contract import SHARED, check_keys
 from tests.conftest import Vitnull, contents
 
@@ -189,6 +192,11 @@ def test_answers_that_are_none(
     Path("a.jsonl").write_text("\n".join(change(lines)))
     outcome = vitnull("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", expect=1)
     assert reason in outcome.message
+
+
+def test_defaults_are_the_librarys() -> None:
+    options = {**inspect.signature(commit).parameters, **inspect.signature(check).parameters}
+    assert (options["pairs"].default, options["level"].default) == (DEFAULT_PAIRS, DEFAULT_LEVEL)
 
 
 def test_a_level_that_the_pairs_cannot_reach(vitnull: Vitnull, made: Claim) -> None:
