@@ -215,8 +215,9 @@ def check(
 
     made = _read(claim_file, digest)
     loaded = load_model(options.request(suspect)) if suspect else None
-    judged = judge(made, loaded, answers, level, options.seed)
-    compared = [judge(made, load_model(options.published(name)), None, level, options.seed) for name in references]
+    others = [load_model(options.published(name)) for name in references]
+    judged = judge(made, loaded, answers, level, options.seed, others)
+    compared = [judge(made, other, None, level, options.seed) for other in others]
     finding = over_all(judged, compared)
     code = 0 if finding.verdict == "derived" else 3
     body = {

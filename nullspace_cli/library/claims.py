@@ -84,7 +84,8 @@ class ModelClaim:
         for model in (*(() if suspect is None else (suspect,)), *references):
             require_model(model)
         require_number("level", level, above=0, most=1)
-        judged = judge(self._claim, suspect, None if answers is None else Path(answers), level, seed)
+        file = None if answers is None else Path(answers)
+        judged = judge(self._claim, suspect, file, level, seed, references)
         return ClaimResult(judged, [judge(self._claim, model, None, level, seed) for model in references])
 
     def __repr__(self) -> str:

@@ -56,7 +56,6 @@ def _claim(document: Mapping[str, Any]) -> str:
 
 
 def _weights(found: Mapping[str, Any]) -> list[tuple[str, object]]:
-    angles = found["angles"]
     return [
         ("patch", found["patch_size"] and "{} x {}".format(*found["patch_size"])),
         (
@@ -73,13 +72,16 @@ def _weights(found: Mapping[str, Any]) -> list[tuple[str, object]]:
             else None,
         ),
         ("p", found["p"] and f"{found['p']:.2g} by {found['surrogates']} surrogates"),
-        (
-            "angles",
-            angles
-            and f"{angles['smallest']:.2g} ... {angles['median']:.2g} ... {angles['largest']:.2g} degrees; overlap "
-            f"{angles['overlap']:.3f}, with the mirrored claim {angles['overlap_mirrored']:.3f}",
-        ),
+        ("angles", _angles(found["angles"])),
+        ("beyond references", _angles(found["angles_beyond_references"])),
     ]
+
+
+def _angles(found: Mapping[str, Any] | None) -> str | None:
+    return found and (
+        f"{found['smallest']:.2g} ... {found['median']:.2g} ... {found['largest']:.2g} degrees; overlap "
+        f"{found['overlap']:.3f}, with the mirrored claim {found['overlap_mirrored']:.3f}"
+    )
 
 
 def _answers(found: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -1,5 +1,6 @@
 """A suspect whose weights are at hand."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ class WhiteBox:
         own: the same of the owner's network, in the frequencies that both have.
         surrogates: `reading.odd` for random signs; None where nothing can be said.
         angles: between what both networks read.
+        angles_beyond: the same without what the references read in common; None without references.
         silent: why nothing can be said; None where something can.
     """
 
@@ -39,6 +41,7 @@ class WhiteBox:
     own: Reading | None
     surrogates: Float[Tensor, " m"] | None
     angles: Angles | None
+    angles_beyond: Angles | None
     silent: str | None
 
     @property
@@ -79,17 +82,22 @@ class WhiteBox:
             "null_to_mirrored": reading and reading.ratio,
             "visibility": reading and reading.visibility,
             "angles": self.angles and self.angles.to_dict(),
+            "angles_beyond_references": self.angles_beyond and self.angles_beyond.to_dict(),
         }
 
 
 @full_precision
-def compare(claim: Claim, suspect: Model, *, surrogates: int = SURROGATES, seed: int = 0) -> WhiteBox:
+def compare(
+    claim: Claim, suspect: Model, *, references: Sequence[Model] = (), surrogates: int = SURROGATES, seed: int = 0
+) -> WhiteBox:
     """Hold a suspect's first layer against a claim, both in pixel space.
 
     What leaves the row space as it is, W -> M W with M of full rank, leaves the answer: rotations, permutations and
     scalings of the embedding; so does another mean or std that the weights make up for.
 
     Args:
+        references: networks without kinship, whose common share `angles_beyond` leaves out. They weigh in nothing else,
+            and those that do not start with a map of patches of as many channels in nothing at all.
         seed: of the surrogates' signs, together with the claim's digest.
 
     Raises:
@@ -111,9 +119,13 @@ def compare(claim: Claim, suspect: Model, *, surrogates: int = SURROGATES, seed:
     elif not is_distinct(own):
         silent = f"in the frequencies of patches of {size[0]} x {size[1]} the claim's nullspace tells nothing"
     drawn = None if silent else reading.surrogates(surrogates, generator_of(claim.digest, "signs", seed))
-    angles = angles_between(kernel, max(rtol, patch_map.stored_eps), claim.row_space)
-    return WhiteBox(size, reading, own, drawn, angles, silent)
+    rtol = max(rtol, patch_map.stored_eps)
+    others = [found.kernel("pixel") for one in references if (found := patch_map_of(one)) is not None]
+    others = [other for other in others if other.shape[1] == kernel.shape[1]]
+    angles = angles_between(kernel, rtol, claim.row_space)
+    beyond = angles_between(kernel, rtol, claim.row_space, others) if others else None
+    return WhiteBox(size, reading, own, drawn, angles, beyond, silent)
 
 
 def _silent(reason: str, size: tuple[int, int] | None) -> WhiteBox:
-    return WhiteBox(size, None, None, None, None, reason)
+    return WhiteBox(size, None, None, None, None, None, reason)

@@ -159,15 +159,25 @@ class Judged:
         }
 
 
-def judge(claim: Claim, suspect: Model | None, answers: Path | None, level: float, seed: int) -> Judged:
+def judge(
+    claim: Claim,
+    suspect: Model | None,
+    answers: Path | None,
+    level: float,
+    seed: int,
+    references: Sequence[Model] = (),
+) -> Judged:
     """Hold a suspect against a claim: by its weights, or by its answers.
+
+    Args:
+        references: whose common share principal angles leave out; for which the claim must not hold, `over_all` sees.
 
     Raises:
         UsageError: no answers could reach the level.
         ArtifactError: the answers are not those to the claim's probes.
     """
     if suspect is not None:
-        white = compare(claim, suspect, seed=seed)
+        white = compare(claim, suspect, references=references, seed=seed)
         return Judged(suspect, white, None, white.finding(level))
     assert answers is not None
     if claim.smallest_p > level:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from scipy.linalg import subspace_angles
 from timm.layers import resample_patch_embed
@@ -12,6 +14,8 @@ from torch import Tensor
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.nullspace.basis import patch_map_of
+from nullspace_cli.engine.nullspace.patch_embedding import PatchMap
 from nullspace_cli.engine.ownership.claim import Claim
 from nullspace_cli.engine.ownership.white_box import compare
 from tests.engine.ownership.conftest import small_vit, with_kernel
@@ -113,6 +117,50 @@ def test_angles_are_scipys(claim: Claim) -> None:
     assert found
     assert (found.smallest, found.largest) == pytest.approx((float(angles.min()), float(angles.max())))
     assert found.overlap == pytest.approx(float(angles.deg2rad().cos().square().mean()))
+
+
+def test_angles_without_what_references_share(claim: Claim) -> None:
+    """The rows of a reference taken out by hand; of the claim's own network nothing is left but itself."""
+    other, reference = small_vit(2), small_vit(3)
+    found = compare(claim, other, references=[reference]).angles_beyond
+    kernels = [
+        kernel_of(model).double() / torch.tensor(model.transform.std)[:, None, None] for model in (other, reference)
+    ]
+    rows, taken = (scipy.linalg.orth(kernel.flatten(1).numpy().T) for kernel in kernels)
+    owners = claim.row_space.flatten(1).numpy().T
+    outside = [np.linalg.svd(space - taken @ (taken.T @ space), full_matrices=False) for space in (rows, owners)]
+    mine, theirs = (u[:, s**2 > 0.5] for u, s, _ in outside)
+    angles = np.rad2deg(subspace_angles(mine, theirs))
+    assert found
+    assert (found.smallest, found.median, found.largest) == pytest.approx(
+        (angles.min(), np.median(angles), angles.max())
+    )
+    own = compare(claim, small_vit(1), references=[reference, small_vit(4)]).angles_beyond
+    assert own
+    assert own.overlap == pytest.approx(1)
+    assert compare(claim, small_vit(1), references=[small_vit(1)]).angles_beyond is None
+    assert compare(claim, other).angles_beyond is None
+
+
+def test_references_of_other_kinds(claim: Claim) -> None:
+    """Smaller patches have fewer frequencies, a CNN has no patches at all."""
+    cnn = load_model(ModelRequest("demo-cnn", device="cpu"))
+    assert compare(claim, small_vit(2), references=[cnn]).angles_beyond is None
+    assert compare(claim, small_vit(2), references=[cnn, small_vit(3, 12), small_vit(4, 20)]).angles_beyond
+
+
+def test_the_most_one_sided_noise_of_known_networks(claim: Claim) -> None:
+    """A malicious claim to nobody's network: what known networks read less than its mirror image, others do not."""
+    known = [small_vit(seed) for seed in (2, 3, 4)]
+    read = [patch_map_of(model).matrix("pixel") for model in known]  # type: ignore[union-attr]
+    power = sum(A.mT @ A for A in read)
+    turned = power.view(3, 16, 16, 3, 16, 16).flip(2, 5).view_as(power)
+    values, vectors = torch.linalg.eigh(power - turned)
+    kernel = vectors[:, values > 1e-9].mT.unflatten(1, (3, 16, 16))
+    std = torch.tensor(small_vit(1).transform.std)[:, None, None]
+    made = replace(claim, patch_map=PatchMap.from_weight(kernel * std, claim.patch_map.std))
+    assert compare(made, small_vit(5)).finding(0.01).verdict == "not shown"
+    assert compare(made, known[0]).finding(0.01).verdict == "derived"  # to which a judge gives it as a reference
 
 
 def test_of_what_nothing_can_be_said(owner: Model, claim: Claim) -> None:

@@ -99,6 +99,9 @@ class Weights(Document):
     null_to_mirrored: NonNegative | None
     visibility: NonNegative | None
     angles: AnglesBetween | None
+    angles_beyond_references: AnglesBetween | None = Field(
+        description="without what more than half of the references' row spaces have in common"
+    )
 
 
 class AskedSuspect(Document):
