@@ -1,36 +1,44 @@
-"""Whose model is this? False claims and power of `vitnull claim`: `python examples/ownership.py FOLDER [--owners 8]`.
+"""Whose model is this? False claims and power of `vitnull claim`: `python examples/ownership.py FOLDER`.
 
-With `--checkpoint FILE`, weights of vit_small_patch14_dinov2, that model's first layer against changed ones instead.
+Trains small ViTs on two data sets, the demo's drawings and Fashion-MNIST, each with a seed and a part of the data, and
+holds all of them against the claims of each other: by weights, by logits and labels of 8-bit images, and by what needs
+no claim at all, whether both err alike on as many images. Then holds what attacks make of four of them against their
+claims. Owners that set thresholds are others than those that are reported, with other seeds and other parts.
 
-Trains small ViTs on the demo's drawings, each with a seed and images of its own; holds all of them against the claim of
-each other (none is to be called derived), and against that of the first what attacks make of it. Goes on where it was
-interrupted: FOLDER keeps the weights, and results.jsonl a line for each comparison. An owner takes a minute and a half
-on a core that has little else to do.
-
-Hard negatives: `same-data`, another seed on the first owner's images; `same-seed`, the first owner's initial weights,
-trained on other images. The last is not independent of the first as far as initial weights are left in it.
+Fashion-MNIST is four files, as its authors publish them and Debian's package dataset-fashion-mnist installs them.
+Goes on where it was interrupted: FOLDER keeps the weights, and results.jsonl a line for each comparison.
 """
 
 import argparse
 import copy
+import gzip
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import permutations
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
-from scipy.stats import binomtest
-from timm.layers import resample_patch_embed
+from ownership_attacks import (
+    CHANGES,
+    first_layer,
+    mixed,
+    mixtures,
+    normalised_otherwise,
+    resampled,
+    weights_changed,
+    with_kernel,
+)
+from ownership_summary import summarise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nullspace_cli import Model, load_model, wrap
+from nullspace_cli import Model, wrap
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.nullspace.basis import patch_map_of
 from nullspace_cli.engine.ownership.answers import answers_of
 from nullspace_cli.engine.ownership.black_box import judge_answers
@@ -38,46 +46,71 @@ from nullspace_cli.engine.ownership.claim import Claim, make_claim
 from nullspace_cli.engine.ownership.frequencies import from_spectra, spectra
 from nullspace_cli.engine.ownership.probes import probe_images
 from nullspace_cli.engine.ownership.randomisation import p_value
+from nullspace_cli.engine.ownership.verdict import DEFAULT_LEVEL
 from nullspace_cli.engine.ownership.white_box import compare
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, to_8_bits
 
-IMAGES, SIZE, PATCH, STEPS, BATCH, LEVEL = 3000, 64, 16, 700, 64, 0.01
+SIZE, PATCH, WIDTH = 32, 8, 64
+IMAGES, HELD_OUT = 3000, 10_000
+STEPS, TUNING, BATCH, RATE = 700, 150, 64, 2e-3
 ASKED = (2, 8, 24)
 """Images that a black box is asked about."""
+QUERIES = 24 * 101
+"""Images on which an owner errs: as many as the probes of 24 images."""
+ALLOWED = 0.02
+"""Accuracy that whoever adds noise may lose."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A network of its own: what it was trained on, and the seed of its initial weights and batches."""
+
+    data: str
+    part: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.data} {self.part}, seed {self.seed}"
+
+
+def grid(parts: Iterable[int], seeds: Iterable[int]) -> list[Owner]:
+    return [Owner(data, part, seed) for seed, part, data in product(seeds, parts, ("drawings", "fashion"))]
+
+
+REPORTED, SETTING = grid((0, 1), (1, 2, 3)), grid((2, 3), (11, 12))
+ATTACKED = [Owner("drawings", 0, 1), Owner("fashion", 0, 1), Owner("drawings", 1, 2), Owner("fashion", 1, 2)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path("ownership"))
-    parser.add_argument("--owners", type=int, default=12)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--fashion", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--summary", action="store_true", help="say what was found so far, and do nothing more")
     options = parser.parse_args()
-    if options.checkpoint:
-        against_itself(options.checkpoint)
-        return
     options.folder.mkdir(parents=True, exist_ok=True)
     results = Results(options.folder / "results.jsonl")
-    study = Study(options.folder)
-    owners = {f"owner {i}": study.trained(f"s{i}d{i}", seed=i, part=i) for i in range(options.owners)}
-    claims = {name: make_claim(model) for name, model in owners.items()}
+    if not options.summary:
+        study = Study(options.folder, options.fashion)
+        pairs_of(study, REPORTED, "reported", results)
+        for owner in ATTACKED:
+            for suspect in study.attacks(owner, done=partial(results.has, "attack", str(owner))):
+                results.add("attack", str(owner), suspect.name, study.held(owner, suspect))
+        pairs_of(study, SETTING, "setting", results)
+        universal(study, results)
+    summarise(results.found)
+
+
+def pairs_of(study: "Study", owners: Sequence[Owner], part: str, results: "Results") -> None:
     for one, other in permutations(owners, 2):
-        results.of("independent", one, other, by_weights, claims[one], owners[other])
-        results.of("equal power", one, other, by_power, claims[one], owners[other])
-    first, claim = owners["owner 0"], claims["owner 0"]
-    suspects = dict(study.attacks(first))
-    for name, model in suspects.items():
-        results.of("attack", "owner 0", name, by_weights, claim, model)
-    negatives = {
-        "same-data": study.trained("s100d0", seed=100, part=0),
-        "same-seed": study.trained("s0d100", seed=0, part=100),
-    }
-    for name, model in negatives.items():
-        results.of("hard negative", "owner 0", name, by_weights, claim, model)
-    asked = {"owner 0": first, **suspects, **negatives, **{n: m for n, m in owners.items() if m is not first}}
-    for name, model in asked.items():
-        if model.transform.input_size == first.transform.input_size:
-            results.of("asked", "owner 0", name, by_answers, claim, model)
-    results.summarise()
+        if not results.has(part, str(one), str(other)):
+            found = study.held(one, Suspect(str(other), study.network(other)))
+            results.add(part, str(one), str(other), {"relation": relation(one, other), **found})
+
+
+def relation(one: Owner, other: Owner) -> str:
+    if one.seed == other.seed:
+        return "same seed, other data"
+    return "same data, other seed" if (one.data, one.part) == (other.data, other.part) else "independent"
 
 
 class Results:
@@ -87,170 +120,292 @@ class Results:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         whole = [line for line in lines if line.endswith("}")]  # the last may have been cut off
-        path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
+        if whole != lines:
+            path.write_text("".join(f"{line}\n" for line in whole), encoding="utf-8")
         self.found = [json.loads(line) for line in whole]
-        self.done = {(line["kind"], line["claim"], line["suspect"]) for line in self.found}
 
-    def of(
-        self,
-        kind: str,
-        claim: str,
-        suspect: str,
-        find: Callable[[Claim, Model], dict[str, Any]],
-        made: Claim,
-        model: Model,
-    ) -> None:
-        if (kind, claim, suspect) not in self.done:
-            line = {"kind": kind, "claim": claim, "suspect": suspect, **find(made, model)}
-            self.found.append(line)
-            with self.path.open("a", encoding="utf-8") as file:
-                print(json.dumps(line), file=file, flush=True)
+    def has(self, kind: str, claim: str, suspect: str) -> bool:
+        return any((one["kind"], one["claim"], one["suspect"]) == (kind, claim, suspect) for one in self.found)
 
-    def summarise(self) -> None:
-        pairs = [line for line in self.found if line["kind"] == "independent"]
-        false = sum(line["verdict"] == "derived" for line in pairs)
-        bound = binomtest(false, len(pairs)).proportion_ci(0.95, "exact").high
-        print(f"false claims: {false} of {len(pairs)}, at most {bound:.1%} with 95% confidence")
-        print(f"largest likeness of independent networks: {max(line['likeness'] for line in pairs):.3f}")
-        print("p <= 0.01, 0.05, 0.2:", *(sum(line["p"] <= a for line in pairs) for a in (0.01, 0.05, 0.2)))
-        power = [line["p"] <= LEVEL for line in self.found if line["kind"] == "equal power"]
-        print(f"with surrogates of equal power instead of mirror images: {sum(power)} of {len(power)} false claims")
-        for line in self.found:
-            if line["kind"] in ("attack", "hard negative"):
-                print(f"{line['suspect']:24} {line['verdict']:12} likeness {line['likeness']:.3f} p {line['p']:.4f}")
-        for line in self.found:
-            if line["kind"] == "asked":
-                said = (f"{key}: {v['verdict']} (p {v['p']:.2f})" for key, v in line["answers"].items())
-                print(f"{line['suspect']:24} {'; '.join(said)}")
-        verdicts = Counter(line["verdict"] for line in self.found if "verdict" in line)
-        print(dict(verdicts))
+    def add(self, kind: str, claim: str, suspect: str, found: dict[str, Any]) -> None:
+        line = {"kind": kind, "claim": claim, "suspect": suspect, **found}
+        self.found.append(line)
+        with self.path.open("a", encoding="utf-8") as file:
+            print(json.dumps(line), file=file, flush=True)
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A network whose weights are at hand, and how it answers to images of the owners' size."""
+
+    name: str
+    model: Model
+    asked: Model | None = None
 
 
 class Study:
-    """Networks, each trained once."""
+    """Networks, each trained once, and what is found of them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, fashion: Path) -> None:
+        self.folder, self.fashion = folder, fashion
+        self.images, self.network, self.claim = cache(self._images), cache(self._network), cache(self._claim)
+        self.probes, self.errors = cache(self._probes), cache(self._errors)
 
-    def images(self, part: int) -> tuple[Tensor, Tensor]:
-        path = self.folder / f"images{part}.pt"
+    def _images(self, data: str, part: int | None) -> tuple[Tensor, Tensor]:
+        """A part of a data set to train on, or what is held out: levels [n, 3, SIZE, SIZE], and labels."""
+        if data == "fashion":
+            found = idx(self.fashion, "t10k" if part is None else "train")
+            taken = slice(HELD_OUT) if part is None else slice(part * IMAGES, (part + 1) * IMAGES)
+            pixels, labels = (torch.from_numpy(array[taken].copy()) for array in found)
+            return F.pad(pixels, [(SIZE - 28) // 2] * 4)[:, None].expand(-1, 3, -1, -1), labels.long()
+        path = self.folder / f"drawings-{'held-out' if part is None else part}.pt"
         if not path.exists():
-            drawn = [draw("train", part * IMAGES + i, size=SIZE, hardness=0.3) for i in range(IMAGES)]
+            split, first, count = ("test", 0, HELD_OUT) if part is None else ("train", part * IMAGES, IMAGES)
+            drawn = [draw(split, first + i, size=SIZE, hardness=0.3) for i in range(count)]
             pixels = torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2).contiguous()
-            _save((pixels, torch.tensor([label for _, label in drawn])), path)
-        images, labels = torch.load(path, weights_only=True)
-        return images, labels
+            save((pixels, torch.tensor([label for _, label in drawn])), path)
+        images, classes = torch.load(path, weights_only=True)
+        return images, classes
 
-    def trained(self, name: str, *, seed: int, part: int) -> Model:
-        """A network whose initial embedding is small, so that what is left is learned."""
-        module = vit(seed)
-        path = self.folder / f"{name}.pt"
-        if not path.exists():
+    def _network(self, owner: Owner) -> Model:
+        """A network whose initial embedding is small, so that most of what is left is learned."""
+
+        def make() -> nn.Module:
+            module = vit(owner.seed)
             with torch.no_grad():
                 module.get_parameter("patch_embed.proj.weight").mul_(0.1)
-            self.train(module, part, seed * 100 + part, STEPS, 2e-3)
-            _save(module.state_dict(), path)
-        module.load_state_dict(torch.load(path, weights_only=True))
-        return wrapped(module, name)
+            train(module, *self.images(owner.data, owner.part), owner.seed * 100 + owner.part, STEPS, RATE)
+            return module
 
-    def tuned(self, model: Model, steps: int, rate: float) -> Model:
-        """All weights of a network, trained on with other images."""
-        module = copy.deepcopy(model.module)
-        path = self.folder / f"tuned-{steps}-{rate:g}.pt"
+        return wrapped(self.kept(str(owner), make), str(owner))
+
+    def kept(self, name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        path = self.folder / f"{name}.pt"
         if not path.exists():
-            self.train(module.train().requires_grad_(), 1, 7, steps, rate)
-            _save(module.state_dict(), path)
+            save(make().state_dict(), path)
+        module = vit(0)
         module.load_state_dict(torch.load(path, weights_only=True))
-        return wrapped(module, path.stem)
+        return module.eval()
 
-    def train(self, module: nn.Module, part: int, seed: int, steps: int, rate: float) -> None:
-        images, labels = self.images(part)
-        generator = torch.Generator().manual_seed(seed)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-        for _ in range(steps):
-            chosen = torch.randint(IMAGES, (BATCH,), generator=generator)
-            batch = images[chosen].float() / 127.5 - 1
-            batch = batch.flip(3) if torch.rand((), generator=generator) < 0.5 else batch
-            loss = F.cross_entropy(module(batch), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    def _claim(self, owner: Owner) -> Claim:
+        return make_claim(self.network(owner))
 
-    def attacks(self, model: Model) -> Iterator[tuple[str, Model]]:
-        """What becomes of a network in other hands."""
-        for rate in (3e-4, 1e-3, 3e-3):
-            yield f"fine-tuned at {rate:g}", self.tuned(model, 150, rate)
-        for name, kernel in changes(model):
-            if kernel.shape[-1] == PATCH:
-                module = copy.deepcopy(model.module)
-                with torch.no_grad():
-                    module.get_parameter("patch_embed.proj.weight").copy_(kernel)
-                yield name, wrapped(module, name)
-            else:
-                yield name, first_layer(model, kernel)
+    def _probes(self, owner: Owner) -> Tensor:
+        """The probes of the owner's claim on images that were held out, as 8 bits: [image, probe, c, h, w]."""
+        images, _ = self.images(owner.data, None)
+        return shown(self.claim(owner), [images[7 * i] for i in range(max(ASKED))])
+
+    def _errors(self, owner: Owner) -> tuple[Tensor, Tensor]:
+        """Images that were held out and on which an owner errs, and what it says of them."""
+        images, labels = self.images(owner.data, None)
+        said = logits(self.network(owner), images.float() / 255).argmax(1)
+        wrong = (said != labels).nonzero()[:QUERIES, 0]
+        return images[wrong].float() / 255, said[wrong]
+
+    def held(self, owner: Owner, suspect: Suspect) -> dict[str, Any]:
+        """A suspect against an owner's claim."""
+        asked = suspect.asked or suspect.model
+        images, labels = self.errors(owner)
+        same = float((logits(asked, images).argmax(1) == labels).double().mean())
+        held_out, truth = self.images(owner.data, None)
+        right = logits(asked, held_out[:2000].float() / 255).argmax(1) == truth[:2000]
+        return {
+            "accuracy": float(right.double().mean()),
+            "weights": by_weights(self.claim(owner), suspect.model),
+            "answers": by_answers(self.claim(owner), self.probes(owner), asked),
+            "same errors": {"of": len(labels), "share": same},
+            "equal power": by_power(self.claim(owner), suspect.model),
+        }
+
+    def attacks(self, owner: Owner, done: Callable[[str], bool]) -> Iterator[Suspect]:
+        """What becomes of a network in other hands, less what was done before."""
+        model = self.network(owner)
+        other = self.images(owner.data, 1 - owner.part)
+
+        def tuned(rate: float, part: str = "") -> nn.Module:
+            module = copy.deepcopy(model.module).train()
+            for name, weight in module.named_parameters():
+                weight.requires_grad_(name.startswith(part))
+            return train(module, *other, 7, TUNING, rate)
+
+        def distilled() -> nn.Module:
+            taught = logits(model, other[0].float() / 255).softmax(1)
+            return train(vit(owner.seed + 1000), other[0], taught, 7, STEPS, RATE)
+
+        made: dict[str, Callable[[], nn.Module]] = {
+            "head fine-tuned": partial(self.kept, f"{owner} head", partial(tuned, 1e-3, "head.")),
+            **{
+                f"fine-tuned, rate {rate:g}": partial(self.kept, f"{owner} {rate:g}", partial(tuned, rate))
+                for rate in (3e-4, 1e-3, 3e-3)
+            },
+            **{name: partial(weights_changed, model.module, change) for name, change in CHANGES.items()},
+            **{name: partial(mixed, model.module, M) for name, M in mixtures(WIDTH).items()},
+            "distilled": partial(self.kept, f"{owner} distilled", distilled),
+        }
+        for name, make in made.items():
+            if not done(name):
+                yield Suspect(name, wrapped(make(), name))
+        if not done("other mean and std"):
+            yield Suspect("other mean and std", normalised_otherwise(model))
+        for name, direction in self.noises(owner).items():
+            if not done(name):
+                yield Suspect(name, self.with_noise(owner, direction))
+        for size in (6, 10, 12):
+            name, side = f"patches of {size}", SIZE // PATCH * size
+            if not done(name):
+                module = resampled(model.module, size)
+                asked = nn.Sequential(nn.UpsamplingBilinear2d(side), module)  # who asks has images of the owner's size
+                yield Suspect(name, wrapped(module, name, side), wrapped(asked, name))
+
+    def noises(self, owner: Owner) -> dict[str, Tensor]:
+        """Noise on a first layer, of the rms of its weights: in the claim's nullspace, and white."""
+        kernel = self.network(owner).module.get_parameter("patch_embed.proj.weight").detach()
+        white = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        rows = self.claim(owner).row_space.flatten(1)
+        null = white - ((white.flatten(1) @ rows.mT) @ rows).view_as(white)
+        unit = kernel.double().square().mean().sqrt()
+        return {
+            f"{name} noise": (noise * unit / noise.square().mean().sqrt()).float()
+            for name, noise in (("null", null), ("white", white))
+        }
+
+    def with_noise(self, owner: Owner, direction: Tensor) -> Model:
+        """W + eps N at the largest eps that loses at most `ALLOWED` of the accuracy."""
+        model = self.network(owner)
+        held_out, truth = self.images(owner.data, None)
+        images = held_out[2000:4000].float() / 255
+
+        kernel = model.module.get_parameter("patch_embed.proj.weight").detach()
+
+        def changed(eps: float) -> Model:
+            return wrapped(with_kernel(model.module, kernel + eps * direction), f"noise of {eps:.3g}")
+
+        def lost(eps: float) -> float:
+            right = [logits(one, images).argmax(1) == truth[2000:4000] for one in (model, changed(eps))]
+            return float(right[0].double().mean() - right[1].double().mean())
+
+        low, high = 0.0, 0.25
+        while lost(high) <= ALLOWED and high < 64:
+            low, high = high, 2 * high
+        for _ in range(5):
+            middle = (low + high) / 2
+            low, high = (middle, high) if lost(middle) <= ALLOWED else (low, middle)
+        return changed(low)
 
 
-def changes(model: Model) -> Iterator[tuple[str, Tensor]]:
-    """What becomes of a first layer."""
-    kernel = model.module.get_parameter("patch_embed.proj.weight").detach()
-    generator = torch.Generator().manual_seed(5)
-    step = kernel.abs().amax((1, 2, 3), keepdim=True) / 127
-    yield "mixed", torch.einsum("ij,jchw->ichw", torch.randn(len(kernel), len(kernel), generator=generator), kernel)
-    yield "fp16", kernel.half().float()
-    yield "int8", (kernel / step).round() * step
-    for share in (0.2, 0.5, 0.8):
-        yield f"{share:.0%} pruned", kernel * (kernel.abs() > kernel.abs().flatten().quantile(share))
-    for share in (0.1, 0.3, 1.0):
-        noise = torch.randn(kernel.shape, generator=generator)
-        yield f"{share:.0%} noise", kernel + share * kernel.square().mean().sqrt() * noise
-    for size in (10, 12, 18, 20):
-        yield f"patches of {size}", resample_patch_embed(kernel, [size, size])
+def universal(study: Study, results: Results) -> None:
+    """A malicious claim to no network at all: the most one-sided noise there is for networks that are known.
+
+    Of M, the sum of their A^T A, and its mirror image J M J: the negative half of M - J M J is called null.
+    """
+    known = [study.network(owner) for owner in SETTING]
+    read = torch.cat([A / A.square().sum().sqrt() for A in map(matrix_of, known)])
+    M = read.mT @ read
+    mirrored = M.view(3, PATCH, PATCH, 3, PATCH, PATCH).flip(2, 5).view_as(M)
+    values, vectors = torch.linalg.eigh(M - mirrored)
+    kernel = vectors[:, values > 0].mT.unflatten(1, (3, PATCH, PATCH)).float()
+    claim = make_claim(first_layer(known[0], kernel))
+    for kind, owners in (("universal", REPORTED), ("universal, known", SETTING)):
+        for owner in owners:
+            if not results.has(kind, "universal", str(owner)):
+                found = by_weights(claim, study.network(owner))
+                results.add(kind, "universal", str(owner), {"weights": found})
 
 
-def against_itself(checkpoint: Path) -> None:
-    """A published first layer against what becomes of it, and against what has its spectrum and colours alone."""
-    model = load_model("vit_small_patch14_dinov2", checkpoint=checkpoint, device="cpu")
-    claim = make_claim(model)
-    kernel = model.module.get_parameter("patch_embed.proj.weight").detach()
-    others = {
-        "mirrored": kernel.flip(3),
-        "upside down": kernel.flip(2),
-        "transposed": kernel.transpose(2, 3),
-        "transposed otherwise": kernel.transpose(2, 3).flip(2, 3),
-        "turned": torch.rot90(kernel, 1, (2, 3)),
-        "random": torch.randn(kernel.shape, generator=torch.Generator().manual_seed(1)),
-    }
-    for name, other in [("itself", kernel), *changes(model), *others.items()]:
-        found = by_weights(claim, first_layer(model, other.contiguous()))
-        print(f"{name:24} {found['verdict']:12} likeness {found['likeness']:.3f} p {found['p']:.4f}", flush=True)
-
-
-def first_layer(model: Model, kernel: Tensor) -> Model:
-    """A network of no more than a first layer, for whoever compares no more."""
-    width, channels, size, _ = kernel.shape
-    layer = nn.Conv2d(channels, width, size, size)
-    with torch.no_grad():
-        layer.weight.copy_(kernel)
-    module = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return wrap(module, mean=model.transform.mean, std=model.transform.std, input_size=(3, 4 * size, 4 * size))
+def idx(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images [n, 28, 28] and labels of Fashion-MNIST."""
+    try:
+        images = gzip.decompress((folder / f"{split}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((folder / f"{split}-labels-idx1-ubyte.gz").read_bytes())
+    except FileNotFoundError as error:
+        raise SystemExit(f"There is no {error.filename}. Give --fashion, a folder of Fashion-MNIST's files.") from error
+    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(labels, np.uint8, offset=8)
 
 
 def vit(seed: int) -> nn.Module:
     torch.manual_seed(seed)
-    arguments = {"img_size": SIZE, "embed_dim": 96, "depth": 2, "num_heads": 3}
+    arguments = {"img_size": SIZE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
     module: nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=10, **arguments)
     return module
 
 
-def wrapped(module: nn.Module, name: str) -> Model:
-    return wrap(module.eval(), mean=(0.5,) * 3, std=(0.5,) * 3, input_size=(3, SIZE, SIZE), classes=10, name=name)
+def normalized(images: Tensor) -> Tensor:
+    """Levels, by a mean and std of a half."""
+    return images.float() / 127.5 - 1
+
+
+def train(
+    module: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    seed: int,
+    steps: int,
+    rate: float,
+    *,
+    batch: int = BATCH,
+    read: Callable[[Tensor], Tensor] = normalized,
+) -> nn.Module:
+    """Train what requires gradients, on labels or on probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        seen = read(images[chosen])
+        seen = seen.flip(3) if torch.rand((), generator=generator) < 0.5 else seen
+        loss = F.cross_entropy(module(seen), targets[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return module
+
+
+def wrapped(module: nn.Module, name: str, size: int = SIZE) -> Model:
+    module = module.eval().requires_grad_(False)
+    half = (0.5,) * 3
+    return wrap(module, mean=half, std=half, input_size=(3, size, size), classes=10, name=name, batch_size=256)
+
+
+def logits(model: Model, images: Tensor) -> Tensor:
+    """Of images in [0, 1]; of a network without a head its features."""
+    found = model.predict(images)
+    return found.features if found.logits is None else found.logits
+
+
+def matrix_of(model: Model) -> Tensor:
+    """A first layer, for differences of pixels: [d, n]."""
+    patch_map = patch_map_of(model)
+    assert patch_map is not None
+    return patch_map.matrix("pixel")
+
+
+def save(content: Any, path: Path) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save(content, temporary)
+    temporary.replace(path)
+
+
+def shown(claim: Claim, images: Sequence[Tensor]) -> Tensor:
+    """The probes of a claim on images of levels, as 8 bits: [image, probe, c, h, w]."""
+    made = [[probe for _, probe in probe_images(claim, i, image.double() / 255)] for i, image in enumerate(images)]
+    return torch.stack([torch.stack([from_8_bits(to_8_bits(probe)) for probe in one]) for one in made]).float()
 
 
 def by_weights(claim: Claim, model: Model) -> dict[str, Any]:
     found = compare(claim, model)
-    return {"verdict": found.finding(LEVEL).verdict, **found.to_dict()}
+    return {"verdict": found.finding(DEFAULT_LEVEL).verdict, **found.to_dict()}
+
+
+def by_answers(claim: Claim, probes: Tensor, model: Model) -> dict[str, Any]:
+    """The verdicts by logits and by labels alone, for several numbers of images."""
+    rows = logits(model, probes.flatten(0, 1)).double().unflatten(0, probes.shape[:2])
+    found = {}
+    for count in [count for count in ASKED if count <= len(rows)]:
+        for kind, said in (("logits", rows.tolist()), ("labels", rows.argmax(2).tolist())):
+            judged = judge_answers(answers_of(said[:count], claim.recipe.pairs))
+            found[f"{count} {kind}"] = {"verdict": judged.finding(DEFAULT_LEVEL).verdict, **judged.to_dict()}
+    return found
 
 
 def by_power(claim: Claim, model: Model) -> dict[str, Any]:
@@ -258,11 +413,10 @@ def by_power(claim: Claim, model: Model) -> dict[str, Any]:
 
     T = sum_i log(||A v_i||^2 / mean_j ||A v_ij||^2), v_ij with random signs of its own; p by exchanging v_i and v_ij.
     """
+    matrix, rows = matrix_of(model), claim.row_space.flatten(1)
+    if matrix.shape[1] != rows.shape[1]:
+        return {"p": None}
     generator = torch.Generator().manual_seed(0)
-    rows = claim.row_space.flatten(1)
-    patch_map = patch_map_of(model)
-    assert patch_map is not None
-    matrix = patch_map.matrix("pixel")
     white = torch.randn(64, rows.shape[1], generator=generator, dtype=torch.float64)
     null = spectra((white - (white @ rows.mT) @ rows).unflatten(1, claim.row_space.shape[1:]))
     signs = 2.0 * torch.randint(2, (100, *null.shape), generator=generator) - 1.0
@@ -271,31 +425,6 @@ def by_power(claim: Claim, model: Model) -> dict[str, Any]:
     logs = (read / read.mean(0)).log()
     exchanged = logs[torch.randint(100, (9999, 64), generator=generator), torch.arange(64)].sum(1)
     return {"p": p_value(float(logs[0].sum()), exchanged)}
-
-
-def by_answers(claim: Claim, model: Model) -> dict[str, Any]:
-    """The verdicts by logits and by labels alone, for several numbers of images, each as 8 bits."""
-    data = open_data("demo")
-    rows = []
-    for image in range(max(ASKED)):
-        pixels = from_8_bits(data.read(7 * image, model.transform).pixels)
-        shown = [from_8_bits(to_8_bits(probe)).float() for _, probe in probe_images(claim, image, pixels)]
-        logits = model.predict(torch.stack(shown)).logits
-        assert logits is not None
-        rows.append(logits.double().tolist())
-    found = {}
-    for count in ASKED:
-        for kind in ("logits", "labels"):
-            answered = [[row if kind == "logits" else int(np.argmax(row)) for row in image] for image in rows[:count]]
-            judged = judge_answers(answers_of(answered, claim.recipe.pairs))
-            found[f"{count} images, {kind}"] = {"verdict": judged.finding(LEVEL).verdict, **judged.to_dict()}
-    return {"answers": found}
-
-
-def _save(content: Any, path: Path) -> None:
-    temporary = path.with_suffix(".part")
-    torch.save(content, temporary)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

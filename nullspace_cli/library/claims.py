@@ -71,7 +71,8 @@ class ModelClaim:
 
         Args:
             answers: a file of them, as of `vitnull claim check --answers`.
-            references: models that have nothing of the claim's, for which it must not hold.
+            references: models that have nothing of the claim's, for which it must not hold. Of principal angles there
+                are more, without what these read in common.
             level: largest p-value that is called derived.
             seed: of surrogates' signs.
 

@@ -27,6 +27,8 @@ def test_a_claim_and_its_file(tmp_path: Path) -> None:
         assert found.to_dict()["by_weights"]["p"] == 1e-4
         assert claim.check(network(1)).verdict == "not shown"
     assert made.check(owner, references=[owner]).verdict == "not shown"
+    beyond = made.check(owner, references=[network(1)]).to_dict()["by_weights"]["angles_beyond_references"]
+    assert beyond["overlap"] == pytest.approx(1)
     assert repr(made) == f"<ModelClaim to network 0, digest {made.digest[:12]}>"
     with pytest.raises(vn.VitnullError, match="exists already"):
         made.save(tmp_path / "a.safetensors")

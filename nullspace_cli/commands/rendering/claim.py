@@ -78,10 +78,10 @@ def _weights(found: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def _angles(found: Mapping[str, Any] | None) -> str | None:
-    return found and (
-        f"{found['smallest']:.2g} ... {found['median']:.2g} ... {found['largest']:.2g} degrees; overlap "
-        f"{found['overlap']:.3f}, with the mirrored claim {found['overlap_mirrored']:.3f}"
-    )
+    if found is None:
+        return None
+    degrees = " ... ".join(f"{found[key]:.2g}" for key in ("smallest", "median", "largest"))
+    return f"{degrees} degrees; overlap {found['overlap']:.3f}, with the mirrored claim {found['overlap_mirrored']:.3f}"
 
 
 def _answers(found: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -1,0 +1,113 @@
+"""What the comparisons of ownership.py come to."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from scipy.stats import binomtest, mannwhitneyu
+
+from nullspace_cli.engine.ownership.black_box import SMALL
+from nullspace_cli.engine.ownership.verdict import DEFAULT_LEVEL
+from nullspace_cli.engine.ownership.white_box import ALIKE
+
+Line = dict[str, Any]
+"""A claim, a suspect, and what was found."""
+
+SCORES: dict[str, Callable[[Line], float]] = {
+    "weights": lambda line: line["weights"]["likeness"] or 0.0,
+    "24 logits": lambda line: -line["answers"]["24 logits"]["statistic"],
+    "24 labels": lambda line: -line["answers"]["24 labels"]["statistic"],
+    "same errors": lambda line: line["same errors"]["share"],
+}
+"""The larger, the more like the owner."""
+
+
+def summarise(found: Sequence[Line]) -> None:
+    reported, setting, attacks = (
+        [line for line in found if line["kind"] == kind] for kind in ("reported", "setting", "attack")
+    )
+    strangers = [line for line in setting if line["relation"] != "same seed, other data"]
+    if strangers:
+        thresholds(strangers)
+    if reported:
+        false_claims(reported)
+    if attacks:
+        power(attacks)
+    if strangers and reported and attacks:
+        ranking(strangers, reported, [line for line in attacks if line["suspect"] != "distilled"])
+    for kind in ("universal", "universal, known"):
+        if lines := [line for line in found if line["kind"] == kind]:
+            largest = max(line["weights"]["likeness"] for line in lines)
+            print(f"{kind}: {derived(lines, 'weights')} of {len(lines)} derived, likeness up to {largest:.2f}")
+
+
+def thresholds(strangers: Sequence[Line]) -> None:
+    """Twice as far from chance as any pair of the setting part that has neither weights nor a seed in common."""
+    likeness, ratio = max(map(SCORES["weights"], strangers)), min(map(ratio_of, strangers))
+    print(f"setting part, {len(strangers)} pairs of two seeds")
+    print(f"  likeness up to {likeness:.3f}, which asks for {2 * likeness:.2f}; in use: {ALIKE}")
+    print(f"  null noise does {ratio:.3f} or more, which asks for {ratio / 2:.2f}; in use: {SMALL}")
+
+
+def false_claims(reported: Sequence[Line]) -> None:
+    print("\nfalse claims | by weights | likeness | p <= 0.01, 0.05, 0.2 | by 24 logits | ratio | by 24 labels")
+    for chosen in [*dict.fromkeys(line["relation"] for line in reported), "all"]:
+        lines = [line for line in reported if chosen in (line["relation"], "all")]
+        weights, logits, labels = (
+            share(derived(lines, by), len(lines)) for by in ("weights", "24 logits", "24 labels")
+        )
+        likeness, ratio = span(map(SCORES["weights"], lines)), span(map(ratio_of, lines))
+        p = [line["weights"]["p"] for line in lines]
+        small = ", ".join(str(sum(one <= level for one in p)) for level in (0.01, 0.05, 0.2))
+        print(f"{chosen} | {weights} | {likeness} | {small} | {logits} | {ratio} | {labels}")
+    power = sum(line["equal power"]["p"] <= DEFAULT_LEVEL for line in reported)
+    print(f"with surrogates of equal power instead of mirror images: {power} of {len(reported)} derived")
+
+
+def power(attacks: Sequence[Line]) -> None:
+    print("\nattack | accuracy | by weights | likeness | by 2, 8, 24 logits | ratio | by 24 labels | same errors")
+    for name in dict.fromkeys(line["suspect"] for line in attacks):
+        lines = [line for line in attacks if line["suspect"] == name]
+        accuracy, likeness, ratio, errors = (
+            span(map(score, lines)) for score in (accuracy_of, SCORES["weights"], ratio_of, SCORES["same errors"])
+        )
+        weights, two, eight, many, labels = (
+            derived(lines, by) for by in ("weights", "2 logits", "8 logits", "24 logits", "24 labels")
+        )
+        counts = f"{weights} of {len(lines)} | {likeness} | {two}, {eight}, {many} | {ratio} | {labels}"
+        print(f"{name} | {accuracy} | {counts} | {errors}")
+
+
+def ranking(strangers: Sequence[Line], reported: Sequence[Line], attacks: Sequence[Line]) -> None:
+    """How each score tells attacks from pairs, and what the setting part's largest score would have let through."""
+    print("\nscore | negatives | area under the ROC | false claims at the setting part's largest | power there")
+    alike = [line for line in reported if line["claim"].split()[0] == line["suspect"].split()[0]]
+    for name, score in SCORES.items():
+        bar, high = max(map(score, strangers)), list(map(score, attacks))
+        for label, negatives in (("all pairs", reported), ("pairs of one data set", alike)):
+            low = list(map(score, negatives))
+            area = float(mannwhitneyu(high, low).statistic) / (len(low) * len(high))
+            wrong, right = (sum(one > bar for one in scores) for scores in (low, high))
+            print(f"{name} | {label} | {area:.3f} | {share(wrong, len(low))} | {right} of {len(high)}")
+
+
+def accuracy_of(line: Line) -> float:
+    return line["accuracy"]
+
+
+def ratio_of(line: Line) -> float:
+    """What null noise does by what its mirror image does, by 24 images."""
+    return line["answers"]["24 logits"]["null_to_mirrored"]
+
+
+def derived(lines: Sequence[Line], by: str) -> int:
+    """How many, by "weights" or by a key of "answers"."""
+    return sum((line["weights"] if by == "weights" else line["answers"][by])["verdict"] == "derived" for line in lines)
+
+
+def share(count: int, of: int) -> str:
+    return f"{count} of {of} (at most {binomtest(count, of).proportion_ci(0.95, 'exact').high:.1%})"
+
+
+def span(values: Any) -> str:
+    found = list(values)
+    return f"{min(found):.2f} to {max(found):.2f}"
