@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest, mannwhitneyu
 
 from nullspace_cli.engine.ownership.black_box import SMALL
@@ -78,16 +79,19 @@ def power(attacks: Sequence[Line]) -> None:
 
 
 def ranking(strangers: Sequence[Line], reported: Sequence[Line], attacks: Sequence[Line]) -> None:
-    """How each score tells attacks from pairs, and what the setting part's largest score would have let through."""
-    print("\nscore | negatives | area under the ROC | false claims at the setting part's largest | power there")
+    """The ROC of each score, attacks against pairs, and where the setting part's largest score stands on it."""
+    print("\nscore | negatives | area | power at 0, 1, 5% false claims | at the setting part's largest | false claims")
     alike = [line for line in reported if line["claim"].split()[0] == line["suspect"].split()[0]]
     for name, score in SCORES.items():
-        bar, high = max(map(score, strangers)), list(map(score, attacks))
+        high = np.array([score(line) for line in attacks])
         for label, negatives in (("all pairs", reported), ("pairs of one data set", alike)):
-            low = list(map(score, negatives))
+            low = np.array([score(line) for line in negatives])
             area = float(mannwhitneyu(high, low).statistic) / (len(low) * len(high))
-            wrong, right = (sum(one > bar for one in scores) for scores in (low, high))
-            print(f"{name} | {label} | {area:.3f} | {share(wrong, len(low))} | {right} of {len(high)}")
+            bars = np.quantile(low, [1, 0.99, 0.95], method="higher")
+            points = ", ".join(f"{np.mean(high > bar):.0%}" for bar in bars)
+            bar = max(map(score, strangers))
+            there = share(int(np.sum(low > bar)), len(low))
+            print(f"{name} | {label} | {area:.3f} | {points} | {np.sum(high > bar)} of {len(high)} | {there}")
 
 
 def accuracy_of(line: Line) -> float:

@@ -105,11 +105,13 @@ def test_a_reference_that_is_as_near(vitnull: Vitnull, tiny_vit: tuple[str, ...]
     assert vitnull(*arguments, "demo-cnn").document["references"][0]["verdict"] == "says nothing"
 
 
-def suspect_of(seed: int) -> Callable[[str], list[float]]:
+def suspect_of(seed: int, *, size: int = 64, kernel: torch.Tensor | None = None) -> Callable[[str], list[float]]:
     """Plain timm, asked about a file as Pillow reads it."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
-        module = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=64).eval()
+        module = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=size).eval()
+        if kernel is not None:
+            module.patch_embed.proj.weight.copy_(kernel)
     mean, std = (np.array(module.pretrained_cfg[key], np.float32) for key in ("mean", "std"))
 
     @torch.no_grad()
@@ -121,8 +123,7 @@ def suspect_of(seed: int) -> Callable[[str], list[float]]:
     return ask
 
 
-def answers(seed: int, *, labels: bool) -> Iterator[str]:
-    ask = suspect_of(seed)
+def answers(ask: Callable[[str], list[float]], *, labels: bool = False) -> Iterator[str]:
     for path in sorted(Path("probes").glob("*.png")):
         logits = ask(str(path))
         yield json.dumps({"image": path.name, **({"label": int(np.argmax(logits))} if labels else {"logits": logits})})
@@ -141,7 +142,7 @@ def test_a_suspect_by_its_answers(vitnull: Vitnull, asked: dict[str, Any]) -> No
     assert read["before"] < 1e-20
     assert 0 < read["after"] < 0.01  # by rounding to 8 bits
     for seed, labels, code in ((0, False, 0), (1, False, 3), (0, True, 3)):
-        Path("a.jsonl").write_text("\n".join(answers(seed, labels=labels)))
+        Path("a.jsonl").write_text("\n".join(answers(suspect_of(seed), labels=labels)))
         arguments = ("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", "--json", "--plot", "p.png")
         document = vitnull(*arguments, "--force", expect=code).document
         found = document["by_answers"]
@@ -150,6 +151,16 @@ def test_a_suspect_by_its_answers(vitnull: Vitnull, asked: dict[str, Any]) -> No
         assert found["answers"] == ("labels" if labels else "logits")
         if not labels:  # two labels are too few to tell
             assert document["verdict"] == ("derived" if code == 0 else "not shown")
+
+
+@pytest.mark.parametrize(("own", "code"), [(True, 0), (False, 3)])
+def test_a_suspect_of_another_input_size(vitnull: Vitnull, made: Claim, own: bool, code: int) -> None:
+    """Another body of another input size that starts with the claim's first layer, and one that does not."""
+    arguments = ("--images", "demo", "--count", "2", "--size", "96", "--out-dir", "probes", "--json")
+    assert vitnull("claim", "probes", CLAIM, *arguments).document["size"] == [96, 96]
+    ask = suspect_of(7, size=96, kernel=made.patch_map.weight.float() if own else None)
+    Path("a.jsonl").write_text("\n".join(answers(ask)))
+    vitnull("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", expect=code)
 
 
 def test_probes_before_rounding(vitnull: Vitnull, asked: dict[str, Any]) -> None:
