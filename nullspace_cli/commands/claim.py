@@ -130,6 +130,7 @@ def probes(
     from nullspace_cli.engine.data.datasets import open_data
     from nullspace_cli.engine.evaluation.stability import spread
     from nullspace_cli.engine.files.writing import make_folder
+    from nullspace_cli.engine.ownership.black_box import FEWEST
     from nullspace_cli.engine.workflows.check import AnyModels
     from nullspace_cli.engine.workflows.claim import probe_files, probe_transform, write_probes
 
@@ -157,6 +158,8 @@ def probes(
         "null_to_mirrored": vars(written.rounding),
     }
     console.result(console.document("claim-probes", AnyModels([]), made.recipe.seed, body), render_probes)
+    if len(chosen) < FEWEST:
+        console.warn(f"answers to {len(chosen)} images are too few to show anything: give {FEWEST} at least")
     return 0
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from nullspace_cli.commands.claim import check, commit
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.ownership.black_box import FEWEST
 from nullspace_cli.engine.ownership.claim import DEFAULT_PAIRS, Claim, make_claim
 from nullspace_cli.engine.ownership.claim_file import save_claim
 from nullspace_cli.engine.ownership.probes import probes_of
@@ -105,61 +106,54 @@ def test_a_reference_that_is_as_near(vitnull: Vitnull, tiny_vit: tuple[str, ...]
     assert vitnull(*arguments, "demo-cnn").document["references"][0]["verdict"] == "says nothing"
 
 
-def suspect_of(seed: int, *, size: int = 64, kernel: torch.Tensor | None = None) -> Callable[[str], list[float]]:
-    """Plain timm, asked about a file as Pillow reads it."""
+def answers(seed: int, *, labels: bool = False, size: int = 64, kernel: torch.Tensor | None = None) -> Iterator[str]:
+    """Of plain timm, asked about the files as Pillow reads them."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         module = timm.create_model("deit_tiny_patch16_224", depth=1, img_size=size).eval()
         if kernel is not None:
             module.patch_embed.proj.weight.copy_(kernel)
-    mean, std = (np.array(module.pretrained_cfg[key], np.float32) for key in ("mean", "std"))
-
-    @torch.no_grad()
-    def ask(path: str) -> list[float]:
-        pixels = np.asarray(Image.open(path).convert("RGB"), np.float32) / 255
-        logits: list[float] = module(torch.from_numpy(((pixels - mean) / std).transpose(2, 0, 1))[None])[0].tolist()
-        return logits
-
-    return ask
-
-
-def answers(ask: Callable[[str], list[float]], *, labels: bool = False) -> Iterator[str]:
-    for path in sorted(Path("probes").glob("*.png")):
-        logits = ask(str(path))
-        yield json.dumps({"image": path.name, **({"label": int(np.argmax(logits))} if labels else {"logits": logits})})
+        mean, std = (np.array(module.pretrained_cfg[key], np.float32) for key in ("mean", "std"))
+        paths = sorted(Path("probes").glob("*.png"))
+        pixels = np.stack([np.asarray(Image.open(path).convert("RGB"), np.float32) / 255 for path in paths])
+        logits = module(torch.from_numpy(((pixels - mean) / std).transpose(0, 3, 1, 2).copy()))
+    for path, row in zip(paths, logits, strict=True):
+        yield json.dumps({"image": path.name, **({"label": int(row.argmax())} if labels else {"logits": row.tolist()})})
 
 
 @pytest.fixture
 def asked(vitnull: Vitnull, made: Claim) -> dict[str, Any]:
     """The document of probes of two drawings, written to probes/."""
-    arguments = ("--images", "demo", "--count", "2", "--out-dir", "probes", "--json")
-    return vitnull("claim", "probes", CLAIM, *arguments).document
+    outcome = vitnull("claim", "probes", CLAIM, "--images", "demo", "--count", "2", "--out-dir", "probes", "--json")
+    assert "answers to 2 images are too few" in outcome.message
+    return outcome.document
 
 
-def test_a_suspect_by_its_answers(vitnull: Vitnull, asked: dict[str, Any]) -> None:
-    assert (asked["probes"], len(contents("probes")), asked["size"]) == (42, 42, [64, 64])
-    read = asked["null_to_mirrored"]
+def test_a_suspect_by_its_answers(vitnull: Vitnull, made: Claim) -> None:
+    arguments = ("--images", "demo", "--count", str(FEWEST), "--out-dir", "probes", "--json")
+    document = vitnull("claim", "probes", CLAIM, *arguments).document
+    assert (document["probes"], len(contents("probes")), document["size"]) == (FEWEST * 21, FEWEST * 21, [64, 64])
+    read = document["null_to_mirrored"]
     assert read["before"] < 1e-20
     assert 0 < read["after"] < 0.01  # by rounding to 8 bits
-    for seed, labels, code in ((0, False, 0), (1, False, 3), (0, True, 3)):
-        Path("a.jsonl").write_text("\n".join(answers(suspect_of(seed), labels=labels)))
-        arguments = ("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", "--json", "--plot", "p.png")
-        document = vitnull(*arguments, "--force", expect=code).document
+    options = ("--answers", "a.jsonl", "--level", "0.05", "--json", "--plot", "p.png", "--force")
+    for seed, labels, code in ((0, False, 0), (1, False, 3), (0, True, 0), (1, True, 3)):
+        Path("a.jsonl").write_text("\n".join(answers(seed, labels=labels)))
+        document = vitnull("claim", "check", CLAIM, *options, expect=code).document
         found = document["by_answers"]
         check_keys(document, CHECK)
-        assert (found["images"], found["pairs"], document["model"]) == (2, 10, None)
+        assert (found["images"], found["pairs"], document["model"]) == (FEWEST, 10, None)
         assert found["answers"] == ("labels" if labels else "logits")
-        if not labels:  # two labels are too few to tell
-            assert document["verdict"] == ("derived" if code == 0 else "not shown")
+        assert document["verdict"] == ("derived" if code == 0 else "not shown")
 
 
 @pytest.mark.parametrize(("own", "code"), [(True, 0), (False, 3)])
 def test_a_suspect_of_another_input_size(vitnull: Vitnull, made: Claim, own: bool, code: int) -> None:
     """Another body of another input size that starts with the claim's first layer, and one that does not."""
-    arguments = ("--images", "demo", "--count", "2", "--size", "96", "--out-dir", "probes", "--json")
+    arguments = ("--images", "demo", "--count", str(FEWEST), "--size", "96", "--out-dir", "probes", "--json")
     assert vitnull("claim", "probes", CLAIM, *arguments).document["size"] == [96, 96]
-    ask = suspect_of(7, size=96, kernel=made.patch_map.weight.float() if own else None)
-    Path("a.jsonl").write_text("\n".join(answers(ask)))
+    kernel = made.patch_map.weight.float() if own else None
+    Path("a.jsonl").write_text("\n".join(answers(7, size=96, kernel=kernel)))
     vitnull("claim", "check", CLAIM, "--answers", "a.jsonl", "--level", "0.05", expect=code)
 
 

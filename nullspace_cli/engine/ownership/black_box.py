@@ -14,7 +14,10 @@ from nullspace_cli.engine.ownership.verdict import Finding
 
 SMALL = 0.25
 """Largest share of what mirrored null noise does that null noise may do to a suspect that is called derived. By 24
-images unrelated networks were seen at 0.56 and above, fine-tuned ones at 0.24 and below."""
+images networks without kinship were seen at 0.38 and above."""
+FEWEST = 16
+"""Least number of images by which a suspect is called derived. By 8, one of 132 networks without kinship would have
+been: p was 0.01, and null noise did 0.14 of what its mirror image did."""
 UNMOVED = 1e-6
 """Squared change of logits, relative to their variance, that is too small to say anything."""
 
@@ -57,12 +60,14 @@ class BlackBox:
         return p_value(self.statistic, torch.cat([self.surrogates, -self.surrogates, torch.tensor([-self.statistic])]))
 
     def finding(self, level: float) -> Finding:
-        """Derived, if p <= `level` and null noise does at most `SMALL` of what its mirror image does."""
+        """Derived, if p <= `level` and null noise does at most `SMALL` of what its mirror image does, on `FEWEST` images."""
         if self.movement is not None and self.movement**2 < UNMOVED:
             return Finding("says nothing", "the suspect's answers do not move under mirrored null noise either")
         if self.ratio is None:
             return Finding("says nothing", "mirrored null noise changes none of the suspect's answers either")
         figures = f"p = {self.p:.2g}, null noise does {self.ratio:.2f} of what its mirror image does"
+        if self.p <= level and self.ratio <= SMALL and self.images < FEWEST:
+            return Finding("says nothing", f"{figures}, of {self.images} images; ask it about {FEWEST} at least")
         if self.p <= level and self.ratio <= SMALL:
             return Finding("derived", f"{figures}: the suspect ignores what the claim's model ignores")
         return Finding("not shown", f"{figures}; derived would be p <= {level:g} and at most {SMALL:g}")

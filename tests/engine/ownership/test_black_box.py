@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from nullspace_cli.engine.ownership.answers import Answers
-from nullspace_cli.engine.ownership.black_box import judge_answers
+from nullspace_cli.engine.ownership.black_box import FEWEST, judge_answers
 from nullspace_cli.engine.ownership.claim import Claim
 from nullspace_cli.engine.ownership.frequencies import spectra
 from nullspace_cli.engine.ownership.probes import MARGIN, probe_images, probes_of
@@ -35,7 +35,7 @@ def test_labels_alone_are_never_too_sure() -> None:
 
 
 def test_what_ignores_null_noise_is_derived() -> None:
-    answers = by_chance(0)
+    answers = by_chance(0, FEWEST)
     assert answers.moved is not None
     answers.moved[:, 0, 0] = 1e-4
     answers.changed[:, 0] = torch.tensor([False, True])
@@ -43,9 +43,12 @@ def test_what_ignores_null_noise_is_derived() -> None:
     assert (found.p, found.finding(0.01).verdict) == (1 / 100, "derived")
     assert found.ratio is not None
     assert found.ratio < 0.01
-    assert (found.changed, found.changed_mirrored) == (0, 3)
-    assert found.mcnemar_p == pytest.approx(0.5**3)
-    assert found.changed_ci95 == pytest.approx((0, 1 - 0.025 ** (1 / 3)))  # Clopper and Pearson's, of none of three
+    assert (found.changed, found.changed_mirrored) == (0, FEWEST)
+    assert found.mcnemar_p == pytest.approx(0.5**FEWEST)
+    assert found.changed_ci95 == pytest.approx((0, 1 - 0.025 ** (1 / FEWEST)))  # Clopper and Pearson's, of none
+    few = judge_answers(Answers(answers.changed[1:], answers.moved[1:]))
+    assert (few.p, few.finding(0.01).verdict) == (1 / 100, "says nothing")
+    assert "ask it about 16" in few.finding(0.01).reason
     # Half of what the mirror image does is too much, however sure it is.
     answers.moved[:, 0, 0], answers.moved[:, 0, 1] = 0.05, 0.10
     assert judge_answers(answers).finding(0.5).verdict == "not shown"
