@@ -33,7 +33,7 @@ from ownership_attacks import (
     weights_changed,
     with_kernel,
 )
-from ownership_summary import summarise
+from ownership_summary import ASKED, summarise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -53,8 +53,6 @@ from nullspace_cli.engine.transforms.eval_transform import from_8_bits, to_8_bit
 SIZE, PATCH, WIDTH = 32, 8, 64
 IMAGES, HELD_OUT = 3000, 10_000
 STEPS, TUNING, BATCH, RATE = 700, 150, 64, 2e-3
-ASKED = (2, 8, 24)
-"""Images that a black box is asked about."""
 QUERIES = 24 * 101
 """Images on which an owner errs: as many as the probes of 24 images."""
 ALLOWED = 0.02

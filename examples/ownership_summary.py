@@ -13,6 +13,9 @@ from nullspace_cli.engine.ownership.white_box import ALIKE
 Line = dict[str, Any]
 """A claim, a suspect, and what was found."""
 
+ASKED = (2, 8, 24)
+"""Images that a black box is asked about."""
+
 SCORES: dict[str, Callable[[Line], float]] = {
     "weights": lambda line: line["weights"]["likeness"] or 0.0,
     "24 logits": lambda line: -line["answers"]["24 logits"]["statistic"],
@@ -50,16 +53,15 @@ def thresholds(strangers: Sequence[Line]) -> None:
 
 
 def false_claims(reported: Sequence[Line]) -> None:
-    print("\nfalse claims | by weights | likeness | p <= 0.01, 0.05, 0.2 | by 24 logits | ratio | by 24 labels")
+    print("\npairs | derived by weights | likeness | p <= 0.01, 0.05, 0.2 | by 2, 8, 24 logits, labels | ratio of 24")
     for chosen in [*dict.fromkeys(line["relation"] for line in reported), "all"]:
         lines = [line for line in reported if chosen in (line["relation"], "all")]
-        weights, logits, labels = (
-            share(derived(lines, by), len(lines)) for by in ("weights", "24 logits", "24 labels")
-        )
+        weights = share(derived(lines, "weights"), len(lines))
+        logits, labels = (", ".join(str(derived(lines, f"{n} {kind}")) for n in ASKED) for kind in ("logits", "labels"))
         likeness, ratio = span(map(SCORES["weights"], lines)), span(map(ratio_of, lines))
         p = [line["weights"]["p"] for line in lines]
         small = ", ".join(str(sum(one <= level for one in p)) for level in (0.01, 0.05, 0.2))
-        print(f"{chosen} | {weights} | {likeness} | {small} | {logits} | {ratio} | {labels}")
+        print(f"{chosen} | {weights} | {likeness} | {small} | {logits}; {labels} | {ratio}")
     power = sum(line["equal power"]["p"] <= DEFAULT_LEVEL for line in reported)
     print(f"with surrogates of equal power instead of mirror images: {power} of {len(reported)} derived")
 
@@ -71,10 +73,9 @@ def power(attacks: Sequence[Line]) -> None:
         accuracy, likeness, ratio, errors = (
             span(map(score, lines)) for score in (accuracy_of, SCORES["weights"], ratio_of, SCORES["same errors"])
         )
-        weights, two, eight, many, labels = (
-            derived(lines, by) for by in ("weights", "2 logits", "8 logits", "24 logits", "24 labels")
-        )
-        counts = f"{weights} of {len(lines)} | {likeness} | {two}, {eight}, {many} | {ratio} | {labels}"
+        weights, labels = derived(lines, "weights"), derived(lines, "24 labels")
+        logits = ", ".join(str(derived(lines, f"{n} logits")) for n in ASKED)
+        counts = f"{weights} of {len(lines)} | {likeness} | {logits} | {ratio} | {labels}"
         print(f"{name} | {accuracy} | {counts} | {errors}")
 
 
@@ -104,8 +105,12 @@ def ratio_of(line: Line) -> float:
 
 
 def derived(lines: Sequence[Line], by: str) -> int:
-    """How many, by "weights" or by a key of "answers"."""
-    return sum((line["weights"] if by == "weights" else line["answers"][by])["verdict"] == "derived" for line in lines)
+    """How many, by "weights" or by a key of "answers", of however few images."""
+    if by == "weights":
+        return sum(line["weights"]["verdict"] == "derived" for line in lines)
+    found = [line["answers"][by] for line in lines]
+    known = [one for one in found if one["null_to_mirrored"] is not None]
+    return sum(one["p"] <= DEFAULT_LEVEL and one["null_to_mirrored"] <= SMALL for one in known)
 
 
 def share(count: int, of: int) -> str:
