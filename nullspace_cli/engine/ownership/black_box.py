@@ -60,7 +60,10 @@ class BlackBox:
         return p_value(self.statistic, torch.cat([self.surrogates, -self.surrogates, torch.tensor([-self.statistic])]))
 
     def finding(self, level: float) -> Finding:
-        """Derived, if p <= `level` and null noise does at most `SMALL` of what its mirror image does, on `FEWEST` images."""
+        """Derived, if p <= `level` and null noise does at most `SMALL` of what its mirror image does.
+
+        By fewer than `FEWEST` images nothing is derived.
+        """
         if self.movement is not None and self.movement**2 < UNMOVED:
             return Finding("says nothing", "the suspect's answers do not move under mirrored null noise either")
         if self.ratio is None:
