@@ -28,6 +28,7 @@ from ownership_attacks import (
     first_layer,
     mixed,
     mixtures,
+    noises,
     normalised_otherwise,
     resampled,
     weights_changed,
@@ -245,7 +246,8 @@ class Study:
                 yield Suspect(name, wrapped(make(), name))
         if not done("other mean and std"):
             yield Suspect("other mean and std", normalised_otherwise(model))
-        for name, direction in self.noises(owner).items():
+        kernel = model.module.get_parameter("patch_embed.proj.weight").detach()
+        for name, direction in noises(kernel, self.claim(owner)).items():
             if not done(name):
                 yield Suspect(name, self.with_noise(owner, direction))
         for size in (6, 10, 12):
@@ -254,18 +256,6 @@ class Study:
                 module = resampled(model.module, size)
                 asked = nn.Sequential(nn.UpsamplingBilinear2d(side), module)  # who asks has images of the owner's size
                 yield Suspect(name, wrapped(module, name, side), wrapped(asked, name))
-
-    def noises(self, owner: Owner) -> dict[str, Tensor]:
-        """Noise on a first layer, of the rms of its weights: in the claim's nullspace, and white."""
-        kernel = self.network(owner).module.get_parameter("patch_embed.proj.weight").detach()
-        white = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-        rows = self.claim(owner).row_space.flatten(1)
-        null = white - ((white.flatten(1) @ rows.mT) @ rows).view_as(white)
-        unit = kernel.double().square().mean().sqrt()
-        return {
-            f"{name} noise": (noise * unit / noise.square().mean().sqrt()).float()
-            for name, noise in (("null", null), ("white", white))
-        }
 
     def with_noise(self, owner: Owner, direction: Tensor) -> Model:
         """W + eps N at the largest eps that loses at most `ALLOWED` of the accuracy."""
@@ -395,11 +385,11 @@ def by_weights(claim: Claim, model: Model) -> dict[str, Any]:
     return {"verdict": found.finding(DEFAULT_LEVEL).verdict, **found.to_dict()}
 
 
-def by_answers(claim: Claim, probes: Tensor, model: Model) -> dict[str, Any]:
+def by_answers(claim: Claim, probes: Tensor, model: Model, counts: Sequence[int] = ASKED) -> dict[str, Any]:
     """The verdicts by logits and by labels alone, for several numbers of images."""
     rows = logits(model, probes.flatten(0, 1)).double().unflatten(0, probes.shape[:2])
     found = {}
-    for count in [count for count in ASKED if count <= len(rows)]:
+    for count in counts:
         for kind, said in (("logits", rows.tolist()), ("labels", rows.argmax(2).tolist())):
             judged = judge_answers(answers_of(said[:count], claim.recipe.pairs))
             found[f"{count} {kind}"] = {"verdict": judged.finding(DEFAULT_LEVEL).verdict, **judged.to_dict()}

@@ -9,6 +9,7 @@ from timm.layers import resample_patch_embed
 from torch import Tensor, nn
 
 from nullspace_cli import Model, wrap
+from nullspace_cli.engine.ownership.claim import Claim
 
 
 def eight_bits(weight: Tensor) -> Tensor:
@@ -83,6 +84,19 @@ def resampled(module: nn.Module, size: int) -> nn.Module:
     embed.img_size = tuple(size * side for side in embed.grid_size)
     embed.proj, embed.patch_size = other, (size, size)
     return changed
+
+
+def noises(kernel: Tensor, claim: Claim) -> dict[str, Tensor]:
+    """Noise on a first layer, of the rms of its weights: in the claim's nullspace, and white."""
+    white = torch.randn(kernel.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    rows = claim.row_space.flatten(1)
+    null = white - ((white.flatten(1) @ rows.mT) @ rows).view_as(white)
+    null = null * torch.tensor(claim.patch_map.std)[:, None, None]  # weights act on normalised pixels
+    unit = kernel.double().square().mean().sqrt()
+    return {
+        f"{name} noise": (noise * unit / noise.square().mean().sqrt()).float()
+        for name, noise in (("null", null), ("white", white))
+    }
 
 
 def with_kernel(module: nn.Module, kernel: Tensor) -> nn.Module:

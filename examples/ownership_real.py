@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from ownership import Results, by_answers, by_weights, save, shown, train
-from ownership_attacks import CHANGES, first_layer, mixed, mixtures, weights_changed
+from ownership import Results, by_answers, by_weights, logits, save, shown, train
+from ownership_attacks import CHANGES, first_layer, mixed, mixtures, noises, weights_changed, with_kernel
 from timm.layers import resample_patch_embed
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nullspace_cli import Model, load_model, wrap
 from nullspace_cli.demo.drawing import draw
-from nullspace_cli.engine.ownership.claim import make_claim
+from nullspace_cli.engine.ownership.claim import Claim, make_claim
 
-SIZE, ASKED = 98, 8
-"""Pixels and number of the images that are asked about: seven patches a side, for the sake of time."""
+SIZE, ASKED = 98, (2, 8, 16)
+"""Pixels of the images that are asked about, seven patches a side for the sake of time, and how many they are."""
 TUNING, BATCH, DRAWINGS = 40, 16, 640
 
 
@@ -38,27 +39,32 @@ def main() -> None:
     results = Results(options.folder / "real.jsonl")
     model = load_model("vit_small_patch14_dinov2", checkpoint=options.checkpoint, device="cpu", img_size=224)
     claim = make_claim(model)
-    for name, kernel in kernels(model):
+    for name, kernel in kernels(model, claim):
         if not results.has("first layer", model.name, name):
             found = by_weights(claim, first_layer(model, kernel.contiguous()))
             results.add("first layer", model.name, name, {"weights": found})
-    images = [torch.from_numpy(draw("test", i, size=SIZE)[0]).permute(2, 0, 1) for i in range(ASKED)]
+    images = [torch.from_numpy(draw("test", i, size=SIZE)[0]).permute(2, 0, 1) for i in range(max(ASKED))]
     probes = shown(claim, images)
-    for name, suspect in networks(model, options.folder, options.other):
+    first = next(networks(model, claim, options.folder, None))[1]()
+    for name, suspect in networks(model, claim, options.folder, options.other):
         if not results.has("network", model.name, name):
             one = suspect()
-            found = {"weights": by_weights(claim, one), "answers": by_answers(claim, probes, one)}
+            found = {"weights": by_weights(claim, one), "answers": by_answers(claim, probes, one, ASKED)}
+            own, its = logits(first, probes[:, 0]), logits(one, probes[:, 0])
+            if own.shape == its.shape:
+                found["cosine"] = float(F.cosine_similarity(own, its).mean())
             results.add("network", model.name, name, found)
     for line in results.found:
         answers = [f"| {key}: {said(one, 'null_to_mirrored')}" for key, one in line.get("answers", {}).items()]
-        print(f"{line['kind']:12} {line['suspect']:24} {said(line['weights'], 'likeness')}", *answers)
+        like = f"| cosine {line['cosine']:.4f}" if "cosine" in line else ""
+        print(f"{line['kind']:12} {line['suspect']:24} {said(line['weights'], 'likeness')}", like, *answers)
 
 
 def said(found: dict[str, Any], of: str) -> str:
     return " ".join([found["verdict"], *(f"{found[key]:.3g}" for key in (of, "p") if found[key] is not None)])
 
 
-def kernels(model: Model) -> Iterator[tuple[str, Tensor]]:
+def kernels(model: Model, claim: Claim) -> Iterator[tuple[str, Tensor]]:
     """What becomes of a first layer, and what is not made of it but is like it."""
     kernel = model.module.get_parameter("patch_embed.proj.weight").detach()
     generator = torch.Generator().manual_seed(5)
@@ -67,9 +73,9 @@ def kernels(model: Model) -> Iterator[tuple[str, Tensor]]:
         yield name, change(kernel)
     for name, M in mixtures(len(kernel)).items():
         yield name, (M @ kernel.double().flatten(1)).float().view_as(kernel)
-    for share in (0.1, 0.3, 1.0):
-        noise = torch.randn(kernel.shape, generator=generator)
-        yield f"{share:.0%} noise", kernel + share * kernel.square().mean().sqrt() * noise
+    for name, noise in noises(kernel, claim).items():
+        for share in (0.03, 0.1, 0.3, 1.0):
+            yield f"{share:.0%} {name}", kernel + share * noise
     for size in (10, 12, 18, 20):
         yield f"patches of {size}", resample_patch_embed(kernel, [size, size])
     yield "mirrored", kernel.flip(3)
@@ -80,7 +86,9 @@ def kernels(model: Model) -> Iterator[tuple[str, Tensor]]:
     yield "random", torch.randn(kernel.shape, generator=generator)
 
 
-def networks(model: Model, folder: Path, other: tuple[str, str] | None) -> Iterator[tuple[str, partial[Model]]]:
+def networks(
+    model: Model, claim: Claim, folder: Path, other: tuple[str, str] | None
+) -> Iterator[tuple[str, partial[Model]]]:
     """What becomes of a network as a whole, and networks without kinship; made where they are asked for."""
     small: Any = copy.deepcopy(model.module)
     small.set_input_size(img_size=(SIZE, SIZE))
@@ -89,6 +97,8 @@ def networks(model: Model, folder: Path, other: tuple[str, str] | None) -> Itera
     yield "itself", partial(ready, small)
     for name, change in CHANGES.items():
         yield name, partial(ready, weights_changed(small, change))
+    kernel = small.patch_embed.proj.weight.detach()
+    yield "10% null noise", partial(ready, with_kernel(small, kernel + 0.1 * noises(kernel, claim)["null noise"]))
     yield "mixed", partial(ready, mixed(small, mixtures(small.embed_dim)["mixed"]))
     for rate in (1e-5, 1e-4):
         yield f"fine-tuned, rate {rate:g}", partial(tuned, model, small, rate, folder / f"real {rate:g}.pt")
