@@ -24,6 +24,7 @@ from nullspace_cli import Model, load_model, wrap
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.ownership.claim import Claim, make_claim
 
+NAME = "vit_small_patch14_dinov2"
 SIZE, ASKED = 98, (2, 8, 16)
 """Pixels of the images that are asked about, seven patches a side for the sake of time, and how many they are."""
 TUNING, BATCH, DRAWINGS = 40, 16, 640
@@ -37,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     results = Results(options.folder / "real.jsonl")
-    model = load_model("vit_small_patch14_dinov2", checkpoint=options.checkpoint, device="cpu", img_size=224)
+    model = load_model(NAME, checkpoint=options.checkpoint, device="cpu", img_size=224)
     claim = make_claim(model)
     for name, kernel in kernels(model, claim):
         if not results.has("first layer", model.name, name):
@@ -95,17 +96,16 @@ def networks(
     std, mean = model.transform.std, model.transform.mean
     ready = partial(wrap, mean=mean, std=std, input_size=(3, SIZE, SIZE), batch_size=64)
     yield "itself", partial(ready, small)
-    for name, change in CHANGES.items():
-        yield name, partial(ready, weights_changed(small, change))
-    kernel = small.patch_embed.proj.weight.detach()
-    yield "10% null noise", partial(ready, with_kernel(small, kernel + 0.1 * noises(kernel, claim)["null noise"]))
-    yield "mixed", partial(ready, mixed(small, mixtures(small.embed_dim)["mixed"]))
     for rate in (1e-5, 1e-4):
         yield f"fine-tuned, rate {rate:g}", partial(tuned, model, small, rate, folder / f"real {rate:g}.pt")
-    blank = partial(load_model, "vit_small_patch14_dinov2", pretrained=False, device="cpu", seed=1, img_size=SIZE)
-    yield "random weights", blank
+    kernel = small.patch_embed.proj.weight.detach()
+    yield "10% null noise", partial(ready, with_kernel(small, kernel + 0.1 * noises(kernel, claim)["null noise"]))
     if other:
         yield other[0], partial(load_model, other[0], checkpoint=other[1], device="cpu")
+    yield "random weights", partial(load_model, NAME, pretrained=False, device="cpu", seed=1, img_size=SIZE)
+    yield "mixed", partial(ready, mixed(small, mixtures(small.embed_dim)["mixed"]))
+    for name, change in CHANGES.items():
+        yield name, partial(ready, weights_changed(small, change))
 
 
 def tuned(model: Model, small: nn.Module, rate: float, path: Path) -> Model:

@@ -30,8 +30,8 @@ def summarise(found: Sequence[Line]) -> None:
         [line for line in found if line["kind"] == kind] for kind in ("reported", "setting", "attack")
     )
     strangers = [line for line in setting if line["relation"] != "same seed, other data"]
-    if strangers:
-        thresholds(strangers)
+    if setting:
+        thresholds(setting)
     if reported:
         false_claims(reported)
     if attacks:
@@ -44,12 +44,13 @@ def summarise(found: Sequence[Line]) -> None:
             print(f"{kind}: {derived(lines, 'weights')} of {len(lines)} derived, likeness up to {largest:.2f}")
 
 
-def thresholds(strangers: Sequence[Line]) -> None:
-    """Twice as far from chance as any pair of the setting part that has neither weights nor a seed in common."""
-    likeness, ratio = max(map(SCORES["weights"], strangers)), min(map(ratio_of, strangers))
-    print(f"setting part, {len(strangers)} pairs of two seeds")
-    print(f"  likeness up to {likeness:.3f}, which asks for {2 * likeness:.2f}; in use: {ALIKE}")
-    print(f"  null noise does {ratio:.3f} or more, which asks for {ratio / 2:.2f}; in use: {SMALL}")
+def thresholds(setting: Sequence[Line]) -> None:
+    """What bounds have to be beyond, by pairs of owners that are not reported."""
+    print(f"setting part, {len(setting)} pairs; bounds in use: likeness {ALIKE}, ratio {SMALL}")
+    for relation in dict.fromkeys(line["relation"] for line in setting):
+        lines = [line for line in setting if line["relation"] == relation]
+        likeness, ratio = max(map(SCORES["weights"], lines)), min(map(ratio_of, lines))
+        print(f"{relation}: {len(lines)} pairs, likeness up to {likeness:.3f}, ratio of 24 images down to {ratio:.3f}")
 
 
 def false_claims(reported: Sequence[Line]) -> None:
@@ -106,11 +107,11 @@ def ratio_of(line: Line) -> float:
 
 def derived(lines: Sequence[Line], by: str) -> int:
     """How many, by "weights" or by a key of "answers", of however few images."""
+    found = [line["weights"] if by == "weights" else line["answers"][by] for line in lines]
+    sure = [one for one in found if one["p"] is not None and one["p"] <= DEFAULT_LEVEL]
     if by == "weights":
-        return sum(line["weights"]["verdict"] == "derived" for line in lines)
-    found = [line["answers"][by] for line in lines]
-    known = [one for one in found if one["null_to_mirrored"] is not None]
-    return sum(one["p"] <= DEFAULT_LEVEL and one["null_to_mirrored"] <= SMALL for one in known)
+        return sum(one["likeness"] >= ALIKE for one in sure)
+    return sum(one["null_to_mirrored"] is not None and one["null_to_mirrored"] <= SMALL for one in sure)
 
 
 def share(count: int, of: int) -> str:
