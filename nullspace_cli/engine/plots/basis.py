@@ -110,7 +110,7 @@ def _draw_curves(axes: Axes, spectra: Sequence[Spectrum], least: Sequence[float]
         kept = (values > share * values.max()).numpy()
         axes.semilogy(np.linspace(0, 100, len(values))[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
     if len(spectra) > 1:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
     closed = ", edges closed" if any(spectrum.by_frequency[..., 0].numel() > 1 for spectrum in spectra) else ""
     axes.set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title=f"Spectrum{closed}")
     axes.spines[["top", "right"]].set_visible(False)
