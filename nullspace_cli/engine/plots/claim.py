@@ -49,9 +49,7 @@ def draw_check(
         left.set_axis_off()
         right.set_axis_off()
     if left.get_legend_handles_labels()[0]:
-        left.legend(
-            frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3
-        )  # free of lines
+        left.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     figure.supxlabel(finding.reason, fontsize=9)
     return save_figure(path, figure, force=force)
 
