@@ -443,7 +443,10 @@ def test_what_is_refused_before_anything_is_loaded(
     assert "not a number above 0" in refused(*asked, "--sigma", "0", code=2)
     assert "not a number above 0" in refused(*asked, "--bound", "0", code=2)
     assert "several results would be written to a" in refused(*asked, "--csv", "a", "-o", "a", code=2)
-    assert "its own input" in refused(*asked, "-o", noise, "--force", code=2)
+    assert "a JSON document is a .json" in refused(*asked, "-o", noise, "--force", code=2)
+    (tmp_path / "link.json").symlink_to(noise)
+    assert "its own input" in refused(*asked, "-o", "link.json", "--force", code=2)
+    (tmp_path / "link.json").unlink()
     assert there.read_text() == "mine"
     assert contents() == ["empty", "other.safetensors", "there.csv"]
 
