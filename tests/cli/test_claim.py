@@ -218,7 +218,7 @@ def test_a_level_that_the_pairs_cannot_reach(vitnull: Vitnull, made: Claim) -> N
         (("check", CLAIM, "demo", "--answers", "x"), 2, "give a SUSPECT"),
         (("check", CLAIM, "demo", "--digest", "0" * 64), 1, "is another claim"),
         (("check", "missing", "demo"), 1, "There is no file missing"),
-        (("check", CLAIM, "demo", "--plot", CLAIM, "--force"), 2, "would replace its own input"),
+        (("check", CLAIM, "demo", "--plot", CLAIM, "--force"), 2, "is the ending of a safetensors file"),
         (("probes", CLAIM, "--images", "missing", "--out-dir", "p"), 1, "There is no folder missing"),
         (("probes", CLAIM, "--images", "demo", "--out-dir", "p", "--size", "15"), 2, "expected at least 16"),
     ],

@@ -296,7 +296,7 @@ def test_a_method_that_the_model_lacks(vitnull: Vitnull, photo: Path, model: str
     [
         ("--method grad-cam", "Unknown saliency method 'grad-cam'. Methods: attribution"),
         ("--plot curves.png", "--plot"),
-        ("--faithfulness --plot curves.pdf", "--plot"),
+        ("--faithfulness --plot curves.gif", "--plot"),
         ("--compare-noise 0", "--compare-noise"),
         ("--compare-noise nan", "--compare-noise"),
         ("--compare-noise inf", "--compare-noise"),

@@ -258,7 +258,7 @@ def test_what_is_there_and_cannot_be_opened_is_not_done(
     assert sources(outcome) == ["b.png"]
     ((failure),) = outcome.document["failures"]
     assert failure["source"] == "a.png"
-    assert failure["error"].startswith("Cannot read a.watermarked.png: ")
+    assert failure["error"].startswith("a.png: Cannot read a.watermarked.png: ")
     assert failure["error"].endswith("It is left as it is: remove it, or use --force.")
     assert Path("a.watermarked.png").read_bytes() == there
     assert stamp("a.png", "--skip-existing", expect=4).document["images"] == []
