@@ -202,6 +202,10 @@ def headers(about: str = "{}") -> Iterator[Case]:
     yield Case("header of 8 GiB", sparse)
 
 
+MAY_LACK = ("without parents.", "without parameters.plan.data_config.", "without parameters.near")
+"""What older artefacts do not say."""
+
+
 def artefacts(good: Path, read: Collection[str]) -> Iterator[Case]:
     """An artefact of ours in many broken forms.
 
@@ -216,8 +220,7 @@ def artefacts(good: Path, read: Collection[str]) -> Iterator[Case]:
         yield Case(
             f"provenance {name}",
             partial(write_unchecked, tensors=tensors, provenance=changed),
-            refused=name.startswith("without")
-            and not name.startswith(("without parents.", "without parameters.plan.data_config.")),
+            refused=name.startswith("without") and not name.startswith(MAY_LACK),
         )
     for name, made in broken_tensors(tensors):
         of_values = " with " in name or " twice" in name

@@ -10,7 +10,9 @@ from PIL import Image
 from nullspace_cli.demo.drawing import draw
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name != "library.py")  # which takes nothing
+NO_SCRIPTS = {"library.py", "ownership_attacks.py", "ownership_summary.py"}
+"""What takes no arguments, and parts of others."""
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py") if path.name not in NO_SCRIPTS)
 NEEDED = {"choosing_sources.py", "first_layers.py", "jpeg_story.py", "jpeg_table.py", "native_watermarks.py"}
 NEEDED |= {"mark_dataset.py", "mark_with_ray.py", "readers.py", "several_readers.py"}
 """Those that cannot do without an argument."""
@@ -25,6 +27,7 @@ def run(script: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | 
     if library := LIBRARIES.get(script):
         pytest.importorskip(library)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.syspath_prepend(EXAMPLES)  # as Python does itself
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
     return end.value.code

@@ -118,7 +118,7 @@ def test_the_worst_pictures_have_the_room(mark: Any, tmp_path: Path) -> None:
     ("report", "expect", "words"),
     [
         ("there.html", 1, "there.html exists already"),
-        ("report.pdf", 2, "called .html"),
+        ("report.pdf", 2, "a report is a .html"),
         ("missing/report.html", 1, "the folder missing does not exist"),
     ],
 )

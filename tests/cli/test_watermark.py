@@ -356,7 +356,7 @@ def test_a_model_without_a_head(stamp: Vitnull, photo: Path) -> None:
         ("a.png --strength nan", "--strength"),
         ("a.png --scale 0", "--scale"),
         ("a.png --position middle", "--position"),
-        ("", "no image was named"),
+        ("", "is the only one named"),
     ],
 )
 def test_usage_errors(stamp: Vitnull, no_weights: None, photo: Path, line: str, named: str) -> None:
@@ -413,8 +413,8 @@ def test_bad_marks(vitnull: Vitnull, no_weights: None, photo: Path, kind: str) -
 
 def test_a_folder_is_no_mark(vitnull: Vitnull, no_weights: None, photo: Path) -> None:
     Path("marks").mkdir()
-    outcome = vitnull("watermark", photo, "marks", "--model", "demo", expect=1)
-    assert "Cannot read marks: it is a folder" in outcome.message
+    outcome = vitnull("watermark", photo, "marks", "--model", "demo", expect=2)
+    assert "marks is a folder" in outcome.message
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])

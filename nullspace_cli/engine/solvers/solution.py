@@ -143,6 +143,26 @@ class Certificate:
             "bound_violation": float(self.bound_violation.max()),
         }
 
+    def select(self, which: Tensor) -> "Certificate":
+        """That of some of the problems."""
+        return Certificate(
+            residual=self.residual[which],
+            bound_violation=self.bound_violation[which],
+            gap=self.gap[which],
+            iterations=self.iterations[which],
+            status=self.status,
+        )
+
+    def to(self, device: torch.device | str) -> "Certificate":
+        """That alone on another device: to read it off the host, one figure after another."""
+        return Certificate(
+            residual=self.residual.to(device),
+            bound_violation=self.bound_violation.to(device),
+            gap=self.gap.to(device),
+            iterations=self.iterations.to(device),
+            status=self.status,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Solution(Certificate):
@@ -192,8 +212,3 @@ class Solution(Certificate):
             bound_violation=put(self.bound_violation, instead.bound_violation),
             gap=put(self.gap, instead.gap),
         )
-
-    def to(self, device: torch.device | str) -> "Solution":
-        """The same on another device: to read a certificate off the host, one figure after another."""
-        tensors: dict[str, Any] = {name: part.to(device) for name, part in vars(self).items() if name != "status"}
-        return replace(self, **tensors)

@@ -3,6 +3,7 @@
 Whoever makes images for a model gives sources and targets, and is given what keeps the sources' reading.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, Protocol
@@ -20,7 +21,7 @@ from nullspace_cli.engine.solvers.image_projection import project_image_box
 from nullspace_cli.engine.solvers.interior_point import solve_affine_box
 from nullspace_cli.engine.solvers.metric_rounding import MetricRounding
 from nullspace_cli.engine.solvers.null_projection import NullProjection
-from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status
+from nullspace_cli.engine.solvers.solution import AffineBox, Certificate, Norm, Solution, Status
 from nullspace_cli.engine.solvers.tile_rounding import TileRounding
 from nullspace_cli.engine.watermark.mark_style import MODEL_PERIOD, Tint, visible_tint
 from nullspace_cli.engine.watermark.result import Nullspace, Rounding
@@ -137,7 +138,7 @@ class PatchwiseConstraint:
         images, on_host = self._glue(solution.value, onto), solution.to("cpu")
         certificates = []
         for part in torch.arange(len(solution.value)).chunk(len(images)):
-            certificates.append({**_of(on_host, part).figures(norm), "patches": len(part)})
+            certificates.append({**on_host.select(part).figures(norm), "patches": len(part)})
         if solved is not None:
             counts = (~solved).cpu().view(len(images), -1).sum(1).tolist()
             for certificate, count in zip(certificates, counts, strict=True):
@@ -190,16 +191,17 @@ class WholeConstraint:
             ImageError: an image holds no solution that could be found.
         """
         require_distance(self.space, norm)
-        solution = project_image_box(self._projection, *inputs, tolerance=self.tolerance).to("cpu")
-        far = float(solution.residual.max())
+        solution = project_image_box(self._projection, *inputs, tolerance=self.tolerance)
+        certificate = solution.to("cpu")
+        far = float(certificate.residual.max())
         if not far <= NEAR:
             raise ImageError(
                 "No image near the target was found that the first layers read as the source: after "
-                f"{int(solution.iterations.max())} steps it is {far:.2g} off, in [0, 1] pixel units. Where much of the "
-                "source is black or white there is little room.",
+                f"{int(certificate.iterations.max())} steps it is {far:.2g} off, in [0, 1] pixel units. Where much of "
+                "the source is black or white there is little room.",
                 hint='Use `size="native"`, a smaller `strength`, or another image.',
             )
-        return self._kept(solution, inputs)
+        return Kept(solution.value.view(inputs.t.shape), list(self._each(certificate)))
 
     def nearest_unbounded(
         self, x: Float[Tensor, "b c h w"], t: Float[Tensor, "b c h w"], norm: Norm, channels: Channels
@@ -217,13 +219,11 @@ class WholeConstraint:
     def round(self, z: Float[Tensor, "b c h w"], inputs: Inputs) -> Float[Tensor, "b c h w"]:
         return self._tiles.round(z, inputs.lower, inputs.upper) if self._tiles else (z * 255).round() / 255
 
-    def _kept(self, solution: Solution, inputs: Inputs) -> Kept:
-        images, certificates = solution.value.view(inputs.t.shape).to(self.device), []
-        for part in torch.arange(len(images)).split(1):
-            solved = bool(solution.residual[part] <= self.tolerance)
-            own = replace(_of(solution, part), status=Status.SOLVED if solved else Status.ITERATION_LIMIT)
-            certificates.append(own.figures(2))
-        return Kept(images, certificates)
+    def _each(self, certificate: Certificate) -> Iterator[dict[str, Any]]:
+        for part in torch.arange(len(certificate.residual)).split(1):
+            own = certificate.select(part)
+            solved = bool(own.residual <= self.tolerance)
+            yield replace(own, status=Status.SOLVED if solved else Status.ITERATION_LIMIT).figures(2)
 
     @cached_property
     def _tiles(self) -> TileRounding | None:
@@ -265,15 +265,3 @@ def free_entries(space: PatchSpace, channels: Channels) -> Bool[Tensor, " n"]:
     if channels == "red":
         free[1:] = False
     return free.flatten()
-
-
-def _of(solution: Solution, part: Tensor) -> Solution:
-    """The certificate of some of the problems."""
-    return Solution(
-        value=solution.value[part],
-        residual=solution.residual[part],
-        bound_violation=solution.bound_violation[part],
-        gap=solution.gap[part],
-        iterations=solution.iterations[part],
-        status=solution.status,
-    )

@@ -457,10 +457,11 @@ def test_prepare_loads_what_will_be_needed(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_prepare_refuses_a_model_without_nullspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(model: Model) -> None:
+    def none(*_: object, **__: object) -> None:
         raise NoNullspaceError("none")
 
-    monkeypatch.setattr(networks, "find_basis", none)
+    for name in ("find_first_layer", "find_patches"):
+        monkeypatch.setattr(networks, name, none)
     for settings in ({"size": "model"}, {"nullspace": "patch"}):
         with pytest.raises(NoNullspaceError):
             pipeline(**settings).prepare()
