@@ -127,4 +127,5 @@ def test_lines_run_in_order(page: str, folder: Path) -> None:
     for line in (*GIVEN.get(page, ()), *LINES[page]):
         if reason(line) is None:
             done = subprocess.run(line, shell=True, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S602
-            assert done.returncode in (0, 3), f"{line}\n{done.stderr}"  # 3: what was asked to stay did not
+            # 3: what was asked to stay did not; 5: there is no nullspace, and that is what the page shows.
+            assert done.returncode in (0, 3, 5), f"{line}\n{done.stderr}"
