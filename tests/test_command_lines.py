@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from PIL import Image
+from PIL import ExifTags, Image
 
 from nullspace_cli.commands.app import app
 from nullspace_cli.demo.drawing import draw
@@ -107,10 +107,12 @@ def folder(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     names: tuple[str, ...] = ("photo.jpg", "cat.jpg", "dog.jpg", "other.jpg", "photo.png", "source.png", "target.png")
     names += ("photos/a.jpg", "photos/inner/b.jpg", "vitnull-demo/large.png", "vitnull-demo/photo-0.png")
     lines = " ".join((*LINES[page], *GIVEN.get(page, ())))
+    taken = Image.Exif()
+    taken.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] = "2024:05:06 07:08:09"
     for i, name in enumerate((*names, "vitnull-demo/photo-1.png")):
         if name not in lines and "photos/" not in name:
             continue
-        Image.fromarray(draw("val", i, size=400)[0]).save(tmp_path / name)
+        Image.fromarray(draw("val", i, size=400)[0]).save(tmp_path / name, exif=taken)
     for name in ("logo.png", "vitnull-demo/logo.png"):
         Image.fromarray(draw_logo()).save(tmp_path / name)
     script = tmp_path / "bin/vitnull"
