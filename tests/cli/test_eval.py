@@ -482,7 +482,7 @@ def test_two_processes_are_as_one(
 ) -> None:
     command = ("demo", "--noise", noises["encoder"], noises["input"], "--trials", "2", "--count", "11", "--json")
     result = torchrun("eval", *command, "--data", data, "--per-image", "two.jsonl", "--csv", "two.csv")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, "written: two.csv\nwritten: two.jsonl\n")
     assert_same(json.loads(result.stdout), evaluate(*command, "--per-image", "one.jsonl").document)
     one, two = (
         [json.loads(line) for line in (tmp_path / f"{n}.jsonl").read_text().splitlines()] for n in ("one", "two")
