@@ -79,7 +79,7 @@ MEANINGS: dict[str, str] = {
     "first layers that read images as a whole)",
     "output_bound": "proven: at most so much is read of null noise, as a share of its norm, in the units of space",
     "spectrum": "singular values of the first layers, by shares of the largest",
-    "standard_error": "of the estimate",
+    "standard_error": "of the estimate, at most",
     "NullityProof.method": "svd, staircase or inertia",
     "Patches.inputs": "numbers that a patch has",
     "Patches.outputs": "numbers that are read of a patch",

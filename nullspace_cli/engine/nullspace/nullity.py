@@ -93,10 +93,11 @@ class Estimate:
 def estimate_nullity(projection: NullProjection, probes: int, generator: torch.Generator) -> Estimate:
     """The trace of the projector onto the nullspace by Hutchinson's method: E ||P z||^2 of random signs z.
 
-    Args:
-        probes: 2 or more.
+    The variance of one probe is 2 (k - sum_i P_ii^2), at most 2 k (1 - k / n) of nullity k and n numbers: from a few
+    probes that says more than how far they lie apart, which may be little by chance.
     """
     size, kernel = projection.image_map.input_size, projection.image_map.branches[0].kernel
     signs = torch.randint(0, 2, (probes, *size), generator=generator).to(kernel) * 2 - 1
     squares: Float[Tensor, " probes"] = projection(signs).images.flatten(1).square().sum(1)
-    return Estimate(float(squares.mean()), float(squares.std() / probes**0.5))
+    found = float(squares.mean())
+    return Estimate(found, max(0.0, 2 * found * (1 - found / projection.image_map.inputs) / probes) ** 0.5)
