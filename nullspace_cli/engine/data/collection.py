@@ -69,3 +69,15 @@ class Collection(Protocol):
     def file_of(self, index: int) -> Path | None:
         """The file that it is read from."""
         ...
+
+
+def numbered(words: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+    """Labels for the names of classes, by the names' order as torchvision's ImageFolder has it; and these names."""
+    names = tuple(sorted(set(words)))
+    numbers = {name: number for number, name in enumerate(names)}
+    return [numbers[word] for word in words], names
+
+
+def names_of_indices(labels: Sequence[int]) -> tuple[str, ...]:
+    """Of classes that have no names: their indices, up to the largest label."""
+    return tuple(map(str, range(max(labels, default=-1) + 1)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nullspace_cli.engine.data.collection import Decoded, Split
+from nullspace_cli.engine.data.collection import Decoded, Split, names_of_indices, numbered
 from nullspace_cli.engine.data.encoded import decode_file
 from nullspace_cli.engine.errors import DataError, ImageError, first_line
 from nullspace_cli.engine.files.image_search import is_image
@@ -144,7 +144,7 @@ def open_shards(name: str, archives: Sequence[Path]) -> Shards:
     if without := next((image for image in images if image.key not in given), None):
         raise DataError(f"{without.archive} holds no class for {without.name}; others have a .cls file of their own.")
     labels = [given[image.key] for image in images]
-    return Shards(name, images, labels, tuple(map(str, range(max(labels) + 1))))
+    return Shards(name, images, labels, names_of_indices(labels))
 
 
 def _one_of_each(images: Sequence[Member]) -> list[Member]:
@@ -159,10 +159,10 @@ def _one_of_each(images: Sequence[Member]) -> list[Member]:
 
 def _by_folders(name: str, images: Sequence[Member]) -> Shards:
     folders = [Path(image.name).parent.name for image in images]
-    classes = tuple(sorted(set(folders)))
+    labels, classes = numbered(folders)
     if len(classes) == 1 or "" in classes:
         return Shards(name, images, [None] * len(images), None)
-    return Shards(name, images, [classes.index(folder) for folder in folders], classes)
+    return Shards(name, images, labels, classes)
 
 
 def _members(archive: Path) -> Iterator[Member]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nullspace_cli.engine.data.collection import Decoded, Split
+from nullspace_cli.engine.data.collection import Decoded, Split, names_of_indices, numbered
 from nullspace_cli.engine.data.encoded import decode_file
 from nullspace_cli.engine.errors import DataError, ImageError, first_line
 from nullspace_cli.engine.files.paths import is_folder
@@ -178,9 +178,7 @@ def _labels(datasets: Any, rows: "Dataset") -> tuple[Sequence[int | None], tuple
     if isinstance(features[column], datasets.ClassLabel):
         return found, tuple(features[column].names)
     if all(isinstance(value, str) for value in found):
-        names = tuple(sorted(set(found)))
-        numbers = {name: number for number, name in enumerate(names)}
-        return [numbers[value] for value in found], names
+        return numbered(found)
     if all(isinstance(value, int) and value >= 0 for value in found):
-        return found, tuple(map(str, range(max(found, default=0) + 1)))
+        return found, names_of_indices(found)
     return [None] * len(rows), None

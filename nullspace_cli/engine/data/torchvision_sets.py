@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nullspace_cli.engine.data.collection import Decoded, Split
+from nullspace_cli.engine.data.collection import Decoded, Split, names_of_indices
 from nullspace_cli.engine.errors import DataError, ImageError, first_line
 from nullspace_cli.engine.files.paths import is_folder
 from nullspace_cli.engine.files.two_readings import Reading
@@ -56,7 +56,7 @@ def open_torchvision(data: str, split: Split) -> TorchvisionSet:
     except Exception as error:
         raise DataError(f"Cannot open the data set {data}: {first_line(error)}") from error
     names = getattr(images, "classes", None)
-    classes = tuple(map(_words, names)) if names else tuple(map(str, range(max(labels) + 1)))
+    classes = tuple(map(_words, names)) if names else names_of_indices(labels)
     return TorchvisionSet(data, images, labels, classes)
 
 
