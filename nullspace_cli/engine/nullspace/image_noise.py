@@ -1,5 +1,8 @@
 """Noise over whole images, in pixel units, that first layers do not read, or hardly: what is common to both."""
 
+from abc import ABC, abstractmethod
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,31 +12,44 @@ from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.solvers.image_map import ImageMap
 
 
-class ImageNoise:
+class ImageNoise(ABC):
     """A source of such noise.
 
     Attributes:
         image_map: a map of differences of images in `space` that reads little of the noise.
+        layers: who reads the image, for people.
         space: "pixel" for differences of images in [0, 1], "normalized" for those of normalised ones.
         std: the model's, by which the two differ.
     """
 
     image_map: ImageMap
+    layers: tuple[str, ...]
     space: Space
     std: tuple[float, ...]
 
+    @abstractmethod
     def draw(self, seed: int) -> Float[Tensor, "c h w"]:
         """Noise in `space`, of any size.
 
         Raises:
             ArtifactError: it cannot be had as promised.
         """
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def norm(self) -> float:
         """||A||, the measure of what is read."""
-        raise NotImplementedError
+
+    def describe_reading(self) -> dict[str, Any]:
+        """The keys of the JSON document that say who reads images, and of which size."""
+        c, h, w = self.image_map.input_size
+        return {
+            "kind": "affine",
+            "layers": list(self.layers),
+            "in_chans": c,
+            "image_size": [h, w],
+            "patch_size": None,
+        }
 
     def pixel_noise(self, size: tuple[int, int], std: float, seed: int) -> Float[Tensor, "c h w"]:
         """A sample over a model's whole input, in pixel units of root mean square `std`.

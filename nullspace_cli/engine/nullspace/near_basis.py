@@ -84,13 +84,8 @@ class NearBasis(ImageNoise):
 
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the near nullspace; its dimensions are not counted."""
-        c, h, w = self.image_map.input_size
         return {
-            "kind": "affine",
-            "layers": list(self.layers),
-            "in_chans": c,
-            "image_size": [h, w],
-            "patch_size": None,
+            **self.describe_reading(),
             "inputs": self.image_map.inputs,
             "outputs": self.image_map.outputs,
             "rank": None,

@@ -111,13 +111,8 @@ class StemBasis(ImageNoise):
 
     def describe(self) -> dict[str, Any]:
         """The keys of the JSON document that describe the nullspace."""
-        c, h, w = self.image_map.input_size
         return {
-            "kind": "affine",
-            "layers": list(self.layers),
-            "in_chans": c,
-            "image_size": [h, w],
-            "patch_size": None,
+            **self.describe_reading(),
             **self.counted.describe(),
             "rtol": self.rtol,
             "sigma_max": self.sigma_max,
