@@ -155,7 +155,7 @@ def explain(
         alone = len(jobs) == 1 and taken.count * ranks.world == 1
         run = ImageRun(console, "explain", [job.source for job in mine], alone=alone, jsonl=jsonl)
         loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
-        chosen = choose(loaded, names or default_methods(loaded)[:1])
+        chosen = choose(loaded, names) if names else default_methods(loaded, most=1)
         index = None if class_ is None else class_index(loaded, class_)
         gallery = report.gallery(page_path, ranks)
         explainer = Explainer(

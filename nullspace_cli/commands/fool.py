@@ -145,8 +145,8 @@ def fool(
     network = LazyModel(options.request(model), basis)
     maker = Attack(network, size, channels, is_bounded, norm, amount, rounding, reading)  # type: ignore[arg-type]
     maker.prepare()
-    names = [name.strip() for name in explain.split(",") if name.strip()] if explain else default_methods(network.model)
-    methods = [] if explain == "none" else choose(network.model, names)
+    names = [name.strip() for name in explain.split(",") if name.strip() not in ("", "none")] if explain else []
+    methods = choose(network.model, names) if explain else default_methods(network.model)
     looks = read_picture(target, "shown")
     looks.tell(console.warn)
     wanted = looks.pixels

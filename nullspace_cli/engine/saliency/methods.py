@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from itertools import islice
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
@@ -75,22 +76,26 @@ DEFAULT_METHODS = ("attribution", "rollout", "token-gradcam", "gradcam", "gradie
 
 def supported(model: Model) -> tuple[str, ...]:
     """The methods that can explain the model: tokens for plain ViTs, features for CNNs, pixels for all."""
+    able = _able(model)
+    return tuple(name for name, method in METHODS.items() if able(method))
+
+
+def default_methods(model: Model, most: int | None = None) -> list[Method]:
+    """A few methods that people know, of those that can explain the model; at most `most`."""
+    able = _able(model)
+    known = (METHODS[name] for name in DEFAULT_METHODS[:-1])
+    return list(islice(filter(able, known), most)) or [METHODS[DEFAULT_METHODS[-1]]]
+
+
+def _able(model: Model) -> Callable[[Method], bool]:
+    """Says of a method whether it can explain the model; asks of it only what was not asked before."""
     families: dict[Family, bool] = {
         "tokens": transformer.obstacle(model) is None,
         "pixels": True,
         "features": cnn.has_feature_map(model),
     }
-    return tuple(
-        name
-        for name, method in METHODS.items()
-        if families[method.family] and (method.needs is None or method.needs(model))
-    )
-
-
-def default_methods(model: Model) -> tuple[str, ...]:
-    """A few methods that people know, of those that can explain the model."""
-    available = supported(model)
-    return tuple(name for name in DEFAULT_METHODS[:-1] if name in available) or DEFAULT_METHODS[-1:]
+    met = cache(lambda needs: bool(needs(model)))
+    return lambda method: families[method.family] and (method.needs is None or met(method.needs))
 
 
 def named(names: Sequence[str]) -> list[Method]:
@@ -112,12 +117,11 @@ def choose(model: Model, names: Sequence[str]) -> list[Method]:
         UsageError: there is no method of a name.
         ModelError: a method cannot explain the model.
     """
-    methods = named(names)
-    available = supported(model)
-    refused = [name for name in names if name not in available and name != "all"]
+    methods, able = named(names), _able(model)
+    refused = [name for name in names if name != "all" and not able(METHODS[name])]
     if refused:
-        raise ModelError(f"{refused[0]} cannot explain {model.name}. What can: {', '.join(available)}.")
-    return [method for method in methods if method.name in available]
+        raise ModelError(f"{refused[0]} cannot explain {model.name}. What can: {', '.join(supported(model))}.")
+    return [method for method in methods if able(method)]
 
 
 class SaliencyMaps:

@@ -214,7 +214,7 @@ def _fool(network: LazyModel, folder: Path, gallery: Gallery, *, force: bool) ->
         for drawing in (SOURCE, TARGET)
     )
     fool, picture = Attack(network, bounded=False, norm=1, strength=1.0), read_picture(source)
-    methods = choose(network.model, default_methods(network.model))
+    methods = default_methods(network.model)
     files = _fooled(folder)
     done = report(
         fool, fool(picture, read_picture(target, "shown").pixels), picture, target, files, methods, force=force

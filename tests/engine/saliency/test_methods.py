@@ -1,11 +1,14 @@
 """The registry: which methods a model has, what is refused, and that each gives a map on its grid."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from nullspace_cli.engine.errors import ModelError, UsageError
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.saliency.methods import METHODS, choose, explain, supported, upsampled
+from nullspace_cli.engine.saliency.methods import METHODS, choose, default_methods, explain, supported, upsampled
 from tests.engine.saliency.tiny import load
 
 TOKENS = ("attribution", "raw", "rollout", "attention-gradcam", "token-gradcam", "partial-lrp", "full-lrp")
@@ -36,6 +39,23 @@ def test_what_relevance_cannot_be_carried_through_is_known_beforehand() -> None:
     assert supported(elsewhere) == (*TOKENS[1:5], *PIXELS)
     with pytest.raises(ModelError, match=r"full-lrp cannot explain vit_tiny_r"):
         choose(hybrid, ("full-lrp",))
+
+
+def test_the_default_is_found_with_one_look(vit: Model, cnn: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def look(name: str, _: Model) -> bool:
+        looks.append(name)
+        return True
+
+    for name, method in METHODS.items():
+        monkeypatch.setitem(METHODS, name, replace(method, needs=method.needs and partial(look, name)))
+    assert [method.name for method in default_methods(vit, most=1)] == ["attribution"] == looks
+    assert [method.name for method in default_methods(vit)] == ["attribution", "rollout", "token-gradcam"]
+    assert [method.name for method in default_methods(cnn)] == ["gradcam"]
+    assert [method.name for method in default_methods(load("mixer_s32_224"))] == ["gradient"]
+    choose(vit, ("rollout", "raw"))
+    assert looks == ["attribution"] * 2
 
 
 def test_choosing(vit: Model, cnn: Model) -> None:
