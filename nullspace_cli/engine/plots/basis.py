@@ -15,10 +15,13 @@ from nullspace_cli.engine.nullspace.near_basis import NearBasis
 from nullspace_cli.engine.nullspace.preview import FILTERS, Preview
 from nullspace_cli.engine.nullspace.spectrum import SHARES, Spectrum
 from nullspace_cli.engine.nullspace.stem_basis import StemBasis
-from nullspace_cli.engine.plots.figure import BLUE, ORANGE, save_figure
+from nullspace_cli.engine.plots.figure import BLUE, ORANGE, plain_ticks, save_figure
 
 LARGEST_OVER_LEAST = 1e7
 """Below, singular values are those of zero."""
+
+TILE, GAP = 120, 10
+"""Pixels of a patch, at least, and between two of them."""
 
 
 def draw_basis(
@@ -49,9 +52,9 @@ def draw_basis(
     _draw_spectrum(axes[0], basis)
     _draw_noise(axes[1:], shown, near=basis.near)
     rows.suptitle("What the network reads: row space, largest singular values", fontsize=11)
-    _draw_patches(rows.subplots(1, FILTERS), nullspace.row_space[:FILTERS])
+    _draw_patches(rows.subplots(), nullspace.row_space[:FILTERS])
     nulls.suptitle("What it cannot see: null vectors of the lowest spatial frequencies", fontsize=11)
-    _draw_patches(nulls.subplots(1, FILTERS), shown.null_vectors)
+    _draw_patches(nulls.subplots(), shown.null_vectors)
     return save_figure(path, figure, force=force)
 
 
@@ -99,18 +102,21 @@ def _draw_stem_basis(
     axes[4].set(xticks=[], yticks=[], xlabel="0 in the middle")
     span = "kernels that span those" if isinstance(basis, StemBasis) else "kernels"
     rows.suptitle(f"What the network reads: {span} of its first layer", fontsize=11)
-    _draw_patches(rows.subplots(1, FILTERS), basis.image_map.branches[0].kernel[:FILTERS])
+    _draw_patches(rows.subplots(), basis.image_map.branches[0].kernel[:FILTERS])
     return save_figure(path, figure, force=force)
 
 
 def _draw_curves(axes: Axes, spectra: Sequence[Spectrum], least: Sequence[float]) -> None:
     """The singular values of each layer, the largest first, down to a share of it."""
+    drawn: list[float] = []
     for k, (spectrum, color, share) in enumerate(zip(spectra, itertools.cycle((BLUE, ORANGE)), least, strict=False)):
         values = spectrum.sorted
         kept = (values > share * values.max()).numpy()
         axes.semilogy(np.linspace(0, 100, len(values))[kept], values[kept], color=color, lw=1.8, label=f"layer {k + 1}")
+        drawn += (float(values[kept].max()), float(values[kept].min()))
     if len(spectra) > 1:
         axes.legend(frameon=False, loc="upper right")
+    plain_ticks(axes.yaxis, drawn)
     closed = ", edges closed" if any(spectrum.by_frequency[..., 0].numel() > 1 for spectrum in spectra) else ""
     axes.set(xlim=(0, 100), xlabel="% of all directions", ylabel="singular value", title=f"Spectrum{closed}")
     axes.spines[["top", "right"]].set_visible(False)
@@ -148,6 +154,7 @@ def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:
         color=ORANGE,
         fontsize=11,
     )
+    plain_ticks(axes.yaxis, sigma.tolist())
     axes.set(xlim=(0, end), xlabel="direction", ylabel="singular value", title="Spectrum")
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -164,11 +171,15 @@ def _draw_noise(axes: np.ndarray, shown: Preview, *, near: bool) -> None:
         axis.set(xticks=[], yticks=[])
 
 
-def _draw_patches(axes: np.ndarray, patches: Float[Tensor, "k c rh rw"]) -> None:
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, patch in zip(axes, patches, strict=False):
-        axis.imshow(_displayable(0.5 + 0.5 * patch / patch.abs().max()), interpolation="nearest")
+def _draw_patches(axes: Axes, patches: Float[Tensor, "k c rh rw"]) -> None:
+    """Patches side by side, as one image: an axes for each would take a second to lay out."""
+    axes.set_axis_off()
+    scale = -(-TILE // max(patches.shape[-2:]))
+    tiles = np.ones((FILTERS, patches.shape[-2] * scale, patches.shape[-1] * scale + GAP, 3))
+    for tile, patch in zip(tiles, patches, strict=False):
+        shown = _displayable(0.5 + 0.5 * patch / patch.abs().max())
+        tile[:, :-GAP] = shown.repeat(scale, 0).repeat(scale, 1)
+    axes.imshow(np.concatenate(list(tiles), axis=1)[:, :-GAP])
 
 
 def _displayable(image: Float[Tensor, "c h w"]) -> np.ndarray:
