@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from nullspace_cli.engine.errors import ArtifactError, NoNullspaceError
@@ -206,6 +205,8 @@ def largest_singular_value(image_map: ImageMap) -> float:
         return image_map.adjoint(image_map.forward(image)).numpy().ravel()
 
     start = torch.randn(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy()
+    from scipy.sparse.linalg import LinearOperator, eigsh  # which commands that ask no layer need not wait for
+
     operator = LinearOperator((n, n), matvec=gram, dtype=np.float64)
     return float(eigsh(operator, k=1, v0=start, tol=1e-3, return_eigenvectors=False)[0] ** 0.5)
 

@@ -1,19 +1,22 @@
 """Heat maps over images."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from nullspace_cli.engine.saliency.methods import upsampled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CAP = 0.995
 """Quantile of the map that is drawn as hottest: single pixels, as of gradient maps, would leave the rest dark."""
@@ -34,7 +37,7 @@ def heat(saliency: Float[Tensor, "gh gw"], size: tuple[int, int]) -> Float[NDArr
     return array
 
 
-def draw_scale(figure: Figure, axes: Sequence[Axes]) -> None:
+def draw_scale(figure: "Figure", axes: "Sequence[Axes]") -> None:
     """What the colours mean, beside maps that are each drawn on a scale of its own."""
     colours = ScalarMappable(Normalize(0, 1), COLOURS)
     bar = figure.colorbar(colours, ax=list(axes), shrink=0.6, pad=0.01, ticks=(0, 1))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,11 +24,7 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.metrics import is_constant
 from nullspace_cli.engine.models.classes import ground_truth, name_of
 from nullspace_cli.engine.models.model import Model
-from nullspace_cli.engine.plots.figure import svg_of
 from nullspace_cli.engine.plots.heat_maps import overlay
-from nullspace_cli.engine.plots.saliency import draw_faithfulness, draw_saliency, faithfulness_figure
-from nullspace_cli.engine.report.explain import show_explained
-from nullspace_cli.engine.report.gallery import Gallery
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
@@ -36,6 +32,11 @@ from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsample
 from nullspace_cli.engine.saliency.noise import NoiseComparison
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, in_rgb
 from nullspace_cli.engine.workflows.failed_input import Failed
+
+if TYPE_CHECKING:
+    from nullspace_cli.engine.report.gallery import Gallery
+
+# Figures and pages are imported where they are made: one map of one photo needs neither, and would wait a second.
 
 SHEET, MAPS = ".saliency.png", ".saliency.safetensors"
 """What the names of files end with."""
@@ -175,12 +176,18 @@ class MapMeasures:
     def draw(self, path: Path, *, force: bool) -> None:
         """Draw the curves of faithfulness, if there are any."""
         if self.faithfulness and self.faithfulness.methods:
+            from nullspace_cli.engine.plots.saliency import draw_faithfulness
+
             draw_faithfulness(path, self._title, self.faithfulness, force=force)
 
     def curves(self) -> str | None:
         """The same as an SVG."""
         if not (self.faithfulness and self.faithfulness.methods):
             return None
+
+        from nullspace_cli.engine.plots.figure import svg_of
+        from nullspace_cli.engine.plots.saliency import faithfulness_figure
+
         return svg_of(faithfulness_figure(self._title, self.faithfulness))
 
     @property
@@ -214,7 +221,7 @@ class Explainer:
     group: int = 8
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
-    gallery: Gallery | None = None
+    gallery: "Gallery | None" = None
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -296,6 +303,8 @@ class Explainer:
             pixels = shown[name] if self.size == "model" else upright(self._over_all(picture, maps[name]))
             write_bytes(path, encode_png(pixels), force=self.force)
         if job.sheet:
+            from nullspace_cli.engine.plots.saliency import draw_saliency
+
             titles = {name: f"{name} (constant)" if is_constant(values) else name for name, values in maps.items()}
             titled = {titles[name]: picture for name, picture in shown.items()}
             draw_saliency(job.sheet, self._title(index, prediction), upright(in_rgb(seen)), titled, force=self.force)
@@ -324,6 +333,8 @@ class Explainer:
             "seconds": None,
         }
         if self.gallery is not None:
+            from nullspace_cli.engine.report.explain import show_explained
+
             show_explained(self.gallery, record, upright(in_rgb(seen)), shown)
         return record
 

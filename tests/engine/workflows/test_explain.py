@@ -1,5 +1,7 @@
 """What the measures over a folder add up to: batches, noises of equal norm, undefined maps, names of classes."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,14 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def images(model: Model) -> Tensor:
     return torch.stack([model.transform.normalize(draw("val", index)[0]) for index in range(3)])
+
+
+def test_one_map_needs_no_figures_no_pages_and_no_scipy() -> None:
+    code = (
+        "import sys, nullspace_cli.engine.workflows.explain\n"
+        "sys.exit(bool({'matplotlib.figure', 'scipy', 'jinja2'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 # Faithfulness
