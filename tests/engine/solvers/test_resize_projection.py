@@ -181,7 +181,7 @@ def test_strips_are_the_dense_products(channels: int) -> None:
 
 
 def test_what_preconditions_is_the_inverse_without_numbers_that_slow_products_down() -> None:
-    """Far off the diagonal the inverse's entries fall below what float32 holds in full: products took 20 times longer."""
+    """Far off the diagonal its entries fall below what float32 holds in full: products took 20 times longer."""
     resize = resizes(800, 900, 224, 224)
     view = torch.eye(224)[:, None]
     grams = [part.double() @ part.double().T for part in (resize.rows, resize.cols)]
