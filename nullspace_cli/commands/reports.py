@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.file_kinds import PAGE, STREAM, to_write
+from nullspace_cli.commands.file_kinds import PAGE, to_write
 from nullspace_cli.commands.options import whole
 from nullspace_cli.commands.shards import Shard
 
@@ -30,7 +30,8 @@ class ReportOptions:
             "--report",
             metavar="FILE.html",
             parser=to_write(PAGE),
-            help="Write a page to look at: pictures to compare, worst first, and all figures; needs no network.",
+            help="Write a page to look at: pictures to compare, worst first, and all figures; needs no network. "
+            "- is stdout.",
         ),
     ] = None
     report_size: Annotated[
@@ -42,10 +43,8 @@ class ReportOptions:
         """The page of this shard.
 
         Raises:
-            typer.BadParameter: it is stdout, or all shards would write the one file.
+            typer.BadParameter: all shards would write the one file.
         """
-        if self.report == STREAM:
-            raise typer.BadParameter("a page is written at the end of all; name a file", param_hint="--report")
         return (shard or Shard()).own(self.report, "--report")
 
     def gallery(self, path: Path | None, ranks: "Ranks | None" = None) -> "Gallery | None":

@@ -9,6 +9,7 @@ import typer
 
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.options import MANY
+from nullspace_cli.commands.outputs import STAND_INS
 
 T = TypeVar("T")
 
@@ -35,7 +36,7 @@ class Shard:
         Raises:
             typer.BadParameter: all shards would write the one file.
         """
-        if path is None or (PLACEHOLDER not in path.name and self.count == 1):
+        if path is None or path in STAND_INS or (PLACEHOLDER not in path.name and self.count == 1):
             return path
         if PLACEHOLDER not in path.name:
             name = path.with_name(f"{path.stem}.{PLACEHOLDER}{path.suffix}")

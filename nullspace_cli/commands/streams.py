@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
@@ -41,6 +42,11 @@ class Streams:
         Raises:
             typer.BadParameter: two of them want one stream, or there is nothing to read or nobody to take a picture.
         """
+        groups = {name: value for name, value in values.items() if is_dataclass(value) and not isinstance(value, type)}
+        grouped = {
+            name: {part.name: getattr(group, part.name) for part in fields(group)} for name, group in groups.items()
+        }
+        values = {**values, **{part: value for group in grouped.values() for part, value in group.items()}}
         parsers = dict(_parsers(run))
         images = [name for name, parser in parsers.items() if parser is image_name and values.get(name)]
         given = [path for name in images for path in _listed(values[name])]
@@ -61,6 +67,8 @@ class Streams:
             raise typer.BadParameter(f"{' and '.join(sorted(map(_flag, written)))} cannot both be stdout")
         for name, kind in written.items():
             opened[name] = self._for_stdout(name, kind, values, list(files.values()) or given)
+        for name, parts in grouped.items():
+            opened[name] = replace(groups[name], **{part: opened.pop(part) for part in parts})
         return opened
 
     def send(self) -> None:
@@ -112,9 +120,13 @@ class Streams:
 
 
 def _parsers(run: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Those of a command's options, of its groups of options, too."""
     for name, parameter in inspect.signature(run).parameters.items():
-        for part in get_args(parameter.annotation)[1:]:
-            yield name, getattr(part, "parser", None)
+        group = parameter.annotation
+        members = {part.name: part.type for part in fields(group)} if is_dataclass(group) else {name: group}
+        for member, annotation in members.items():
+            for part in get_args(annotation)[1:]:
+                yield member, getattr(part, "parser", None)
 
 
 def _kinds(parsers: Mapping[str, Any]) -> Iterator[tuple[str, FileKind]]:

@@ -87,6 +87,13 @@ def test_files_to_stdout(vitnull: Vitnull, pipe: Pipe) -> None:
     assert len(table.decode().splitlines()) == 4
 
 
+def test_a_page_to_stdout(vitnull: Vitnull, pipe: Pipe, photo: Path) -> None:
+    vitnull("check", photo, photo, "--report", "page.html")
+    page, said = pipe("check", photo, photo, "--report", "-")
+    assert page == Path("page.html").read_bytes()
+    assert "report: -" in said
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -96,7 +103,8 @@ def test_files_to_stdout(vitnull: Vitnull, pipe: Pipe) -> None:
         ("watermark a.png logo.png -o - --diff -", "--diff and --out cannot both be stdout"),
         ("basis demo -o -", "add --no-preview"),
         ("learn-noise demo --data demo -o -", "what --resume needs is kept beside it"),
-        ("check - b.png --report -", "name a file"),
+        ("check - b.png --report - --json", "stdout has the JSON already"),
+        ("watermark a.png logo.png -o - --report -", "--out and --report cannot both be stdout"),
     ],
 )
 def test_what_streams_are_no_good_for(vitnull: Vitnull, no_model: None, line: str, said: str) -> None:
