@@ -134,6 +134,9 @@ def test_the_file_is_the_source_to_the_network(fool: Vitnull, tiny: Reference, p
     check_keys(document, FOOL)
     assert contents() == sorted([*NAMES, "inputs"])
     assert document["artifacts"] == dict(zip(("image", "exact", "noise", "sheet"), NAMES, strict=True))
+    image, source, _ = exact()
+    drawn = 128 + document["noise_gain"] * 255 * (image - source).transpose(1, 2, 0)
+    assert np.abs(drawn - pixels_of(NOISE)).max() <= 0.5 + 1e-4
     before, after = tiny.embeddings(pair[0]), tiny.embeddings(IMAGE)
     error = float((after - before).norm() / before.norm())
     assert error == pytest.approx(document["embedding_error"], rel=1e-4)

@@ -27,6 +27,7 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.plots.heat_maps import overlay
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks, within_memory
+from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.saliency.faithfulness import FaithfulnessOfMany
 from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsampled
 from nullspace_cli.engine.saliency.noise import NoiseComparison
@@ -244,6 +245,7 @@ class Explainer:
         read: list[tuple[ExplainFiles, Picture, Pixels]] = []
         for job in jobs:
             try:
+                stage(f"reading {job.source}")
                 with within_memory(str(job.source)):
                     picture = read_picture(job.source, self.reading)
                     picture.tell(self.notice)
@@ -257,7 +259,10 @@ class Explainer:
             images = self.model.transform.normalize(np.stack([seen for _, _, seen in read[start:stop]]))
             logits = self.model.in_full_precision()(images).logits
             classes = self._classes(logits)
-            maps = {method.name: self.maps(images, method, classes) for method in self.methods}
+            maps: dict[str, Tensor] = {}
+            for method in self.methods:
+                stage(f"{method.name} of {len(images)} images" if len(images) > 1 else method.name)
+                maps[method.name] = self.maps(images, method, classes)
             for k, image in enumerate(images):
                 own = {name: values[k] for name, values in maps.items()}
                 index, answer = None if classes is None else int(classes[k]), None if logits is None else logits[k]
@@ -272,6 +277,7 @@ class Explainer:
             job, picture, seen = read[k]
             prediction = None if logits is None else self.model.answer(*metrics.top1(logits))
             try:
+                stage(f"writing maps of {job.source}")
                 with within_memory(str(job.source)):
                     record = self._write(job, picture, seen, own, index, prediction)
                 done[job.source] = Explained(job.source, image, index, own, record)

@@ -17,6 +17,7 @@ from nullspace_cli.engine.files.writing import write_bytes
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.models.model_request import ModelRequest
+from nullspace_cli.engine.runtime.stages import stages_told
 from nullspace_cli.engine.saliency.faithfulness import Faithfulness, FaithfulnessOfMany, faithfulness
 from nullspace_cli.engine.saliency.methods import METHODS, SaliencyMaps, explain
 from nullspace_cli.engine.saliency.noise import NoiseComparison
@@ -40,6 +41,14 @@ def test_one_map_needs_no_figures_no_pages_and_no_scipy() -> None:
         "sys.exit(bool({'matplotlib.figure', 'scipy', 'jinja2'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_it_is_at(model: Model, tmp_path: Path) -> None:
+    photo = write_bytes(tmp_path / "photo.png", encode_png(draw("val", 0)[0]))
+    told: list[str] = []
+    with stages_told(told.append):
+        list(Explainer(model, [METHODS["rollout"], METHODS["raw"]]).each([ExplainFiles(photo, {})]))
+    assert told == [f"reading {photo}", "rollout", "raw", f"writing maps of {photo}"]
 
 
 # Faithfulness
