@@ -1,4 +1,4 @@
-"""From the start of a process to its end: `vitnull --help`, and a mark on one photo."""
+"""From the start of a process to its end, beside the imports that no such program can do without."""
 
 import os
 import subprocess
@@ -6,10 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from matplotlib import cbook
 from PIL import Image
 
 from benchmarks.measure import Row, in_turns
-from nullspace_cli.demo.drawing import draw
 
 
 def run(*arguments: str, cache: Path | None = None) -> None:
@@ -18,28 +18,32 @@ def run(*arguments: str, cache: Path | None = None) -> None:
 
 
 def rows() -> list[Row]:
-    return [_help(), _one_photo()]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photo = str(folder / "photo.jpg")
+        with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+            image.resize((1000, 800)).save(photo, quality=95)
+        marked, explained, basis = (str(folder / each) for each in ("marked.png", "explained", "demo.safetensors"))
+        return [
+            _against("vitnull --help", ["--help"], "typer, rich", "<= 2", rounds=9),
+            _against(
+                "watermark of one photo of 1000 x 800, model known",
+                ["watermark", photo, "--text", "(c)", "-o", marked, "--force"], "timm", "<= 1", cache=folder / "cache",
+            ),
+            _against(
+                "explain of it, embedded model",
+                ["explain", photo, "--model", "demo", "--out-dir", explained, "--force"], "timm", "<= 1.3",
+            ),
+            _against("basis demo, with its preview", ["basis", "demo", "-o", basis, "--force"], "timm", "<= 1.5"),
+        ]  # fmt: skip
 
 
-def _help() -> Row:
-    """Against the imports that no Typer program with rich can do without."""
+def _against(
+    what: str, command: list[str], imports: str, bound: str, rounds: int = 5, cache: Path | None = None
+) -> Row:
+    """The command line against the imports, each in a process; a first run fills caches, and is not counted."""
+    run("-m", "nullspace_cli", *command, cache=cache)
     ours, theirs = in_turns(
-        lambda: run("-m", "nullspace_cli", "--help"), lambda: run("-c", "import typer, rich"), rounds=9
+        lambda: run("-m", "nullspace_cli", *command, cache=cache), lambda: run("-c", f"import {imports}"), rounds=rounds
     )
-    return Row("vitnull --help", ours, 'python -c "import typer, rich"', theirs, "<= 2")
-
-
-def _one_photo() -> Row:
-    """Against the first run with a model, which has to ask timm how it looks at images."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        Image.fromarray(draw("val", 0, size=1000)[0][:800]).save(place / "photo.png")
-        files = (str(place / "photo.png"), "-o", str(place / "marked.png"))
-        command = ("-m", "nullspace_cli", "watermark", *files, "--text", "(c)", "--force")
-
-        def first() -> None:
-            with tempfile.TemporaryDirectory() as cache:
-                run(*command, cache=Path(cache))
-
-        again, once = in_turns(lambda: run(*command, cache=place / "cache"), first, rounds=5)
-    return Row("watermark of one photo of 1000 x 800, model known", again, "the first run with a model", once, "<= 0.5")
+    return Row(what, ours, f'python -c "import {imports}"', theirs, bound)
