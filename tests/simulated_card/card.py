@@ -39,6 +39,14 @@ class OnCard(Tensor):
         return run(func, args, kwargs or {})  # also in a thread that has no mode, and after the card is gone
 
 
+class Pinned(Tensor):
+    """A tensor in the host's memory from which the card can copy while the host goes on; views of it are, too."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return run(func, args, kwargs or {})
+
+
 class CardGenerator(Generator):
     """A generator that says that it is on the card."""
 
@@ -103,13 +111,16 @@ def run(func: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not here and (own := OWN_WAYS.get(name)):
             return own(func, *args, **kwargs)
         if name == "pin_memory":
-            return args[0]
-        if "pin_memory" in kwargs:
+            return args[0].clone().as_subclass(Pinned)
+        if name == "is_pinned":
+            return isinstance(args[0], Pinned)
+        if kwargs.get("pin_memory"):
             kwargs = {key: value for key, value in kwargs.items() if key != "pin_memory"}
+            return func(*args, **kwargs).as_subclass(Pinned)
         asked = _asked(name, args, kwargs)
         if asked is None and here:
             _check_generators(name, flat, to_card=False)
-            return func(*args, **kwargs)
+            return _as_pinned(func(*args, **kwargs), tensors)
         if name.endswith(".__set__"):
             return _set(func, name, *args)
         to_card = _side(name, args, kwargs, tensors) if asked is None else asked
@@ -118,6 +129,15 @@ def run(func: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _check_generators(name, flat, to_card)
         _note(name, args, kwargs, tensors, to_card)
         return _computed(func, name, args, kwargs, tensors, to_card)
+
+
+def _as_pinned(out: Any, tensors: list[Tensor]) -> Any:
+    """A view of pinned memory is pinned."""
+    if type(out) is Tensor and any(isinstance(tensor, Pinned) for tensor in tensors):
+        memory = out.untyped_storage().data_ptr()
+        if any(isinstance(one, Pinned) and one.untyped_storage().data_ptr() == memory for one in tensors):
+            return out.as_subclass(Pinned)
+    return out
 
 
 def _computed(
@@ -241,7 +261,8 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: lis
     elif name in MOVES or name == "copy_":
         source = args[1] if name == "copy_" else args[0]
         if isinstance(source, Tensor):
-            _note_copy(name, on_card(source), to_card)
+            asynchronous = bool(kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)))
+            _note_copy(name, on_card(source), to_card, held=not (asynchronous and isinstance(source, Pinned)))
     elif name in MADE_FROM_DATA:
         data = args[name == "new_tensor"] if len(args) > (name == "new_tensor") else kwargs.get("data")
         numbers = 0 if isinstance(data, Tensor) else sum(map(on_card, leaves([data])))
@@ -255,9 +276,10 @@ def _note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: lis
         traffic.note("waits", name)
 
 
-def _note_copy(name: str, from_card: bool, to_card: bool) -> None:
+def _note_copy(name: str, from_card: bool, to_card: bool, *, held: bool = True) -> None:
     if to_card and not from_card:
         traffic.note("to_card", name)
+        traffic.note("held", name, held)
     elif from_card and not to_card:
         traffic.note("to_host", name)
         traffic.note("waits", name)
@@ -267,7 +289,9 @@ def _note_index(name: str, tensor: Tensor, index: Any, value: Any = None, *_: An
     parts = as_index(index)
     traffic.note("waits", name, sum(is_number(part) and on_card(part) for part in parts))
     if on_card(tensor):
-        traffic.note("to_card", name, sum(selects(part) and not on_card(part) for part in parts))
+        lists = sum(selects(part) and not on_card(part) for part in parts)
+        traffic.note("to_card", name, lists)
+        traffic.note("held", name, lists)
         one = not isinstance(value, Tensor) or value.dim() == 0  # a mask and a number need no list of places
         if name == "__getitem__" or not one:
             masks = (isinstance(part, Tensor) and part.dtype == torch.bool for part in parts if on_card(part))
@@ -365,6 +389,7 @@ OWN_WAYS: dict[str, Operation] = {
     "_has_compatible_shallow_copy_type": lambda func, *tensors: func(*tensors),
     "pin_memory": _not_pinned,
     "is_pinned": lambda func, tensor, *_: False,
+    "record_stream": lambda func, tensor, stream: None,
     "__repr__": _shown,
     "__format__": _shown,
     "__deepcopy__": _deep_copied,

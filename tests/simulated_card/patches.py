@@ -94,6 +94,10 @@ def _attributes() -> dict[Any, dict[str, Any]]:
             **{name: answer(value) for name, value in questions.items()},
             **dict.fromkeys(orders, nothing),
             "synchronize": wait,
+            "Stream": _Stream,
+            "Event": _Event,
+            "current_stream": _Stream,
+            "stream": lambda stream: contextlib.nullcontext(),
         },
         torch: {
             "Generator": _AnyGenerator,
@@ -110,6 +114,37 @@ def _attributes() -> dict[Any, dict[str, Any]]:
         torch.autograd.function.BackwardCFunction: {"apply": _went_back},
         threading.Thread: {"_bootstrap_inner": _in_the_mode},
     }
+
+
+class _Stream:
+    """A stream of a card on which all is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def wait_event(self, event: "_Event") -> None:
+        if not event.recorded:
+            raise AssertionError("a stream waits for an event that nobody has recorded: for nothing, on a real card")
+
+    def wait_stream(self, stream: "_Stream") -> None:
+        pass
+
+    def synchronize(self) -> None:
+        card.traffic.note("waits", "synchronize")
+
+
+class _Event:
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.recorded = False
+
+    def record(self, stream: _Stream | None = None) -> None:
+        self.recorded = True
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        """Whoever waits for a copy waits for what was computed before it on the copy's own stream alone."""
 
 
 class _OfGenerators(type):

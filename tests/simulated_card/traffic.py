@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from typing import Literal, NamedTuple
 
-Kind = Literal["to_card", "to_host", "waits"]
+Kind = Literal["to_card", "to_host", "waits", "held"]
 OURS = ("nullspace_cli", "tests/engine", "tests/cli")
 
 
@@ -16,11 +16,13 @@ class Counts(NamedTuple):
         to_card, to_host: tensors that were copied, of whatever size.
         waits: the host needed what the card was still to compute: a number (`.item()`, `bool()`), a copy on the host, a
             shape that depends on values (`nonzero`, a mask as an index), the check that a factorisation succeeded.
+        held: of `to_card`, those that hold the host up: not from pinned memory, or not `non_blocking`.
     """
 
     to_card: int
     to_host: int
     waits: int
+    held: int
 
     def __sub__(self, other: tuple[int, ...]) -> "Counts":
         return Counts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
@@ -43,7 +45,7 @@ class Traffic:
             totals: Counter[Kind] = Counter()
             for (kind, _, _), times in self._places.items():
                 totals[kind] += times
-        return Counts(totals["to_card"], totals["to_host"], totals["waits"])
+        return Counts(totals["to_card"], totals["to_host"], totals["waits"], totals["held"])
 
     def report(self) -> str:
         """What there was and where it came from, most first: for the message of a test that counts too much."""
