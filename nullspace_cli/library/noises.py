@@ -135,6 +135,7 @@ def learn_noise(
     (learner,) = trainer.learners
     for done in trainer.steps():
         if callback:
+            trainer.catch_up()
             callback(done, learner.losses[-1])
     return LearnedNoise(
         delta=learner.noise.detach().cpu(),

@@ -131,10 +131,10 @@ def test_learning_goes_on(
     Path("n.safetensors").unlink()
     step = Trainer._step
 
-    def interrupted(self: Trainer, images: Any) -> None:
+    def interrupted(self: Trainer, *what: Any) -> None:
         if self.done == 1:
             raise KeyboardInterrupt
-        step(self, images)
+        step(self, *what)
 
     monkeypatch.setattr(Trainer, "_step", interrupted)
     arguments = (*command, "--no-preview", "--checkpoint-every", "1", "--device", "cuda")

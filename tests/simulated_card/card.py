@@ -389,7 +389,6 @@ OWN_WAYS: dict[str, Operation] = {
     "_has_compatible_shallow_copy_type": lambda func, *tensors: func(*tensors),
     "pin_memory": _not_pinned,
     "is_pinned": lambda func, tensor, *_: False,
-    "record_stream": lambda func, tensor, stream: None,
     "__repr__": _shown,
     "__format__": _shown,
     "__deepcopy__": _deep_copied,

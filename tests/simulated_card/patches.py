@@ -110,6 +110,7 @@ def _attributes() -> dict[Any, dict[str, Any]]:
             "_accelerator_graph_capture_health_check": nothing,
             "_cuda_graph_capture_health_check": nothing,
         },
+        torch.Tensor: {"record_stream": nothing},  # it looks at its argument before anything else
         Function: {"apply": classmethod(_applied)},
         torch.autograd.function.BackwardCFunction: {"apply": _went_back},
         threading.Thread: {"_bootstrap_inner": _in_the_mode},

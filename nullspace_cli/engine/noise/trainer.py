@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from nullspace_cli.engine.models.model import Model, Outputs, not_finite
 from nullspace_cli.engine.noise.injection_sites import InjectionSite, Level
 from nullspace_cli.engine.noise.loss import loss
 from nullspace_cli.engine.noise.presets import PROTOCOLS, ProtocolName, owner, steps_of_round
-from nullspace_cli.engine.noise.reference_cache import ReferenceCache
+from nullspace_cli.engine.noise.reference_cache import Part, ReferenceCache
 from nullspace_cli.engine.runtime.autograd import differentiating
 from nullspace_cli.engine.runtime.distributed import Ranks
 from nullspace_cli.engine.runtime.out_of_memory import in_blocks
@@ -144,8 +145,26 @@ class Learner:
         }
 
 
+class _Step(NamedTuple):
+    """The images of one step, of all processes and of this one; what enters for the latter comes in pieces."""
+
+    images: list[int]
+    mine: list[int]
+    pieces: Iterator[tuple[int, Part]]
+
+
+class _Mark(NamedTuple):
+    """Where a run stood: its steps, and of each noise all that changes, with its figures."""
+
+    done: int
+    learners: list[tuple[dict[str, Tensor], float]]
+
+
 class Trainer:
     """A run: several noises that share images, clean answers and forward passes.
+
+    A card is asked for nothing within a round. What the steps have come to is read at its end: a round in which
+    something was not finite is then gone through once more, step by step, up to the one that cannot be made.
 
     Attributes:
         present: of each of the plan's images, whether it could be read.
@@ -169,64 +188,143 @@ class Trainer:
         self.present = [image not in missing for image in range(plan.images)]
         self.learners = [Learner(limit, site.shape, plan, model.device) for limit in plan.limits]
         self.done = self.images = 0
+        self._unread: list[Float[Tensor, "active 3"]] = []  # of steps that were made: loss, change, whether finite
+        self._mark: _Mark | None = None
 
     def steps(self) -> Iterator[int]:
         """Learn, from where it stands; after each step, how many are done. Ends early when all noises have stopped."""
         per_round = self.plan.steps // self.plan.rounds
         for number in range(self.done // per_round, self.plan.rounds):
-            order = steps_of_round(self.plan.images, self.plan.step_images, self.plan.seed, number)
-            for images in order[self.done % per_round :]:
+            if self._on_card:
+                self._mark = self._here()
+            for step in self._steps_of(number):
                 if all(learner.stopped for learner in self.learners):
                     return
-                self._step([image for image in images if self.present[image]])
+                self._step(step)
                 self.done += 1
                 if self.done % per_round == 0:
                     self._end_round()
                 yield self.done
 
+    def catch_up(self) -> None:
+        """Have the losses of the learners up to the last step.
+
+        Raises:
+            VitnullError: a step cannot be made. The learners stand where they stood before it.
+        """
+        if not self._take_in():
+            self._go_through_again()
+
+    @property
+    def _on_card(self) -> bool:
+        return self._model.device.type == "cuda"
+
+    def _steps_of(self, number: int) -> Iterator[_Step]:
+        """The steps of a round that are still to be made."""
+        first = self.done - number * (self.plan.steps // self.plan.rounds)
+        order = steps_of_round(self.plan.images, self.plan.step_images, self.plan.seed, number)[first:]
+        steps = [[image for image in images if self.present[image]] for images in order]
+        mine = [
+            [image for image in images if owner(image, self.plan.step_images, self._ranks.world) == self._ranks.rank]
+            for images in steps
+        ]
+        size = self._chunk
+        cut = [[own[start : start + size] for start in range(0, len(own), size)] for own in mine]
+        lists = list(chain.from_iterable(cut))
+        pieces = zip(map(len, lists), self._cache.pieces(lists), strict=True)
+        for images, own, parts in zip(steps, mine, cut, strict=True):
+            yield _Step(images, own, islice(pieces, len(parts)))
+
     def _end_round(self) -> None:
+        self.catch_up()
         for learner in self.learners:
             mean = learner.probability_change / sum(self.present)
             learner.stopped = learner.stopped or (self.plan.stop_eps is not None and mean < self.plan.stop_eps)
             learner.probability_change = 0.0
 
+    def _take_in(self) -> bool:
+        """Read what the steps have come to since it was last read; False if not all of it is finite."""
+        if not self._unread:
+            return True
+        figures = torch.stack(self._unread).cpu()
+        if not bool(figures[..., 2].all()):
+            return False
+        self._unread.clear()
+        active = [learner for learner in self.learners if not learner.stopped]
+        for learner, (losses, changes, _) in zip(active, figures.permute(1, 2, 0).tolist(), strict=True):
+            learner.losses += losses
+            learner.probability_change = sum(changes, learner.probability_change)
+        return True
+
     @differentiating
-    def _step(self, images: Sequence[int]) -> None:
-        """One optimiser step of every noise that has not stopped, over the images of all processes."""
+    def _here(self) -> _Mark:
+        of_each = [
+            ({name: tensor.clone() for name, tensor in own.tensors().items()}, own.probability_change)
+            for own in self.learners
+        ]
+        return _Mark(self.done, of_each)
+
+    @differentiating
+    def _go_through_again(self) -> None:
+        """Make the steps since the mark once more, each only if it is finite.
+
+        Raises:
+            VitnullError: one is not.
+        """
+        assert self._mark is not None
+        until, per_round = self.done, self.plan.steps // self.plan.rounds
+        self._unread.clear()
+        self.done = self._mark.done
+        for learner, (tensors, change) in zip(self.learners, self._mark.learners, strict=True):
+            learner.restore(dict(tensors))
+            learner.probability_change = change
+        for step in islice(self._steps_of(self.done // per_round), until - self.done):
+            self._step(step, checked=True)
+            self.done += 1
+        self._mark = self._here()
+
+    @differentiating
+    def _step(self, step: _Step, *, checked: bool = False) -> None:
+        """One optimiser step of every noise that has not stopped, over the images of all processes.
+
+        Args:
+            checked: whether it is made only if it is finite, which has to be waited for; on the CPU it always is.
+
+        Raises:
+            VitnullError: it is not.
+        """
+        images, mine, pieces = step
         if not images:
             return
         active = [learner for learner in self.learners if not learner.stopped]
         noises = torch.cat([learner.noise.detach() for learner in active])
-        mine = [image for image in images if owner(image, self.plan.step_images, self._ranks.world) == self._ranks.rank]
         gradient = torch.zeros_like(noises)
         sums = torch.zeros(len(active), 2, dtype=torch.float64, device=noises.device)
 
-        @lru_cache(maxsize=1)
-        def read(rows: range) -> tuple[Tensor, Tensor]:
-            return self._cache(mine[rows.start : rows.stop])
-
-        def learn(rows: range, columns: range) -> None:
-            inputs, clean = read(rows)
+        def learn(part: Part, rows: range, columns: range) -> None:
+            inputs, clean = part(rows)
             group = slice(columns.start, columns.stop)
             slopes, figures = self._gradient(noises[group], inputs, clean)
             gradient[group] += slopes
             sums[group] += figures
 
-        # What takes memory is each image with each noise.
-        self._chunk = in_blocks(learn, len(mine), len(active), self._chunk, self._notice)
+        for count, part in pieces:
+            kept = lru_cache(maxsize=1)(part)
+            # What takes memory is each image with each noise.
+            self._chunk = in_blocks(partial(learn, kept), count, len(active), self._chunk, self._notice)
         self._ranks.sum(gradient)
         self._ranks.sum(sums)
         gradient /= len(images)
-        # Squares, which AdamW keeps; asked for together, so that a card is waited for once.
-        finite = torch.stack([gradient.square().isfinite().all(), sums.isfinite().all()])
-        if not bool(finite.all()):
+        finite = gradient.square().isfinite().all() & sums.isfinite().all()  # squares, which AdamW keeps
+        if (checked or not self._on_card) and not bool(finite):
             raise self._not_finite(active, noises, mine)
         self.images += len(mine) * len(active)
+        self._unread.append(torch.stack([sums[:, 0] / len(images), sums[:, 1], finite.to(sums).expand(len(active))], 1))
+        if checked or not self._on_card:
+            self._take_in()
         lr = self.plan.lr * PROTOCOLS[self.plan.protocol].decay(self.done, self.plan.steps)
-        for learner, part, (total, change) in zip(active, gradient, sums.tolist(), strict=True):
-            learner.losses.append(total / len(images))
-            learner.probability_change += change
-            learner.step(part[None], lr)
+        for learner, slope in zip(active, gradient, strict=True):
+            learner.step(slope[None], lr)
 
     @torch.no_grad()
     def _not_finite(self, active: Sequence[Learner], noises: Tensor, images: Sequence[int]) -> VitnullError:
@@ -280,7 +378,9 @@ class Trainer:
             learner.stopped, learner.probability_change = stopped, change
 
     def save(self, path: Path) -> None:
-        """Write all that a killed run needs to go on."""
+        """Write all that a killed run needs to go on; nothing if it cannot go on from here."""
+        if not self._take_in():
+            return  # all processes find it out, at the end of the round
         tensors = {f"{i}.{name}": t for i, learner in enumerate(self.learners) for name, t in learner.tensors().items()}
         progress = {
             "done": self.done,

@@ -177,11 +177,15 @@ class EvalTransform:
         """
         return self.crop(self.resize(pixels))
 
-    def normalize(self, pixels: Shaped[NDArray[Any], "*batch h w c"]) -> Float32[Tensor, "*batch c h w"]:
+    def normalize(
+        self, pixels: Shaped[NDArray[Any], "*batch h w c"] | Shaped[Tensor, "*batch h w c"]
+    ) -> Float32[Tensor, "*batch c h w"]:
         """(pixels / 255 - mean) / std, in torchvision's order of float32 operations; floats are in [0, 1] already."""
-        planes = np.moveaxis(pixels, -1, -3).copy()  # torch takes no negative strides and warns of read-only memory
-        images = torch.from_numpy(planes).to(torch.float32)
-        return self.to_normalized(images.div(255) if pixels.dtype == np.uint8 else images)
+        if not isinstance(pixels, Tensor):
+            pixels = torch.from_numpy(pixels.copy())  # torch takes no negative strides and warns of read-only memory
+        images = pixels.movedim(-1, -3).to(torch.float32, memory_format=torch.contiguous_format)
+        # Divided by a tensor: by a number a card multiplies with its reciprocal, which is off by a bit.
+        return self.to_normalized(images / images.new_full((), 255) if pixels.dtype == torch.uint8 else images)
 
     def to_normalized(self, images: Float[Tensor, "*batch c H W"]) -> Float[Tensor, "*batch c H W"]:
         """Images in [0, 1] to the model's normalised space: (x - mean) / std."""
@@ -246,7 +250,8 @@ def to_8_bits(image: Float[Tensor, "c h w"]) -> UInt8[NDArray[Any], "h w c"]:
 def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "c 1 1"]:
     if not like.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {like.dtype}")  # whose means would all be 0
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)
+    # Filled there: what is copied to a card from here is waited for.
+    return torch.cat([like.new_full((1, 1, 1), value) for value in values])
 
 
 def _centred(crop: int, size: int) -> int:

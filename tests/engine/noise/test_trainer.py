@@ -223,3 +223,57 @@ def test_half_precision_comes_near(model: Model, images: ImageSet) -> None:
     init = learning_of(model, images, plan_of()).learners[0].init
     moved, apart = float((full - init).norm()), float((half - full).norm())
     assert 0 < apart < 0.2 * moved
+
+
+def on_card(protocol: ProtocolName, images: ImageSet) -> Trainer:
+    kwargs = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+    request = ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cuda", batch_size=3)
+    return learning_of(load_model(request), images, plan_of(limits=(0.5, 1.0), protocol=protocol, stop_eps=1e-9))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("protocol", ["adamw", "sgd", "paper-accum"])
+def test_a_card_that_learned_of_it_late_stands_before_the_step_that_cannot_be_made(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: ProtocolName
+) -> None:
+    broken, whole = on_card(protocol, images), on_card(protocol, images)
+    steps = whole.steps()
+    for _ in range(4):
+        next(steps)
+    whole.save(tmp_path / "whole")
+    gradient = Trainer._gradient
+
+    def infinite(self: Trainer, *arguments: Any) -> Any:
+        slopes, figures = gradient(self, *arguments)
+        return slopes, figures / 0 if self.done == 4 else figures
+
+    monkeypatch.setattr(Trainer, "_gradient", infinite)
+    made = list[int]()
+
+    def make() -> None:
+        for done in broken.steps():
+            made.append(done)
+            broken.save(tmp_path / f"{done}")
+
+    with pytest.raises(VitnullError, match="not finite after 4 steps"):
+        make()
+    assert made == [1, 2, 3, 4, 5], "the sixth ends a round"
+    assert not (tmp_path / "5").exists(), "nobody could go on from there"
+    broken.save(tmp_path / "broken")
+    for name in ("4", "broken"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("level", ["encoder", "input"])
+def test_rows_on_the_card_give_what_rows_in_the_hosts_memory_give(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch, level: Level
+) -> None:
+    kwargs = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
+    request = ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cuda", batch_size=3)
+    found, model = [], load_model(request)
+    for free in (2**30, 0):
+        monkeypatch.setattr("nullspace_cli.engine.noise.kept_rows.free_memory", lambda device, free=free: free)
+        found.append(learned(learning_of(model, images, plan_of(level=level, limits=(0.5, 1.0)))))
+    for own, other in zip(*found, strict=True):
+        assert torch.equal(own, other)

@@ -86,9 +86,9 @@ def test_a_state_counts_where_the_first_process_finds_it(
     started: list[int] = []
     step = Trainer._step
 
-    def counted(self: Trainer, images: Any) -> None:
+    def counted(self: Trainer, *what: Any) -> None:
         started.append(self.done)
-        step(self, images)
+        step(self, *what)
 
     monkeypatch.setattr(Trainer, "_step", counted)
     found = in_ranks(lambda ranks: run_in(folders[ranks.rank], model, images, ranks, resume=True)().noises)
