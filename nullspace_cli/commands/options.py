@@ -225,7 +225,10 @@ class ModelOptions:
         ),
     ] = "auto"
     seed: Annotated[int, whole(least=0, most=2**32 - 1, help="Seed of everything random.")] = 0
-    batch_size: Annotated[int, whole(help="Images in one forward pass.")] = 32
+    batch_size: Annotated[
+        int | None,
+        whole(help="Images in one forward pass. [default: 32; of a data set on a GPU, as many as fit into its memory]"),
+    ] = None
     amp: Annotated[
         Literal["none", "bf16", "fp16"],
         typer.Option(help="Mixed precision of forward passes."),

@@ -12,7 +12,7 @@ from nullspace_cli.engine.errors import ModelError, UsageError, first_line, is_o
 from nullspace_cli.engine.files.hashes import hash_state
 from nullspace_cli.engine.models.checkpoints import require_finite
 from nullspace_cli.engine.models.loading import load_model as _load
-from nullspace_cli.engine.models.model import AMP_TYPES, Amp, Model
+from nullspace_cli.engine.models.model import AMP_TYPES, IMAGES, Amp, Model
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.runtime.autograd import ordinary
 from nullspace_cli.engine.runtime.module_copies import copied
@@ -27,7 +27,7 @@ def load_model(
     checkpoint_key: str | None = None,
     pretrained: bool = True,
     device: str | torch.device = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     amp: Amp = "none",
     seed: int = 0,
     offline: bool = False,
@@ -42,7 +42,8 @@ def load_model(
         checkpoint_key: the dictionary of the checkpoint, or the prefix of its names, to take them from: "teacher".
         pretrained: False for random weights, drawn from `seed`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        batch_size: images in one forward pass; fewer where memory is short.
+        batch_size: images in one forward pass, fewer where memory is short; None for 32, or on a card for as many as
+            its memory has room for.
         amp: precision of forward passes that need not be exact.
         offline: take cached weights only.
         timm_kwargs: further arguments of `timm.create_model`, such as `img_size=224`.
@@ -54,7 +55,8 @@ def load_model(
     if not isinstance(name, str):
         raise wrong("name", name, "a model's name; for a network of your own there is wrap")
     require_choice("amp", amp, ("none", *AMP_TYPES))
-    require_count("batch_size", batch_size)
+    if batch_size is not None:
+        require_count("batch_size", batch_size)
     if checkpoint_key is not None and not isinstance(checkpoint_key, str):
         raise wrong("checkpoint_key", checkpoint_key, "a text, or None")
     path, place = None if checkpoint is None else Path(checkpoint), str(device)
@@ -73,7 +75,7 @@ def wrap(
     crop_pct: float = 1.0,
     interpolation: Interpolation = "bicubic",
     classes: Sequence[str] | int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     name: str | None = None,
 ) -> Model:
     """Any network as a model, where its parameters are.
@@ -88,7 +90,7 @@ def wrap(
         crop_pct, interpolation: how its images are resized, by timm's names.
         classes: their names, or how many there are. None: the answer is logits if the network's last layer that gives
             them is linear, and features if not.
-        batch_size: images in one forward pass.
+        batch_size: as of `load_model`.
         name: what messages and files call it; by default its class.
 
     Raises:
@@ -98,7 +100,8 @@ def wrap(
     """
     if not isinstance(module, nn.Module):
         raise wrong("module", module, "a torch.nn.Module; for the name of a model there is load_model")
-    require_count("batch_size", batch_size)
+    if batch_size is not None:
+        require_count("batch_size", batch_size)
     called = name or type(module).__name__
     try:
         size: Any = tuple(input_size)
@@ -133,9 +136,10 @@ def wrap(
         transform=transform,
         device=device,
         amp="none",
-        batch_size=batch_size,
+        batch_size=batch_size or IMAGES,
         seed=0,
         labels=labels,
+        by_memory=batch_size is None,
     )
 
 

@@ -121,7 +121,7 @@ def test_a_batch_of_an_evaluation(model: Model, cost: Callable[..., Counts], tra
         )
         found.append(three - one)  # of two more batches
     for spent in found:
-        assert (spent.to_host, spent.waits) == (2, 2), traffic.report()
+        assert (spent.to_host, spent.waits, spent.held) == (2, 2, 0), traffic.report()
         assert spent.to_card <= 2 * 3, traffic.report()
 
 

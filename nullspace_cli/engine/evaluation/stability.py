@@ -14,74 +14,23 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.data.datasets import ImageSet
-from nullspace_cli.engine.data.loader import Batch, batches, left_out
+from nullspace_cli.engine.data.loader import batches, left_out
 from nullspace_cli.engine.errors import DataError, VitnullError
 from nullspace_cli.engine.evaluation.noises_under_test import Case, Control, read_otherwise
+from nullspace_cli.engine.evaluation.noisy_passes import CLEAN, NOISY, Array, NoisyPasses
 from nullspace_cli.engine.models.classes import GroundTruth, ground_truth
-from nullspace_cli.engine.models.model import Model, Outputs, not_finite
-from nullspace_cli.engine.noise.injection_sites import Level, injection_site
+from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.runtime.distributed import Ranks
-from nullspace_cli.engine.runtime.out_of_memory import in_chunks
-
-Array = NDArray[np.float64]
-CLEAN = ("class", "probability")
-NOISY = (*CLEAN, "match", "logit_mse", "probability_mse", "feature_mse", "feature_cosine", "confidence_change")
-"""The figures of each image; NaN where undefined."""
-
-
-class _Answer(NamedTuple):
-    """What a network says of a chunk, in double precision; logits are None without a head."""
-
-    logits: Float64[Tensor, "b k"] | None
-    probabilities: Float64[Tensor, "b k"] | None
-    features: Float64[Tensor, "b f"]
-
-    @property
-    def finite(self) -> Bool[Tensor, " b"]:
-        """Of which images all of it is."""
-        found = self.features.isfinite().all(1)
-        return found if self.logits is None else found & self.logits.isfinite().all(1)
-
-    @classmethod
-    def of(cls, outputs: Outputs) -> "_Answer":
-        logits = None if outputs.logits is None else outputs.logits.double()
-        return cls(logits, None if logits is None else logits.softmax(1), outputs.features.double())
-
-    def clean(self) -> Float64[Tensor, "figures b"]:
-        """The figures that CLEAN names."""
-        if self.logits is None or self.probabilities is None:
-            return self.features.new_full((len(CLEAN), len(self.features)), math.nan)
-        index = self.logits.argmax(1)
-        return torch.stack([index.double(), self.probabilities.gather(1, index[:, None])[:, 0]])
-
-    def noisy(self, clean: "_Answer") -> Float64[Tensor, "figures b"]:
-        """The figures that NOISY names."""
-        features = [
-            metrics.squared_change(clean.features, self.features),
-            metrics.cosines(clean.features, self.features),
-        ]
-        if self.logits is None or self.probabilities is None:
-            undefined = torch.full_like(features[0], math.nan)
-            return torch.stack([*[undefined] * 5, *features, undefined])
-        assert clean.logits is not None
-        assert clean.probabilities is not None
-        before, after = clean.logits.argmax(1), self.logits.argmax(1)
-        confidence = (self.probabilities - clean.probabilities).gather(1, before[:, None])[:, 0].abs()
-        logits = metrics.squared_change(clean.logits, self.logits)
-        probabilities = metrics.squared_change(clean.probabilities, self.probabilities)
-        return torch.stack([*self.clean(), (before == after).double(), logits, probabilities, *features, confidence])
+from nullspace_cli.engine.runtime.uploads import uploaded
 
 
 class _Part(NamedTuple):
@@ -236,8 +185,9 @@ def evaluate(
 ) -> Evaluation:
     """Run the network on images as they are, and once more with each noise: K noises take K + 1 passes.
 
-    Each image is decoded once, and embedded once for all noises at encoder level. Several processes share the images,
-    and each of them gets the whole result.
+    Each image is decoded once, and embedded once for all noises at encoder level. A card is given images with several
+    noises at once, where it has room for more than the images. Several processes share the images, and each of them
+    gets the whole result.
 
     Args:
         cases: as of `cases_of`.
@@ -290,53 +240,30 @@ def _measure(
     skip_bad: bool,
 ) -> _Part:
     """The figures of some images, in one process."""
-    levels: list[Level] = list(dict.fromkeys(case.noise.level for case in cases))
-    entries = {level: injection_site(model, level) for level in levels}
-    deltas = [(case.noise.level, case.noise.delta.to(model.device, torch.float32)) for case in cases]
-    skipped: list[str] = []
+    passes, skipped = NoisyPasses(model, cases, notice), list[str]()
     found = [_Part([], [], [], np.empty((len(CLEAN), 0)), np.empty((len(cases), len(NOISY), 0)), skipped, False)]
-    size = model.batch_size
 
     def skip(name: str, error: VitnullError) -> None:
         skipped.append(name)
         notice(f"{error} It is left out.")
 
-    def measure(batch: Batch, start: int, stop: int) -> None:
-        part = batch.part(start, stop)
-        x = model.transform.normalize(part.pixels).to(model.device)
-        values = {level: site.read(x) for level, site in entries.items()}
-        clean = _Answer.of(entries[levels[0]].answer(values[levels[0]]))  # without noise, all entries lead to the same
-        noisy, finite = [], [clean.finite]
-        for level, delta in deltas:
-            answer = _Answer.of(entries[level].answer(values[level] + delta))
-            noisy.append(answer.noisy(clean))
-            finite.append(answer.finite)
-        figures = torch.cat([torch.stack(finite).double(), clean.clean(), *noisy]).cpu().numpy()  # at once
-        broken = np.argwhere(figures[: len(finite)] == 0)
-        if len(broken):
-            case, row = broken[0].tolist()
-            level, delta = deltas[case - 1] if case else (levels[0], torch.zeros(()))
-            noisy_row = values[level][row : row + 1] + delta.to(model.device)
-            with_noise = f" with {cases[case - 1].described}" if case else ""
-            of = f"{part.names[row]}{with_noise}"
-            raise not_finite(model, of, lambda other: entries[level].on(other).answer(noisy_row))
-        clean_figures, noisy_figures = np.split(figures[len(finite) :], [len(CLEAN)])
+    told = skip if skip_bad else None
+    reading = batches(
+        images, model.transform, passes.size, positions=positions, workers=workers, skip=told, notice=notice
+    )
+    for batch, (pixels,) in uploaded(reading, lambda batch: (batch.pixels,), model.device):
+        rows, clean, noisy = passes(batch, pixels, left_out(batch, told))
         found.append(
             _Part(
-                positions=part.positions,
-                names=part.names,
-                labels=part.labels,
-                clean=clean_figures,
-                noisy=noisy_figures.reshape(len(cases), len(NOISY), len(part)),
+                positions=[batch.positions[row] for row in rows],
+                names=[batch.names[row] for row in rows],
+                labels=[batch.labels[row] for row in rows],
+                clean=clean,
+                noisy=noisy,
                 skipped=[],
-                features_only=clean.logits is None,
+                features_only=not model.has_head,
             )
         )
-
-    told = skip if skip_bad else None
-    reading = batches(images, model.transform, size, positions=positions, workers=workers, skip=told, notice=notice)
-    for batch in reading:
-        size = in_chunks(partial(measure, batch), len(batch), size, notice, left_out(batch, told))
         for _ in range(len(batch)):
             advance()
     return _join(found)

@@ -28,7 +28,7 @@ from nullspace_cli.engine.models.data_config import data_config_of, transform_of
 from nullspace_cli.engine.models.devices import resolve_device
 from nullspace_cli.engine.models.fitting import Conversion, splits
 from nullspace_cli.engine.models.known_views import recall, remember
-from nullspace_cli.engine.models.model import Model, ModelView, classifier_of
+from nullspace_cli.engine.models.model import IMAGES, Model, ModelView, classifier_of
 from nullspace_cli.engine.models.model_request import ModelRequest
 from nullspace_cli.engine.models.transformers_hub import fetched_folder
 from nullspace_cli.engine.models.transformers_twin import is_transformers, synsets_of, twin_of
@@ -83,10 +83,11 @@ def load_model(request: ModelRequest) -> Model:
         transform=transform_of(config, name),
         device=device,
         amp=request.amp,
-        batch_size=request.batch_size,
+        batch_size=request.batch_size or IMAGES,
         seed=request.seed,
         labels=labels,
         synsets=synsets,
+        by_memory=request.batch_size is None,
     )
 
 

@@ -12,6 +12,7 @@ from nullspace_cli.engine.errors import ModelError, is_out_of_memory
 from nullspace_cli.engine.models.not_finite import first_not_finite
 from nullspace_cli.engine.models.stem import Stem, find_stem
 from nullspace_cli.engine.runtime.autograd import ordinary, ordinary_tensors
+from nullspace_cli.engine.runtime.card_memory import samples_at_once
 from nullspace_cli.engine.runtime.module_copies import rewired, standing_in
 from nullspace_cli.engine.runtime.out_of_memory import in_chunks
 from nullspace_cli.engine.runtime.precision import full_precision
@@ -19,6 +20,13 @@ from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Amp = Literal["none", "bf16", "fp16"]
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+IMAGES = 32
+"""In one pass, where nobody says how many."""
+
+MOST = 1024
+"""Images in one pass, if that is left to a card's memory: more make it no faster, and wait longer for their files."""
 
 
 class Outputs(NamedTuple):
@@ -45,6 +53,8 @@ class Model:
         seed: what random weights were drawn from.
         labels: the name of each class, where known; of ImageNet's, synonyms with commas between them.
         synsets: the WordNet synset of each class ("n01440764"), where its classes are ImageNet's.
+        batch_size: images in one pass.
+        by_memory: whether a card may be given more of them, as far as its memory goes: nobody has asked for a number.
     """
 
     module: nn.Module = field(repr=False)  # hundreds of lines, where a model is printed or something that holds one
@@ -58,6 +68,17 @@ class Model:
     seed: int
     labels: tuple[str, ...] | None
     synsets: tuple[str, ...] | None = None
+    by_memory: bool = False
+
+    def images_at_once(self, passes: Callable[[int], object]) -> int:
+        """`batch_size`; where nobody has asked for it, on a card, as many as its memory has room for.
+
+        Args:
+            passes: sends so many images through the network as they will be.
+        """
+        if not self.by_memory or self.device.type != "cuda":
+            return self.batch_size
+        return samples_at_once(passes, self.device, MOST)
 
     def in_full_precision(self) -> "Model":
         """The same model in full precision: what decides whether something is exact must not round by itself."""
@@ -65,7 +86,7 @@ class Model:
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "b c h w"], of: str = "the images") -> Outputs:
-        """Logits and features of normalised images, `batch_size` or fewer at a time, as float32 on the CPU.
+        """Logits and features of normalised images, as many at a time as there is room for, as float32 on the CPU.
 
         Args:
             of: what the images are, for the message.
@@ -81,7 +102,10 @@ class Model:
             parts.append(Outputs(None if logits is None else logits.cpu(), features.cpu()))
             require_finite_answers(self, parts[-1], of, lambda model: model.forward(chunk))
 
-        in_chunks(ask, len(images), self.batch_size)
+        size = self.batch_size
+        if len(images) > size:  # fewer are not worth a trial
+            size = self.images_at_once(lambda count: self.forward(images[:1].expand(count, -1, -1, -1)))
+        in_chunks(ask, len(images), size)
         logits = [part.logits for part in parts if part.logits is not None]
         return Outputs(torch.cat(logits) if logits else None, torch.cat([part.features for part in parts]))
 

@@ -20,7 +20,7 @@ class ModelRequest:
         kwargs: further arguments of `timm.create_model`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         amp: precision of forward passes under autocast.
-        batch_size: images in one forward pass.
+        batch_size: images in one forward pass; None for 32, or on a card for as many as its memory has room for.
         offline: use cached weights only.
         checkpoint_key: which of the checkpoint's dictionaries, or behind which prefix; found by fitting if None.
         class_names: a file with the names of the classes, in place of the model's own.
@@ -32,7 +32,7 @@ class ModelRequest:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     device: str = "auto"
     amp: Amp = "none"
-    batch_size: int = 32
+    batch_size: int | None = None
     offline: bool = False
     seed: int = 0
     checkpoint_key: str | None = None

@@ -53,7 +53,7 @@ class ReferenceCache:
     ) -> None:
         self._site, self._transform, self._device = site, transform, model.device
         self._row: dict[int, int] = {}
-        size = model.batch_size
+        blank = torch.zeros(1, *transform.input_size, device=model.device)
 
         def look(batch: Batch, seen: Tensor, start: int, stop: int) -> None:
             part, pixels = batch.part(start, stop), seen[start:stop].to(model.device)
@@ -69,6 +69,7 @@ class ReferenceCache:
             self._row.update((position, first + i) for i, position in enumerate(part.positions))
 
         with torch.no_grad():
+            size = model.images_at_once(lambda count: site.answer(site.read(blank.expand(count, -1, -1, -1))))
             reading = batches(images, transform, size, positions=positions, workers=workers, skip=skip, notice=notice)
             for batch, (pixels,) in uploaded(reading, lambda batch: (batch.pixels,), model.device):
                 size = in_chunks(partial(look, batch, pixels), len(batch), size, notice, left_out(batch, skip))

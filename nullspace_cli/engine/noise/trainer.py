@@ -194,6 +194,7 @@ class Trainer:
     def steps(self) -> Iterator[int]:
         """Learn, from where it stands; after each step, how many are done. Ends early when all noises have stopped."""
         per_round = self.plan.steps // self.plan.rounds
+        self._chunk = self._pairs_at_once()
         for number in range(self.done // per_round, self.plan.rounds):
             if self._on_card:
                 self._mark = self._here()
@@ -206,6 +207,19 @@ class Trainer:
                     self._end_round()
                 yield self.done
 
+    @differentiating
+    def _pairs_at_once(self) -> int:
+        """How many images, with one noise each, go forward and back at once."""
+        image = next((image for image, there in enumerate(self.present) if there and self._is_mine(image)), None)
+        if image is None:
+            return self._model.batch_size
+
+        def passes(count: int) -> None:
+            of_one = (tensor.expand(count, *tensor.shape[1:]) for tensor in self._cache([image]))
+            self._gradient(self.learners[0].noise.detach(), *of_one)
+
+        return self._model.images_at_once(passes)
+
     def catch_up(self) -> None:
         """Have the losses of the learners up to the last step.
 
@@ -214,6 +228,9 @@ class Trainer:
         """
         if not self._take_in():
             self._go_through_again()
+
+    def _is_mine(self, image: int) -> bool:
+        return owner(image, self.plan.step_images, self._ranks.world) == self._ranks.rank
 
     @property
     def _on_card(self) -> bool:
@@ -224,10 +241,7 @@ class Trainer:
         first = self.done - number * (self.plan.steps // self.plan.rounds)
         order = steps_of_round(self.plan.images, self.plan.step_images, self.plan.seed, number)[first:]
         steps = [[image for image in images if self.present[image]] for images in order]
-        mine = [
-            [image for image in images if owner(image, self.plan.step_images, self._ranks.world) == self._ranks.rank]
-            for images in steps
-        ]
+        mine = [[image for image in images if self._is_mine(image)] for images in steps]
         size = self._chunk
         cut = [[own[start : start + size] for start in range(0, len(own), size)] for own in mine]
         lists = list(chain.from_iterable(cut))

@@ -30,8 +30,7 @@ def in_chunks(
     Raises:
         torch.OutOfMemoryError, MemoryError, ...: one item alone does not fit, and there is no `alone`.
     """
-    over = None if alone is None else lambda block, reason: alone(block[0].start, reason)
-    return _cover(lambda rows, _: run(rows.start, rows.stop), count, 1, size, notice, over)
+    return _cover(lambda rows, _: run(rows.start, rows.stop), count, 1, size, notice, alone)
 
 
 def in_blocks(
@@ -40,17 +39,15 @@ def in_blocks(
     columns: int,
     size: int,
     notice: Callable[[str], None] = lambda text: None,
+    alone: Callable[[int, str], None] | None = None,
 ) -> int:
     """Call `run(rows, columns)` on blocks that cover a table, `size` or fewer of its cells at a time.
 
     A block has as many rows as may be, and then as many columns. Blocks of the same rows follow one another, and of
     each column the rows are in order: sums down the columns do not depend on how many columns go together. In all else
-    as `in_chunks`, which has one column.
+    as `in_chunks`, which has one column; of a row that does not fit `alone` is told once for each of its cells.
     """
-    return _cover(run, rows, columns, size, notice, None)
-
-
-Block = tuple[range, range]
+    return _cover(run, rows, columns, size, notice, alone)
 
 
 def _cover(
@@ -59,9 +56,9 @@ def _cover(
     columns: int,
     size: int,
     notice: Callable[[str], None],
-    alone: Callable[[Block, str], None] | None,
+    alone: Callable[[int, str], None] | None,
 ) -> int:
-    waiting: deque[Block] = deque([(range(rows), range(columns))])
+    waiting: deque[tuple[range, range]] = deque([(range(rows), range(columns))])
     while waiting:
         down, across = waiting.popleft()
         if not down or not across:
@@ -83,7 +80,7 @@ def _cover(
         cells = len(block[0]) * len(block[1])
         if cells == 1:
             assert alone is not None
-            alone(block, short)
+            alone(block[0].start, short)
             continue
         size = cells // 2
         notice(f"out of memory with {cells} images at once; going on with {size}")

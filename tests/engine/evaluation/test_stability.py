@@ -103,6 +103,25 @@ def test_memory_that_is_short(vit: Model, images: ImageSet, monkeypatch: pytest.
     np.testing.assert_allclose(found.noisy, expected.noisy, rtol=1e-4)
 
 
+@pytest.mark.gpu
+def test_a_card_with_room_is_given_several_noises_at_once(vit: Model, images: ImageSet) -> None:
+    """Eight at a time: three images alone, then with two noises each, and with what is left at their level."""
+    request = ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=TINY, batch_size=8, device="cuda")
+    card, some, sizes = load_model(request), images.select(range(3)), list[int]()
+
+    def cases(model: Model) -> list[Case]:
+        return plain(model, *(noise_under_test(model, level, scale) for level, scale in noises))
+
+    noises: list[tuple[Level, float]] = [("encoder", 1.0), ("encoder", 3.0), ("encoder", 9.0), ("input", 1.0)]
+    expected = evaluate(vit, some, cases(vit))
+    count = lambda _, inputs: sizes.append(len(inputs[0]))  # noqa: E731
+    with card.module.get_submodule("blocks").register_forward_pre_hook(count):
+        found = evaluate(card, some, cases(card))
+    assert sizes == [3, 6, 3, 3]
+    np.testing.assert_allclose(found.clean, expected.clean, rtol=1e-5)
+    np.testing.assert_allclose(found.noisy, expected.noisy, rtol=1e-4, atol=1e-9)
+
+
 # What becomes of the figures
 
 
