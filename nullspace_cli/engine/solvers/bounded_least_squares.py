@@ -22,10 +22,8 @@ from torch import Tensor
 from nullspace_cli.engine.solvers.box_projection import project_affine_box
 from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
+from nullspace_cli.engine.solvers.side_by_side import side_by_side
 from nullspace_cli.engine.solvers.solution import Solution, Status
-
-SIDE_BY_SIDE = 64
-"""Problems that are solved at the same time; it bounds the memory, at about 2 d^2 + 30 n numbers a problem."""
 
 
 class _Problem(NamedTuple):
@@ -90,7 +88,8 @@ def bounded_least_squares(
     v = (turned.b / sigma) @ rows
     iterations = torch.zeros(p, dtype=torch.int64, device=b.device)
     outside = places(((v < low) | (v > high)).any(1))
-    for some in outside.split(SIDE_BY_SIDE):
+    at_once = side_by_side(b.device, 2 * len(rows) ** 2 + 30 * n)  # numbers of each, as measured
+    for some in outside.split(at_once):
         v[some], iterations[some] = _interior_point(turned.select(some), max_iterations)
     # Where the least residual is 0, the excess is at least half the residual.
     reached = outside[turned.select(outside).examine(v[outside])[0] <= tolerance / 2 * scale[outside]]

@@ -26,10 +26,8 @@ from torch import Tensor
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
 from nullspace_cli.engine.solvers.device_waits import places
 from nullspace_cli.engine.solvers.mehrotra import SHORT_OF_THE_BOUND, newton_rhs, step_length
+from nullspace_cli.engine.solvers.side_by_side import side_by_side
 from nullspace_cli.engine.solvers.solution import AffineBox, Norm, Solution, Status, gap_of
-
-SIDE_BY_SIDE = 64
-"""Problems that are solved at the same time; it bounds the memory, at about (r^2 + 60 n) numbers a problem."""
 
 FIRST_TRY = 30
 """Iterations before a problem is tried again by itself, in graded rows; most take 5 to 25."""
@@ -160,7 +158,9 @@ Outcome = tuple[Float[Tensor, "p n"], Float[Tensor, "p r"], Int[Tensor, " p"], B
 
 def minimise(problem: AffineBox, norm: Norm, tolerance: float, gap: float, max_iterations: int) -> Outcome:
     """The method alone, for a solver that certifies by itself; arguments as in `solve_affine_box`."""
-    places = torch.arange(len(problem.t), device=problem.t.device).split(SIDE_BY_SIDE)
+    rank, size = problem.A.shape
+    at_once = side_by_side(problem.t.device, 3 * rank**2 + 70 * size)  # numbers of each, as measured
+    places = torch.arange(len(problem.t), device=problem.t.device).split(at_once)
     first = min(max_iterations, FIRST_TRY)
     parts = [_minimise(problem.select(some), norm, tolerance, gap, first) for some in places]
     z, y, iterations, solved = (torch.cat(part) for part in zip(*parts, strict=True))

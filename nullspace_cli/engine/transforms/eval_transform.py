@@ -251,7 +251,7 @@ def per_channel(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "c 1 1
     if not like.is_floating_point():
         raise TypeError(f"expected images as floats in [0, 1], got {like.dtype}")  # whose means would all be 0
     # Filled there: what is copied to a card from here is waited for.
-    return torch.cat([like.new_full((1, 1, 1), value) for value in values])
+    return torch.cat([torch.full((1, 1, 1), value, dtype=like.dtype, device=like.device) for value in values])
 
 
 def _centred(crop: int, size: int) -> int:

@@ -1,5 +1,6 @@
 """Watermarks from file to verified file, one image or many: what `vitnull watermark` and the demo run."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
@@ -52,6 +53,8 @@ from nullspace_cli.engine.watermark.verification import (
 from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
 
+T = TypeVar("T")
+R = TypeVar("R")
 Outcome = WatermarkedFile | Failed | DoneElsewhere
 
 
@@ -77,7 +80,7 @@ class WatermarkPipeline:
         verify: whether the model is run on the file that was written, re-read from disk. None: unless the model's input
             is the same to the last bit, which is proof enough.
         force: whether existing files may be overwritten.
-        group: images at model size that are solved together.
+        group: images at model size that are solved together; None for 8, or on a card for 32, whose patches fill it.
         notice: is told what the user should know besides the results.
         reading: how the model is given the files.
         gallery: where the pictures of a page are put; None for no page.
@@ -95,7 +98,7 @@ class WatermarkPipeline:
     tolerance: float = 0.01
     verify: bool | None = None
     force: bool = False
-    group: int = 8
+    group: int | None = None
     notice: Callable[[str], None] = lambda text: None
     reading: Reading = "timm"
     gallery: Gallery | None = None
@@ -111,6 +114,14 @@ class WatermarkPipeline:
     def default_workers(self) -> int:
         """Two on a GPU, so that one group is decoded while another is solved; else one for each core, up to four."""
         return default_workers(resolve_device(self.network.request.device))
+
+    @cached_property
+    def _on_card(self) -> bool:
+        return resolve_device(self.network.request.device).type == "cuda"
+
+    @property
+    def _group(self) -> int:
+        return self.group or (32 if self._on_card else 8)
 
     def prepare(self) -> None:
         """Load now what will be needed, so that what is missing shows before the first image.
@@ -146,7 +157,7 @@ class WatermarkPipeline:
         What another process is at work on comes last, once that is done with it: if it failed, or died, its images are
         done here.
         """
-        size = self.group if self.size == "model" else 1
+        size = self._group if self.size == "model" else 1
         groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
         if not self.skip_existing:
             for done in in_threads(self.together, groups, workers):
@@ -184,35 +195,60 @@ class WatermarkPipeline:
         started = time.monotonic()
         done: dict[WatermarkFiles, WatermarkedFile | Failed] = {}
         pictures: dict[WatermarkFiles, tuple[Picture | JpegPicture, Design]] = {}
-        for job in jobs:
-            try:
-                stage(f"reading {job.source}")
-                with within_memory(str(job.source)):
-                    picture = read_picture(job.source, self.reading)
-                    self._require_room(job, picture)
-                    picture.tell(self.notice)
-                    self._tell(str(job.source), picture)
-                    self._tell_readers(picture)
-                    taken = self._as_jpeg(job, picture) if is_jpeg(job.output) else picture
-                pictures[job] = taken, self.design.of(picture)
-            except VitnullError as error:
-                done[job] = Failed(job.source, error)
-        for (job, (taken, design)), result in zip(pictures.items(), self._solve(list(pictures.values())), strict=True):
-            if stop and stop.is_set():
-                return []
-            try:
-                if isinstance(result, VitnullError):
-                    raise result
-                picture = _picture_of(taken)
-                stage(f"writing and measuring {job.output}")
-                with within_memory(_sized(picture)):
-                    done[job] = self._finish(job, picture, design, result)
-            except VitnullError as error:
-                done[job] = Failed(job.source, error)
+        for job, read in zip(jobs, self._beside(self._read, jobs, stop), strict=False):
+            if isinstance(read, Failed):
+                done[job] = read
+            else:
+                pictures[job] = read
+        if stop and stop.is_set():
+            return []
+        results = self._solve(list(pictures.values()))
+        solved = [(*item, result) for item, result in zip(pictures.items(), results, strict=True)]
+        done |= zip(pictures, self._beside(self._written, solved, stop), strict=False)
+        if stop and stop.is_set():
+            return []
         for item in done.values():
             if isinstance(item, WatermarkedFile):
                 item.record["seconds"] = round((time.monotonic() - started) / len(jobs), 3)
         return [done[job] for job in jobs]
+
+    def _beside(self, work: Callable[[T], R], items: Sequence[T], stop: threading.Event | None) -> Iterator[R]:
+        """What `work` makes of each item, until all is stopped; while a card waits for a group, on all cores."""
+
+        def unless_stopped(item: T, _: threading.Event | None) -> list[R]:
+            return [] if stop and stop.is_set() else [work(item)]
+
+        workers = max(1, (os.cpu_count() or 1) // 2) if self._on_card else 1  # for each of two groups
+        for made in in_threads(unless_stopped, items, workers):
+            yield from made
+
+    def _read(self, job: WatermarkFiles) -> tuple[Picture | JpegPicture, Design] | Failed:
+        try:
+            stage(f"reading {job.source}")
+            with within_memory(str(job.source)):
+                picture = read_picture(job.source, self.reading)
+                self._require_room(job, picture)
+                picture.tell(self.notice)
+                self._tell(str(job.source), picture)
+                self._tell_readers(picture)
+                taken = self._as_jpeg(job, picture) if is_jpeg(job.output) else picture
+            return taken, self.design.of(picture)
+        except VitnullError as error:
+            return Failed(job.source, error)
+
+    def _written(
+        self, solved: tuple[WatermarkFiles, tuple[Picture | JpegPicture, Design], Watermarked | VitnullError]
+    ) -> WatermarkedFile | Failed:
+        job, (taken, design), result = solved
+        try:
+            if isinstance(result, VitnullError):
+                raise result
+            picture = _picture_of(taken)
+            stage(f"writing and measuring {job.output}")
+            with within_memory(_sized(picture)):
+                return self._finish(job, picture, design, result)
+        except VitnullError as error:
+            return Failed(job.source, error)
 
     def _require_room(self, job: WatermarkFiles, picture: Picture) -> None:
         """See before the slow work that the output's format can hold what the picture is made of.

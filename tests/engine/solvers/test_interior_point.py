@@ -247,7 +247,7 @@ def test_other_bounds(norm: Norm) -> None:
 def test_problems_do_not_disturb_each_other(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     A, (x, t) = row_space(10, 60), points(60, 5, saturated=0.3)
     together = solve_affine_box(A, x, t, norm=norm)
-    monkeypatch.setattr("nullspace_cli.engine.solvers.interior_point.SIDE_BY_SIDE", 2)
+    monkeypatch.setattr("nullspace_cli.engine.solvers.interior_point.side_by_side", lambda device, numbers: 2)
     in_pairs = solve_affine_box(A, x, t, norm=norm)
     apart = [solve_affine_box(A, x[i : i + 1], t[i : i + 1], norm=norm) for i in range(5)]
     for others in (in_pairs.value, torch.cat([one.value for one in apart])):

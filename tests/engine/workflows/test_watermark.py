@@ -77,9 +77,9 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "load_model", missing)
 
 
-def pipeline(**settings: Any) -> WatermarkPipeline:
+def pipeline(device: str = "cpu", **settings: Any) -> WatermarkPipeline:
     return WatermarkPipeline(
-        LazyModel(ModelRequest("tiny", device="cpu")), Design(text_mark("copy"), Placement()), **settings
+        LazyModel(ModelRequest("tiny", device=device)), Design(text_mark("copy"), Placement()), **settings
     )
 
 
@@ -305,6 +305,21 @@ def test_groups_are_solved_together(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     sizes = watch_solver(monkeypatch, lambda pictures: None)
     assert failures(list(pipeline(size="model", group=3).each(jobs(tmp_path, 7), 1))) == [False] * 7
     assert sizes == [3, 3, 1]
+
+
+@pytest.mark.gpu
+def test_a_card_is_given_the_patches_of_more_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are read and written side by side, and come in their order; one that fails is alone."""
+    sizes, todo = watch_solver(monkeypatch, lambda pictures: None), jobs(tmp_path, 35)
+    todo[3].source.write_bytes(b"no picture")
+    todo[5].output.write_bytes(b"in the way")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    made = pipeline("cuda", size="model")
+    done = list(made.each(todo, made.default_workers))
+    assert sorted(sizes) == [3, 31]
+    assert failures(done) == [i in (3, 5) for i in range(35)]
+    names = [item.record["source"] for item in done if isinstance(item, WatermarkedFile)]
+    assert names == [str(job.source) for i, job in enumerate(todo) if i not in (3, 5)]
 
 
 def watch_solver(monkeypatch: pytest.MonkeyPatch, before: Callable[[Sequence[Picture]], None]) -> list[int]:
