@@ -19,7 +19,7 @@ PANELS = {
     ),
     "Model and run": (
         *("model", "class_names", "checkpoint", "checkpoint_key", "pretrained", "model_kwargs", "device", "seed"),
-        *("batch_size", "amp", "offline", "workers"),
+        *("batch_size", "amp", "compile_", "offline", "workers"),
     ),
     "Output": ("json", "jsonl", "force", "quiet", "verbose", "debug", "help"),
 }

@@ -72,6 +72,9 @@ def learn_noise(
     cache_limit: Annotated[
         float, number(metavar="GIB", help="Memory for decoded images; what is more goes to disk.")
     ] = 4.0,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the network's blocks first: for many rounds on a GPU.")
+    ] = False,
     skip_bad: SkipBadOption = False,
     workers: WorkersOption = None,
     preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Draw the loss over the steps.")] = True,
@@ -95,6 +98,7 @@ def learn_noise(
     from nullspace_cli.engine.data.loader import Store
     from nullspace_cli.engine.errors import UsageError
     from nullspace_cli.engine.files.writing import make_folder
+    from nullspace_cli.engine.models.compiled import compiled
     from nullspace_cli.engine.noise.injection_sites import injection_site
     from nullspace_cli.engine.noise.recipe import Recipe
     from nullspace_cli.engine.runtime.distributed import joined_ranks
@@ -119,10 +123,13 @@ def learn_noise(
         loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         if stop_eps is not None and not loaded.has_head:
             raise UsageError(f"{loaded.name} has no head, so no probabilities; --stop-eps has nothing to look at.")
+        site = injection_site(loaded, level)
+        if compile_:
+            site = site.on(compiled(loaded))
         view = loaded.transform if transform == "model" else loaded.transform.squashed()
         run = NoiseRun(
             loaded,
-            injection_site(loaded, level),
+            site,
             selected,
             view,
             recipe.plan(images.fingerprint(), len(selected), view, options.seed),

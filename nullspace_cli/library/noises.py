@@ -16,6 +16,7 @@ from nullspace_cli.engine.documents.artefacts import is_finite
 from nullspace_cli.engine.errors import UsageError
 from nullspace_cli.engine.evaluation.noises_under_test import Control, NoiseUnderTest, cases_of
 from nullspace_cli.engine.evaluation.stability import Evaluation, evaluate
+from nullspace_cli.engine.models.compiled import compiled
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.injection_sites import Level, injection_site
 from nullspace_cli.engine.noise.noise import Noise, read_noise, write_noise
@@ -91,6 +92,7 @@ def learn_noise(
     p: float = 2.0,
     step_images: int = STEP_IMAGES,
     memory: float = 4.0,
+    compile: bool = False,
     generator: torch.Generator | None = None,
     callback: Callable[[int, float], object] | None = None,
 ) -> LearnedNoise:
@@ -105,6 +107,7 @@ def learn_noise(
         p: of the loss ||f(x with v) - f(x)||_p; infinity is the largest entry's.
         step_images: images in one optimiser step.
         memory: GiB for what is computed once and kept; what is more goes to a temporary file.
+        compile: compile the model's blocks first, on a GPU: for many epochs.
         generator: draws the noise and the order of the images; None for one that is seeded with 0.
         callback: is told how many steps are done, and the loss of the last one.
 
@@ -130,6 +133,8 @@ def learn_noise(
     recipe = Recipe(level, (float(limit),), preset, epochs, lr, fraction=1.0, norm=p, step_images=step_images)
     plan = recipe.plan(data.fingerprint(), len(data), model.transform, seed_of(generator))
     place, store = injection_site(model, level), Store(int(memory * 2**30))
+    if compile:
+        place = place.on(compiled(model))
     cache = ReferenceCache(model, place, data, range(len(data)), model.transform, store)
     trainer = Trainer(model, place, cache, plan, Ranks())
     (learner,) = trainer.learners
