@@ -1,7 +1,7 @@
 """What a card does, on any machine with CUDA: learning noise beside its authors' loop, and watermarks, as a table.
 
     python -m benchmarks.card                     # photos are drawn
-    python -m benchmarks.card --data imagenette2  # its training images; --rounds 500 for the whole run
+    python -m benchmarks.card --data imagenette2  # its training images; --rounds 499 for the whole run
 
 500 rounds are extrapolated from the rounds that are run, after one that warms up; what is done once is measured whole.
 """
