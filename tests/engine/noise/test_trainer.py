@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from nullspace_cli.engine.data.datasets import ImageSet
 from nullspace_cli.engine.data.loader import Store
@@ -215,6 +216,21 @@ def test_a_gradient_that_is_not_finite_is_an_error(model: Model, images: ImageSe
         trainer.learners[0].noise.fill_(float("nan"))
     with pytest.raises(VitnullError, match=r"noise of limit .* after 0 steps with numbers that are not finite"):
         learned(trainer)
+
+
+@pytest.mark.parametrize("amp", ["none", "bf16"])
+def test_attention_is_fused(model: Model, images: ImageSet, monkeypatch: pytest.MonkeyPatch, amp: Any) -> None:
+    """In half precision where that is asked for, which is what a card's fastest kernels take."""
+    kinds, fused = set[torch.dtype](), functional.scaled_dot_product_attention
+
+    def watched(query: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        kinds.add(query.dtype)
+        return fused(query, *arguments, **options)
+
+    trainer = learning_of(replace(model, amp=amp), images, plan_of(rounds=1))
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    learned(trainer)
+    assert kinds == {torch.bfloat16 if amp == "bf16" else torch.float32}
 
 
 def test_half_precision_comes_near(model: Model, images: ImageSet) -> None:
