@@ -189,7 +189,7 @@ def require_finite_answers(
     """See that what a model says are numbers.
 
     Args:
-        outputs: on the CPU, so that no device is waited for.
+        outputs: what lies on a card is waited for.
         of: what the model was shown, or what in each row, for the message.
         ask: asks a copy of the model the same once more.
 

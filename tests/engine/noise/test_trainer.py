@@ -22,6 +22,7 @@ from nullspace_cli.engine.noise.reference_cache import ReferenceCache
 from nullspace_cli.engine.noise.trainer import Plan, Trainer
 from nullspace_cli.engine.runtime.distributed import Ranks
 from tests.made import training_images
+from tests.ranks import in_ranks
 
 COUNT = 10
 
@@ -46,10 +47,12 @@ def plan_of(**changes: Any) -> Plan:
     return Plan(**{**settings, **changes})
 
 
-def learning_of(model: Model, images: ImageSet, plan: Plan, limit: int = 2**20, **options: Any) -> Trainer:
+def learning_of(
+    model: Model, images: ImageSet, plan: Plan, limit: int = 2**20, ranks: Ranks | None = None, **options: Any
+) -> Trainer:
     site = injection_site(model, plan.level)
     cache = ReferenceCache(model, site, images, range(len(images)), model.transform, Store(limit), workers=1)
-    return Trainer(model, site, cache, plan, Ranks(), **options)
+    return Trainer(model, site, cache, plan, ranks or Ranks(), **options)
 
 
 def learned(trainer: Trainer) -> list[Tensor]:
@@ -241,10 +244,11 @@ def test_half_precision_comes_near(model: Model, images: ImageSet) -> None:
     assert 0 < apart < 0.2 * moved
 
 
-def on_card(protocol: ProtocolName, images: ImageSet) -> Trainer:
+def on_card(protocol: ProtocolName, images: ImageSet, ranks: Ranks | None = None) -> Trainer:
     kwargs = {"img_size": 32, "depth": 1, "embed_dim": 24, "num_heads": 2, "num_classes": 5}
     request = ModelRequest("vit_tiny_patch16_224", pretrained=False, kwargs=kwargs, device="cuda", batch_size=3)
-    return learning_of(load_model(request), images, plan_of(limits=(0.5, 1.0), protocol=protocol, stop_eps=1e-9))
+    plan = plan_of(limits=(0.5, 1.0), protocol=protocol, stop_eps=1e-9)
+    return learning_of(load_model(request), images, plan, ranks=ranks)
 
 
 @pytest.mark.gpu
@@ -278,6 +282,33 @@ def test_a_card_that_learned_of_it_late_stands_before_the_step_that_cannot_be_ma
     broken.save(tmp_path / "broken")
     for name in ("4", "broken"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.gpu
+def test_processes_on_cards_learn_of_it_together(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the first, which saves, has looked before."""
+    gradient = Trainer._gradient
+
+    def infinite(self: Trainer, *arguments: Any) -> Any:
+        slopes, figures = gradient(self, *arguments)
+        return slopes, figures / 0 if self.done == 4 and self._ranks.rank == 1 else figures
+
+    monkeypatch.setattr(Trainer, "_gradient", infinite)
+    trainers: dict[int, Trainer] = {}
+
+    def learn(ranks: Ranks) -> None:
+        trainers[ranks.rank] = on_card("adamw", images, ranks)
+        for done in trainers[ranks.rank].steps():
+            if ranks.first:
+                trainers[0].save(tmp_path / f"{done}")
+
+    assert [str(error).split(".")[0] for error in in_ranks(learn)] == 2 * ["The gradient is not finite after 4 steps"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3", "4"]
+    for trainer in trainers.values():
+        trainer.save(tmp_path / "end")
+        assert (tmp_path / "end").read_bytes() == (tmp_path / "4").read_bytes()
 
 
 @pytest.mark.gpu
