@@ -1,5 +1,6 @@
 """A model that can be asked: what it answers, and what is said of it."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -25,8 +26,9 @@ AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 IMAGES = 32
 """In one pass, where nobody says how many."""
 
-MOST = 1024
-"""Images in one pass, if that is left to a card's memory: more make it no faster, and wait longer for their files."""
+MOST, MOST_BYTES = 1024, 2**28
+"""Images in one pass, and bytes of their 8-bit inputs, if that is left to a card's memory: more make it no faster, wait
+longer for their files, and take several times that much of the host's memory."""
 
 
 class Outputs(NamedTuple):
@@ -78,7 +80,7 @@ class Model:
         """
         if not self.by_memory or self.device.type != "cuda":
             return self.batch_size
-        return samples_at_once(passes, self.device, MOST)
+        return samples_at_once(passes, self.device, min(MOST, MOST_BYTES // math.prod(self.transform.input_size)))
 
     def in_full_precision(self) -> "Model":
         """The same model in full precision: what decides whether something is exact must not round by itself."""

@@ -1,6 +1,7 @@
 """How many samples a card has room for: against a card whose memory grows by a known amount with each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,7 +77,10 @@ def test_nothing_is_measured_that_was_asked_for(monkeypatch: pytest.MonkeyPatch)
     assert loaded("cuda", 5).images_at_once(refuse) == 5
     assert loaded("cpu", None).images_at_once(refuse) == IMAGES
     memory = Memory(monkeypatch, 10**12)
-    assert loaded("cuda", None).images_at_once(memory.work(0, 1)) == MOST
+    model = loaded("cuda", None)
+    assert model.images_at_once(memory.work(0, 1)) == MOST
+    large = replace(model, transform=replace(model.transform, input_size=(3, 1000, 1000)))
+    assert large.images_at_once(memory.work(0, 1)) == 64, "of 3 MB each"
 
 
 def test_answers_of_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
