@@ -27,6 +27,7 @@ from benchmarks.learning import save_photos, their_transform
 from benchmarks.measure import Figure, seconds
 from nullspace_cli.engine.data.datasets import ImageSet, open_data
 from nullspace_cli.engine.data.loader import Store
+from nullspace_cli.engine.errors import VitnullError
 from nullspace_cli.engine.models.compiled import compiled
 from nullspace_cli.engine.models.loading import load_model
 from nullspace_cli.engine.models.model import Amp, Model
@@ -45,6 +46,7 @@ from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPi
 PAPER_ROUNDS, LIMIT, LR = 500, 0.5, 0.01
 NONE_HERE = "card: no CUDA device here, so nothing is measured"
 CARD = torch.device("cuda")
+NAMES = {"none": "float32", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,19 @@ def matrix_rate(side: int) -> float:
 
 def learning(name: str, sizes: Sizes, folder: Path, rate: float) -> Iterator[Figure]:
     images = open_data(str(folder), "train")
-    for amp in ("none", "bf16"):
+    amps: tuple[Amp, ...] = ("none", "bf16")
+    for amp in amps:
         model = load(name, sizes, amp)
         yield from ours(model, model, images, sizes.rounds, rate)
         if sizes.compile:
-            yield from ours(model, compiled(model), images, sizes.rounds, rate)
+            try:
+                run = compiled(model)
+            except VitnullError as error:
+                yield Figure(f"learn-noise, {NAMES[amp]}, compiled", "-", besides=str(error))
+                continue
+            yield from ours(model, run, images, sizes.rounds, rate)
     model = load(name, sizes, "none")
-    theirs = ImageFolder(root_of(images), their_transform(model))
+    theirs = ImageFolder(images.name, their_transform(model))
     loader = DataLoader(theirs, STEP_IMAGES, num_workers=sizes.workers, pin_memory=True)
     authors_round(model, islice(loader, 1))
     a_round = seconds(lambda: authors_round(model, loader))
@@ -135,7 +143,7 @@ def ours(model: Model, run: Model, images: ImageSet, rounds: int, rate: float) -
     go(1)
     rounds = min(rounds, PAPER_ROUNDS - 1)
     a_round = seconds(lambda: go(rounds)) / rounds
-    what = f"learn-noise, {'bfloat16' if model.amp == 'bf16' else 'float32'}{'' if run is model else ', compiled'}"
+    what = f"learn-noise, {NAMES[model.amp]}{'' if run is model else ', compiled'}"
     share, speed, whole = operations * count / a_round / rate, count / a_round, once + PAPER_ROUNDS * a_round
     yield Figure(what, f"{share:.1%} of that rate", besides=f"{speed:.0f} images/s in a round")
     of_all = f"{PAPER_ROUNDS} rounds on {count} images"
@@ -153,9 +161,8 @@ def operations_of(trainer: Trainer) -> float:
 def authors_round(model: Model, loader: Any) -> Tensor:
     """Every image decoded, and the clean one run beside the noisy one in every step."""
     vit: Any = model.module
-    noise = (
-        torch.empty(1, *injection_site(model, "encoder").shape, device=CARD).uniform_(-LIMIT, LIMIT).requires_grad_()
-    )
+    shape = injection_site(model, "encoder").shape
+    noise = torch.empty(1, *shape, device=CARD).uniform_(-LIMIT, LIMIT).requires_grad_()
     for batch, _ in loader:
         images = batch.to(CARD, non_blocking=True)
         with torch.no_grad():
@@ -199,11 +206,6 @@ def stamped(pipeline: WatermarkPipeline, jobs: Sequence[WatermarkFiles]) -> Call
 
 def load(name: str, sizes: Sizes, amp: Amp) -> Model:
     return load_model(ModelRequest(name, pretrained=False, kwargs=sizes.kwargs, device="cuda", amp=amp))
-
-
-def root_of(images: ImageSet) -> str:
-    """The folder whose folders are the classes: `train` where there is one."""
-    return images.name
 
 
 def save_copies(folder: Path, count: int) -> Path:
