@@ -123,7 +123,7 @@ def check(
     files = [path for pair in pairs.files for path in pair]
     read = [*files, *(path for name in names for path in options.files(name))]
     claim([page_path] if page_path else [], read, force=output.force)
-    gallery = report.gallery(page_path)
+    gallery = report.gallery(console, page_path)
     mine = [PairFiles(*files) for files in taken.share(pairs.files)]
     alone = len(pairs.files) == 1
     run = ImageRun(console, "check", [pair.source for pair in mine], alone=alone, jsonl=jsonl)

@@ -31,7 +31,7 @@ class Console:
     """Where one run of a command puts its result and its messages.
 
     Attributes:
-        names: what files are called that stand in for others.
+        names: what files, or the beginnings of their names, are called that stand in for others.
     """
 
     def __init__(self, options: OutputOptions) -> None:
@@ -42,7 +42,7 @@ class Console:
 
     def line(self, text: str = "") -> None:
         """A line of the human result, with nothing in it that a terminal would obey."""
-        self._out(_visible(self._called(text)))
+        self._out(_visible(self.called(text)))
 
     def _out(self, text: str) -> None:
         """To stdout; a character that its encoding lacks is shown by its code."""
@@ -72,17 +72,17 @@ class Console:
             shutil.copyfileobj(source, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
-    def _called(self, value: Any) -> Any:
+    def called(self, value: Any) -> Any:
         """Texts, and documents of them, with the names that people know."""
         if not self.names:
             return value
         if isinstance(value, str):
-            for name, known in self.names.items():
+            for name, known in list(self.names.items()):  # another thread may add to them
                 value = value.replace(name, known)
             return value
         if isinstance(value, Mapping):
-            return {self._called(key): self._called(part) for key, part in value.items()}
-        return [self._called(part) for part in value] if isinstance(value, list | tuple) else value
+            return {self.called(key): self.called(part) for key, part in value.items()}
+        return [self.called(part) for part in value] if isinstance(value, list | tuple) else value
 
     def flush(self) -> None:
         if sys.stdout is None:
@@ -107,7 +107,7 @@ class Console:
         """One line of a machine's result, sent off at once; `name` is that of its declaration."""
         from nullspace_cli.engine.documents.commands.registry import checked_line
 
-        self._out(checked_line(name, self._called(record)))
+        self._out(checked_line(name, self.called(record)))
         self.flush()
 
     @contextmanager
@@ -150,7 +150,7 @@ class Console:
             task = bar.add_task(doing, total=total)
 
             def tell(stage: str) -> None:
-                bar.update(task, description=f"{doing}: {_visible(self._called(stage))}")
+                bar.update(task, description=f"{doing}: {_visible(self.called(stage))}")
 
             def advance() -> None:
                 bar.advance(task)
@@ -189,7 +189,7 @@ class Console:
     def note(self, text: str) -> None:
         """What is going on, unless --quiet."""
         if not self.options.quiet:
-            print(_visible(in_flags(self._called(text))), file=sys.stderr, flush=True)  # noqa: T201
+            print(_visible(in_flags(self.called(text))), file=sys.stderr, flush=True)  # noqa: T201
 
     def detail(self, text: str) -> None:
         """What is going on, if --verbose."""
@@ -224,7 +224,7 @@ class Console:
             logger.removeHandler(handler)
 
     def error(self, text: str) -> None:
-        print(f"vitnull: error: {_visible(in_flags(self._called(text)))}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"vitnull: error: {_visible(in_flags(self.called(text)))}", file=sys.stderr, flush=True)  # noqa: T201
 
     def trace(self, text: str) -> None:
         """Where an error was raised: many lines."""
@@ -243,7 +243,7 @@ class Console:
             "seed": seed,
             "seconds": round(time.monotonic() - self.started, 3),
             "versions": {"vitnull": __version__, "torch": version("torch"), "timm": version("timm")},
-            **self._called(body),
+            **self.called(body),
         }
         checked_document(document)
         return document

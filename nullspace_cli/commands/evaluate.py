@@ -146,7 +146,7 @@ def evaluate(
         read = [*paths, *earlier, *options.files(model)]
         ranks.lead(lambda: claim(written, read, force=output.force))  # it alone writes
         check_noises(paths, ranks)
-        galleries = [report.gallery(page_path if ranks.first else None) for _ in ("noises", "images")]
+        galleries = [report.gallery(console, page_path if ranks.first else None) for _ in ("noises", "images")]
         if plot:
             from nullspace_cli.engine.plots.curves import draw_curves, read_documents
 

@@ -157,7 +157,7 @@ def explain(
         loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         chosen = choose(loaded, names) if names else default_methods(loaded, most=1)
         index = None if class_ is None else class_index(loaded, class_)
-        gallery = report.gallery(page_path, ranks)
+        gallery = report.gallery(console, page_path, ranks)
         explainer = Explainer(
             loaded, chosen, index, size, output.force, notice=console.warn, reading=reading, gallery=gallery
         )

@@ -132,7 +132,7 @@ def fool(
     read = [*candidates, target, basis, *options.files(model)]
     page_path = report.path()
     claim([path for path in (*artifacts, page_path) if path], read, force=output.force)
-    gallery = report.gallery(page_path)
+    gallery = report.gallery(console, page_path)
 
     from nullspace_cli.engine.adversarial.attack import Attack
     from nullspace_cli.engine.adversarial.sources import choose_source

@@ -47,7 +47,7 @@ class ReportOptions:
         """
         return (shard or Shard()).own(self.report, "--report")
 
-    def gallery(self, path: Path | None, ranks: "Ranks | None" = None) -> "Gallery | None":
+    def gallery(self, console: Console, path: Path | None, ranks: "Ranks | None" = None) -> "Gallery | None":
         """Where pictures are kept until the page is written; each process of several has its part of the room.
 
         Raises:
@@ -58,7 +58,7 @@ class ReportOptions:
         from nullspace_cli.engine.report.gallery import Gallery
         from nullspace_cli.engine.report.parts import MEGABYTE
 
-        return Gallery(path.parent, self.report_size * MEGABYTE // (ranks.world if ranks else 1))
+        return Gallery(path.parent, self.report_size * MEGABYTE // (ranks.world if ranks else 1), console.called)
 
 
 def write_page(console: Console, path: Path, page: "Page") -> None:

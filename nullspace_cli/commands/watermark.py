@@ -302,7 +302,7 @@ def watermark(
             design = Design(logo, *drawn)
         ranks.agree("marks", design.sha256[:12])
         network = LazyModel(options.request(model, ranks.device(options.device)), basis)
-        gallery = report.gallery(page_path, ranks)
+        gallery = report.gallery(console, page_path, ranks)
         p: Literal[1, 2] = 1 if norm == 1 else 2
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,

@@ -1,7 +1,7 @@
 """The pictures of many images, worst first, as far as a page has room for them."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -80,16 +80,18 @@ class Gallery:
     Which stay does not depend on the order in which they come.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, called: Callable[[str], str] = str) -> None:
         """
         Args:
             folder: on whose disk they are kept until the page is written.
             limit: bytes that they may take in the page.
+            called: what an image is called by which its record will be found, given the name of its file.
 
         Raises:
             ArtifactError: nothing can be written there.
         """
         self._limit, self._spool, self._held, self._lock = limit, Spool(folder), list[_Held](), threading.Lock()
+        self._called = called
         self._full: list[list[_Order]] = [[], []]  # from which entry on thumbnails, and views, have no room, if any
 
     def add(self, key: str, badness: Sequence[float | None], thumbnail: Encoded | None, views: Sequence[View]) -> None:
@@ -98,7 +100,7 @@ class Gallery:
         Raises:
             ArtifactError: the disk is full, or fails.
         """
-        self.take(Entry(key, tuple(float(value or 0) for value in badness), thumbnail, tuple(views)))
+        self.take(Entry(self._called(key), tuple(float(value or 0) for value in badness), thumbnail, tuple(views)))
 
     def take(self, entry: Entry) -> None:
         """The same."""
