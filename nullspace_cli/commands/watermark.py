@@ -307,7 +307,6 @@ def watermark(
         pipeline = WatermarkPipeline(
             network, design, size, nullspace, p, rounding, tolerance, verify, output.force,
             notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further or FurtherReaders(),
-            skip_existing=skip_existing,
         )  # fmt: skip
         run.tell_refused()
         jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
@@ -315,7 +314,7 @@ def watermark(
             pipeline.prepare()
         started = time.monotonic()
         with console.progress("stamping", "images", len(jobs)) as advance:
-            for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers), advance):
+            for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers, shared=skip_existing), advance):
                 console.detail(f"{done.record['source']} -> {done.record['output']}")
                 run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
         run.gather(ranks)

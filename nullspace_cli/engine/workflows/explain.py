@@ -1,7 +1,7 @@
 """Saliency maps of image files, as pictures and as files: what `vitnull explain` runs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from nullspace_cli.engine.saliency.methods import Method, SaliencyMaps, upsample
 from nullspace_cli.engine.saliency.noise import NoiseComparison
 from nullspace_cli.engine.transforms.eval_transform import from_8_bits, in_rgb
 from nullspace_cli.engine.workflows.failed_input import Failed
+from nullspace_cli.engine.workflows.in_threads import in_groups
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.report.gallery import Gallery
@@ -139,7 +140,7 @@ class MapMeasures:
         """Measures of the model's `maps` of `sources`.
 
         Args:
-            sources: all images, whoever measures them.
+            sources: all images that lie in folders, whoever measures them.
             place: of those that are measured here, by their numbers among all: the first, and the step to the next.
             faithfulness: whether pixels are taken away in the order of the maps.
             noise_rms: of the noises that maps are compared under, in [0, 1] pixels; None for no comparison.
@@ -233,11 +234,11 @@ class Explainer:
         """One for all images."""
         return SaliencyMaps(self.model)
 
-    def each(self, jobs: Sequence[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
+    def each(self, jobs: Iterable[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
         self.model.transform.require_pictures()
-        for start in range(0, len(jobs), self.group):
-            yield self._together(jobs[start : start + self.group])
+        for group in in_groups(jobs, self.group):
+            yield self._together(group)
 
     def _together(self, jobs: Sequence[ExplainFiles]) -> list[Explained | Failed]:
         started = time.monotonic()

@@ -3,8 +3,9 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TypeVar
 
 import torch
@@ -20,27 +21,37 @@ def default_workers(device: torch.device) -> int:
     return 2 if device.type == "cuda" else min(4, os.cpu_count() or 1)
 
 
-def in_threads(work: Callable[[T, threading.Event | None], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """So many items at a time, in their order; the last group may have fewer."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def in_threads(work: Callable[[T, threading.Event | None], R], items: Iterable[T], workers: int) -> Iterator[R]:
     """What `work` makes of each item, in their order.
 
-    Each thread is at work on an item of its own, with its share of PyTorch's threads. Results are asked for before too
-    many wait. By the event, which is set when nobody takes results any more, `work` learns that it may stop.
+    Each thread is at work on an item of its own, with its share of PyTorch's threads. No more items are taken than can
+    be worked on, and results are asked for before too many wait. By the event, which is set when nobody takes results
+    any more, `work` learns that it may stop.
     """
-    if len(items) <= 1 or workers == 1:
-        for item in items:
+    rest = iter(items)
+    first = list(islice(rest, 2))
+    waiting = chain(first, rest)
+    if len(first) < 2 or workers == 1:
+        for item in waiting:
             yield work(item, None)
         return
-    waiting = deque(items)
     threads = max(1, torch.get_num_threads() // workers)
     running: deque[Future[R]] = deque()
     with OF_NEW_THREADS:
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         stop = threading.Event()
         try:
-            while waiting or running:
-                while waiting and len(running) <= workers:
-                    running.append(pool.submit(work, waiting.popleft(), stop))
+            running.extend(pool.submit(work, item, stop) for item in islice(waiting, workers + 1))
+            while running:
                 yield running.popleft().result()
+                running.extend(pool.submit(work, item, stop) for item in islice(waiting, 1))
         finally:
             stop.set()  # whoever is interrupted waits for no item that is being worked on
             pool.shutdown(wait=False, cancel_futures=True)

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -51,7 +51,7 @@ from nullspace_cli.engine.watermark.verification import (
     verify,
 )
 from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
-from nullspace_cli.engine.workflows.in_threads import default_workers, in_threads
+from nullspace_cli.engine.workflows.in_threads import default_workers, in_groups, in_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,6 +66,10 @@ class WatermarkFiles:
     output: Path
     diff: Path | None = None
     unrounded: Path | None = None
+
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [path for path in (self.output, self.diff, self.unrounded) if path]
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,6 @@ class WatermarkPipeline:
         gallery: where the pictures of a page are put; None for no page.
         quality: of a JPEG that is made of another picture.
         readers: who else is to see no mark; at native size alone.
-        skip_existing: leave to other processes what they are at work on.
     """
 
     network: LazyModel
@@ -104,7 +107,6 @@ class WatermarkPipeline:
     gallery: Gallery | None = None
     quality: int = QUALITY
     readers: FurtherReaders = field(default_factory=FurtherReaders)
-    skip_existing: bool = False
 
     @cached_property
     def _tell(self) -> DifferenceNotice:
@@ -150,16 +152,17 @@ class WatermarkPipeline:
             raise done.error
         return done
 
-    def each(self, jobs: Sequence[WatermarkFiles], workers: int) -> Iterator[Outcome]:
+    def each(self, jobs: Iterable[WatermarkFiles], workers: int, *, shared: bool = False) -> Iterator[Outcome]:
         """Stamp many images, in their order; one that fails does not stop the others.
 
         Several threads work at once, each on a group of its own: while one solves, others decode, write and verify.
-        What another process is at work on comes last, once that is done with it: if it failed, or died, its images are
-        done here.
+
+        Args:
+            shared: leave to other processes what they are at work on. That comes last, once they are done with it: if
+                they failed, or died, their images are done here.
         """
-        size = self._group if self.size == "model" else 1
-        groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        if not self.skip_existing:
+        groups = in_groups(jobs, self._group if self.size == "model" else 1)
+        if not shared:
             for done in in_threads(self.together, groups, workers):
                 yield from done
             return

@@ -286,11 +286,11 @@ def test_one_failure_does_not_stop_the_others(size: str, workers: int, tmp_path:
 def test_what_others_are_at_work_on_comes_last(finished: bool, tmp_path: Path) -> None:
     """One is left to whoever is at work on it, and done here if nothing came of that."""
     todo = jobs(tmp_path, 4)
-    made = pipeline(size="model", group=2, skip_existing=True)
+    made = pipeline(size="model", group=2)
     made(todo[3])
     with at_work_on(todo[1].output) as mine:
         assert mine
-        found = made.each(todo, 1)
+        found = made.each(todo, 1, shared=True)
         first = [next(found) for _ in range(3)]
         if finished:
             shutil.copy(todo[3].output, todo[1].output)
