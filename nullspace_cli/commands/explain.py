@@ -1,26 +1,26 @@
 """`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.file_kinds import PLOT, to_write
+from nullspace_cli.commands.file_kinds import ARCHIVES, PLOT, to_write
 from nullspace_cli.commands.image_files import (
     check_outputs,
     ending_in,
     fingerprint_of,
     make_folders,
     named_images,
-    stems_of,
 )
 from nullspace_cli.commands.image_run import ImageRun
 from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     NAMES_MODEL,
+    ColumnOption,
     FilesFromOption,
     JsonlOption,
     ModelOptions,
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 def explain(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="IMAGE...", parser=image_name, help="Images or folders of images.")
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE...", parser=image_name, help="Images, tar files or folders of either."),
     ] = None,
     *,
     method: Annotated[
@@ -67,6 +68,7 @@ def explain(
     ] = None,
     files_from: FilesFromOption = None,
     nul: NulOption = False,
+    column: ColumnOption = None,
     shard: ShardOption = None,
     reading: ReadingOption = "timm",
     size: Annotated[
@@ -77,6 +79,10 @@ def explain(
         Path | None,
         typer.Option(metavar="DIR", parser=path_name, help="Where the files of each image go; by default here."),
     ] = None,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave out images, and tar files, whose results are there already."),
+    ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays, and a sheet where there are several.")
     ] = True,
@@ -113,7 +119,8 @@ def explain(
     """Show where the model sees its evidence in every IMAGE.
 
     Writes for each <stem>.<method>.png, a heat map over the image; <stem>.saliency.png, a sheet of all methods, where
-    there are several; and <stem>.saliency.safetensors, the maps themselves.
+    there are several; and <stem>.saliency.safetensors, the maps themselves. Those of a tar file's images become members
+    beside them, in <stem>.saliency.tar.
     """
     output.require_one_form(jsonl=jsonl)
     if plot and not faithfulness:
@@ -123,37 +130,59 @@ def explain(
     plot = taken.own(plot, "--plot")
     page_path = report.path(taken)
 
+    from nullspace_cli.engine.data.archives import ending_of
+    from nullspace_cli.engine.files.image_search import stems_of
     from nullspace_cli.engine.models.classes import class_index
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
     from nullspace_cli.engine.workflows.common_inputs import common_model
-    from nullspace_cli.engine.workflows.explain import SHEET, Explainer, ExplainFiles, MapMeasures
+    from nullspace_cli.engine.workflows.explain import SHEET, Explained, Explainer, ExplainFiles, MapMeasures
+    from nullspace_cli.engine.workflows.failed_input import Failed
+    from nullspace_cli.engine.workflows.image_stores import ArchiveFiles, ArchiveSettings, Look, are_there
 
     names = [name.strip() for name in method.split(",")] if method else []
     wanted = named(names or DEFAULT_METHODS)
-    results = ending_in(SHEET, *(f".{name}.png" for name in METHODS))
+    results = ending_in(SHEET, *(f".{name}.png" for name in METHODS), *(f".saliency{ending}" for ending in ARCHIVES))
     with joined_ranks(apart=True) as ranks:
         images = named_images(files or [], files_from, results, console.note, ranks, nul=nul, out_dir=out_dir)
         ranks.agree("images", fingerprint_of(images) if ranks.world > 1 else "")
         titles, folder = [one.name for one in wanted], out_dir or Path()
+
+        def within(source: Path, stem: Path) -> ExplainFiles:
+            return ExplainFiles.of(source, stem, titles, pictures=pictures, tensors=float_)
+
         jobs = [
-            ExplainFiles.of(source, folder / stem, titles, pictures=pictures, tensors=float_)
+            ArchiveFiles(source, folder / stem.with_name(f"{stem.name}.saliency{ending}"))
+            if (ending := ending_of(source))
+            else within(source, folder / stem)
             for (source, _), stem in zip(images, stems_of([place for _, place in images]), strict=True)
         ]
         read = [files_from, *options.files(model)]
 
-        def check(methods: "Sequence[Method]") -> dict[Path, str]:
-            """By the first process, before others have begun to write; why results of some sources have no place."""
-            named = [job.only(methods) for job in jobs]
-            return ranks.lead(
-                lambda: check_outputs(named, taken.share(named), read, out_dir, plot, page_path, force=output.force)
-            )
+        def only(job: ExplainFiles | ArchiveFiles, methods: "Sequence[Method]") -> ExplainFiles | ArchiveFiles:
+            return job if isinstance(job, ArchiveFiles) else job.only(methods)
+
+        def check(methods: "Sequence[Method]") -> tuple[dict[Path, str], set[Path]]:
+            """By the first process, before others have begun to write: why results of some sources have no place, and
+            which sources are left out because theirs are there."""
+            named = [only(job, methods) for job in jobs]
+
+            def find() -> tuple[dict[Path, str], set[Path]]:
+                own = taken.share(named)
+                there = {job.source for job in own if skip_existing and are_there(job)}
+                todo = [job for job in own if job.source not in there]
+                return check_outputs(named, todo, read, out_dir, plot, page_path, force=output.force), there
+
+            return ranks.lead(find)
 
         known = wanted if names else []  # what suits the model shows when it is loaded
-        unfit = check(known)
+        unfit, there = check(known)
         mine = ranks.share(taken.share(jobs))
         alone = len(jobs) == 1 and taken.count * ranks.world == 1
-        run = ImageRun(console, "explain", [job.source for job in mine], alone=alone, jsonl=jsonl)
+        look = Look(column or (), console.note)
+        run = ImageRun(
+            console, "explain", [job.source for job in mine if job.source not in there], look, alone=alone, jsonl=jsonl
+        )
         loaded = common_model(options.request(model, ranks.device(options.device)), ranks)
         chosen = choose(loaded, names) if names else default_methods(loaded, most=1)
         index = None if class_ is None else class_index(loaded, class_)
@@ -162,26 +191,37 @@ def explain(
             loaded, chosen, index, size, output.force, notice=console.warn, reading=reading, gallery=gallery
         )
         place = taken.number - 1 + taken.count * ranks.rank, taken.count * ranks.world
+        archived = any(isinstance(job, ArchiveFiles) for job in jobs)
+        in_folders = [] if archived else [job.source for job in jobs]
         measures = MapMeasures.of(
-            explainer.maps, chosen, [job.source for job in jobs], place,
+            explainer.maps, chosen, in_folders, place,
             faithfulness=faithfulness, noise_rms=compare_noise, seed=options.seed,
         )  # fmt: skip
         if not names:
-            unfit = check(chosen)
+            unfit, there = check(chosen)
         run.failures |= {job.source: unfit[job.source] for job in mine if job.source in unfit}
         run.tell_refused()
         started = time.monotonic()
-        mine = [job.only(chosen) for job in mine if job.source not in run.failures]
+        mine = [only(job, chosen) for job in mine if job.source not in {*run.failures, *there}]
         if not ranks.first:
             make_folders([(job.source, file) for job in mine for file in job.files()], out_dir)
-        with console.progress("explaining", "images", len(mine)) as advance:
-            for group in explainer.each(mine):
-                done = list(run.done(group, advance))
+        settings = ArchiveSettings(
+            lambda source, stem: within(source, stem).only(chosen), False, console.names, console.warn, column or (),
+            force=output.force, shared=skip_existing,
+        )  # fmt: skip
+
+        def look_at(images: Iterable[ExplainFiles], shared: bool) -> Iterator[list[Explained | Failed]]:
+            return explainer.each(images)
+
+        stores = look.stores(mine, settings)
+        with console.progress("explaining", "images", sum(map(len, stores))) as advance:
+            for done in run.through(stores, look_at, advance):
                 measures.add(done)
                 for item in done:
                     run.add(item.record)
         run.gather(ranks)
         measures.gather(ranks)
+        skipped = len(there) + run.elsewhere
         if gallery is not None:
             gallery.gather(ranks)
         if not ranks.first:
@@ -197,6 +237,7 @@ def explain(
         "summary": {
             "count": count,
             "failed": len(run.failures),
+            "skipped": skipped,
             "images_per_second": round(count / elapsed, 3) if count and elapsed else None,
         },
         "faithfulness": measures.faithfulness.to_dict() if measures.faithfulness else None,

@@ -30,8 +30,10 @@ class FileKind:
     text: bool = False
 
 
+ARCHIVES = (".tar",)
+"""Of files that hold many images."""
 PLOT = FileKind("a plot", (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".svg", ".pdf"), chosen=True)
-WATERMARK = FileKind("a watermark", (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg"), chosen=True)
+WATERMARK = FileKind("a watermark", (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", *ARCHIVES), chosen=True)
 NOISE_PICTURE = FileKind("the picture of the noise", (".png",), chosen=True)
 PAGE = FileKind("a report", (".html", ".htm"), chosen=True, text=True)
 TENSORS = FileKind("a safetensors file", (".safetensors",))

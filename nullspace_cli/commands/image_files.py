@@ -3,7 +3,6 @@
 import hashlib
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +10,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from nullspace_cli.commands.file_kinds import WATERMARK
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 from nullspace_cli.commands.shards import Shard
 
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
     from nullspace_cli.engine.workflows.explain import ExplainFiles
+    from nullspace_cli.engine.workflows.image_stores import ArchiveFiles
 
 LONGEST_NAME = 4096
 """Bytes of a path, as systems have it."""
 FORMATS = ("png", "webp", "tif", "jpg")
-WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in FORMATS)
+WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in (*FORMATS, "tar"))
 _FORMAT_OF = {**{f".{name}": name for name in FORMATS}, ".tiff": "tif", ".jpeg": "jpg", ".jpe": "jpg", ".jfif": "jpg"}
 """Of a source, by its name: what its result is called when it is to have the same."""
 FOOLED_ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
@@ -65,6 +66,8 @@ def named_images(
 ) -> list[tuple[Path, Path]]:
     """Each image with its place below the output folder: folders are searched, and keep their inner order.
 
+    Archives of images are named among them, as one each.
+
     Args:
         listed: a file with one name a line, "-" for stdin, or None.
         nul: whether its names end with a NUL instead, as `find -print0` writes them.
@@ -79,6 +82,7 @@ def named_images(
     if not names:
         raise typer.BadParameter("no image was named; give files, folders, or --files-from")
 
+    from nullspace_cli.engine.data.archives import archives_at
     from nullspace_cli.engine.files.paths import absolute, is_folder
 
     tell = notice if ranks.first else lambda text: None
@@ -92,10 +96,12 @@ def named_images(
             found[path] = place
 
     for name in names:
+        archives = archives_at(name)
         if not is_folder(name):
-            add(name, Path(name.name))
+            for path in archives or [name]:
+                add(path, Path(path.name))
             continue
-        inside, results = images_in(name, sources_of, tell)
+        inside, results = without_own(archives, sources_of) if archives else images_in(name, sources_of, tell)
         if output := _inside(out_dir, name):  # where other shards write meanwhile
             written = {path for path in inside if sources_of(path.name) and output in path.parents}
             inside = [path for path in inside if path not in written]
@@ -113,6 +119,15 @@ def _inside(out_dir: Path | None, folder: Path) -> Path | None:
 
     output, above = Path(real(out_dir or Path())), Path(real(folder))
     return folder / output.relative_to(above) if above in output.parents else None
+
+
+def without_own(archives: Sequence[Path], sources_of: SourcesOf) -> tuple[list[Path], list[Path]]:
+    """The archives of a folder, and those among them that are results of others."""
+    from nullspace_cli.engine.files.image_search import without_results
+
+    named = {str(path): path for path in archives}
+    sources, results = without_results(list(named), sources_of)
+    return [named[name] for name in sources], [named[name] for name in results]
 
 
 def images_in(
@@ -187,20 +202,6 @@ def _read_list(listed: Path, *, nul: bool) -> list[Path]:
     return [Path(os.fsdecode(name)) for name in names if name.strip()]
 
 
-def stems_of(places: Sequence[Path]) -> list[Path]:
-    """What the results of images are called by: the place without its ending, where that is nobody else's, too.
-
-    Of i.jpg and i.png in one folder it is the whole names, so that each has results of its own.
-    """
-    stems = [place.with_suffix("") for place in places]
-    while True:
-        shared = {stem for stem, count in Counter(stems).items() if count > 1}
-        longer = [place if stem in shared else stem for place, stem in zip(places, stems, strict=True)]
-        if longer == stems:
-            return stems
-        stems = longer
-
-
 def plan_outputs(
     images: Sequence[tuple[Path, Path]],
     out: Path | None,
@@ -228,25 +229,34 @@ def plan_outputs(
         raise typer.BadParameter("takes one image; use --out-dir for several", param_hint=given[0])
     if out and out_dir:
         raise typer.BadParameter("use --out or --out-dir, not both", param_hint="--out")
+
+    from nullspace_cli.engine.data.archives import ending_of, why_no_archive
+    from nullspace_cli.engine.files.image_search import stems_of
+    from nullspace_cli.engine.files.paths import exists, why_unreadable
+    from nullspace_cli.engine.files.pictures import why_no_result
+    from nullspace_cli.engine.files.writing import check_output
+
     base = out_dir or Path()
     stems = stems_of([place for _, place in images])
+    endings = [ending_of(source) or f".{format_of(source, format)}" for source, _ in images]
     pairs = [
-        (source, out or base / stem.with_name(f"{stem.name}.watermarked.{format_of(source, format)}"))
-        for (source, _), stem in zip(images, stems, strict=True)
+        (source, out or base / stem.with_name(f"{stem.name}.watermarked{ending}"))
+        for (source, _), stem, ending in zip(images, stems, endings, strict=True)
     ]
+    if any(ending_of(target) != ending_of(source) for source, target in pairs):
+        raise typer.BadParameter(f"of {images[0][0]} a {endings[0]} is made", param_hint="--out")
+    if any(map(ending_of, (source for source, _ in images))) and set(given) - {"--out"}:
+        raise typer.BadParameter(f"takes one image, and {images[0][0]} may hold many", param_hint=given[-1])
     extra = [path for path in single.values() if path]
     if out:
         refuse_stream(out, "a watermark is read back and measured; name a file", companions=False)
     shared = [page] if page else []
     refuse_clashes([*(target for _, target in pairs), *extra, *shared], [*(source for source, _ in pairs), *read])
-
-    from nullspace_cli.engine.files.paths import exists, why_unreadable
-    from nullspace_cli.engine.files.pictures import why_no_result
-    from nullspace_cli.engine.files.writing import check_output
-
     pairs = shard.share(pairs)
     there = [(source, target) for source, target in pairs if skip_existing and (exists(target) or target.is_symlink())]
-    faults = {source: why_no_result(target) for source, target in there}
+    faults = {
+        source: why_no_archive(target) if ending_of(target) else why_no_result(target) for source, target in there
+    }
     skipped = [source for source, fault in faults.items() if fault is None]
     broken = {} if force else {source: fault for source, fault in faults.items() if fault}
     todo = [(source, target) for source, target in pairs if source not in {*skipped, *broken}]
@@ -260,6 +270,12 @@ def plan_outputs(
 def format_of(source: Path, format: str) -> str:
     """The format of a source's result: the one that is asked for; of "same" the source's, PNG where that is none."""
     return _FORMAT_OF.get(source.suffix.lower(), "png") if format == "same" else format
+
+
+def ending_like(source: Path, format: str) -> str:
+    """What the name of a result within an archive ends with: as its source's, where that says the same format."""
+    same = _FORMAT_OF.get(source.suffix.lower()) == format_of(source, format)
+    return source.suffix if same and source.suffix.lower() in WATERMARK.endings else f".{format_of(source, format)}"
 
 
 def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> list[tuple[Path, Path]]:
@@ -300,8 +316,8 @@ def _prepare(files: Sequence[tuple[Path, Path]], out_dir: Path | None, *, alone:
 
 
 def check_outputs(
-    jobs: Sequence["ExplainFiles"],
-    mine: Sequence["ExplainFiles"],
+    jobs: Sequence["ExplainFiles | ArchiveFiles"],
+    mine: Sequence["ExplainFiles | ArchiveFiles"],
     read: list[Path | None],
     out_dir: Path | None,
     plot: Path | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from nullspace_cli.commands.image_files import WATERMARKED_ENDINGS, ending_in, images_in, stems_of, tell_left_out
+from nullspace_cli.commands.image_files import WATERMARKED_ENDINGS, ending_in, images_in, tell_left_out
 
 _MARKED = Path(WATERMARKED_ENDINGS[0]).stem
 
@@ -50,6 +50,8 @@ def paired(source: Path, result: Path, notice: Callable[[str], None]) -> Pairs:
 
 
 def _by_name(source: Path, sources: Sequence[Path], result: Path, results: Sequence[Path]) -> Pairs:
+    from nullspace_cli.engine.files.image_search import stems_of
+
     places = [path.relative_to(source) for path in sources]
     found = {path.relative_to(result): path for path in results}
     by_stem: dict[Path, Path] = {}

@@ -10,6 +10,9 @@ from nullspace_cli.commands.flags_in_errors import in_flags
 if TYPE_CHECKING:
     from nullspace_cli.engine.runtime.distributed import Ranks
     from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
+    from nullspace_cli.engine.workflows.image_stores import ImageStore, Job, Look, Work
+
+    J = TypeVar("J", bound=Job)
 
 T = TypeVar("T")
 
@@ -23,11 +26,21 @@ class ImageRun:
         elsewhere: how many have been done by other processes meanwhile.
     """
 
-    def __init__(self, console: Console, name: str, sources: Sequence[Path], *, alone: bool, jsonl: bool) -> None:
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        sources: Sequence[Path],
+        look: "Look | None" = None,
+        *,
+        alone: bool,
+        jsonl: bool,
+    ) -> None:
         """Look at the headers of the sources, before anything slow.
 
         Args:
             name: by which a record is declared.
+            look: at those of archives, too, where there may be some.
             alone: whether the run has a single image, whose failure is that of the run.
             jsonl: whether records are printed as they come.
 
@@ -39,12 +52,26 @@ class ImageRun:
         self._console, self._name, self._alone, self._jsonl = console, name, alone, jsonl
         self._worst = self.elsewhere = 0
         self.records: list[Mapping[str, Any]] = []
-        self.failures = refused(sources, alone=alone)
+        self.failures = refused(sources, alone=alone, **({"check": look} if look else {}))
 
     def tell_refused(self) -> None:
         """Say which sources cannot be read."""
         for source, reason in list(self.failures.items()):
             self._fail(source, reason)
+
+    def through(
+        self, stores: "Sequence[ImageStore[J]]", work: "Work[J]", advance: Callable[[], None]
+    ) -> Iterator[list[Any]]:
+        """What `work` makes of the images of all stores, as it comes, some at a time: those that are done.
+
+        Raises:
+            VitnullError: one failed, and is alone.
+        """
+        from nullspace_cli.engine.workflows.image_stores import through_all
+
+        self._alone = self._alone and sum(map(len, stores)) == 1
+        for group in through_all(stores, work):
+            yield list(self.done(group, advance))
 
     def done(self, items: Iterable["T | Failed | DoneElsewhere"], advance: Callable[[], None]) -> Iterator[T]:
         """The images that are done, as they come; of the others it is said why they are not.
@@ -64,7 +91,7 @@ class ImageRun:
                 continue
             if self._alone:
                 raise item.error
-            self._fail(item.source, str(item.error))
+            self._fail(Path(self._console.called(str(item.source))), self._console.called(str(item.error)))
 
     def _fail(self, source: Path, reason: str) -> None:
         """Keep and tell why one could not be done, by its name: not every reason has it."""
@@ -76,6 +103,7 @@ class ImageRun:
 
     def add(self, record: Mapping[str, Any], code: int = 0) -> None:
         """Keep the record of an image that is done, and the exit code that it alone would end with."""
+        record = self._console.called(record)
         self.records.append(record)
         self._worst = max(self._worst, code)
         if self._jsonl:

@@ -129,6 +129,16 @@ FilesFromOption = Annotated[
 NulOption = Annotated[
     bool, typer.Option("-0", help="The names of --files-from end with NULs, as find -print0 writes them.")
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        parser=given,
+        help="Which images of a tar file's samples are meant: NAME of KEY.NAME, as mask.png. Repeatable. "
+        "[default: those with the shortest names]",
+    ),
+]
 JsonlOption = Annotated[
     bool, typer.Option("--jsonl", help="Print one JSON record a line, each as its image is finished.")
 ]

@@ -1,18 +1,19 @@
 """`vitnull watermark`: a visible mark that leaves the network's answer as it was."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.file_kinds import NOISE_PICTURE, TENSORS, WATERMARK, to_write
+from nullspace_cli.commands.file_kinds import ARCHIVES, NOISE_PICTURE, TENSORS, WATERMARK, to_write
 from nullspace_cli.commands.image_files import (
     WATERMARKED_ENDINGS,
     Planned,
     ending_in,
+    ending_like,
     fingerprint_of,
     make_folders,
     named_images,
@@ -23,6 +24,7 @@ from nullspace_cli.commands.options import (
     DEFAULT_MODEL,
     NAMES_MODEL,
     BasisOption,
+    ColumnOption,
     FilesFromOption,
     JsonlOption,
     ModelOptions,
@@ -55,7 +57,7 @@ def watermark(
         typer.Argument(
             metavar="IMAGE... MARK",
             parser=image_name,
-            help="Images or folders of images, then the mark (as `cp`: it comes last); - is stdin.",
+            help="Images, tar files or folders of either, then the mark (as `cp`: it comes last); - is stdin.",
         ),
     ] = None,
     *,
@@ -89,6 +91,7 @@ def watermark(
     ] = None,
     files_from: FilesFromOption = None,
     nul: NulOption = False,
+    column: ColumnOption = None,
     shard: ShardOption = None,
     size: Annotated[
         Literal["native", "model"],
@@ -234,9 +237,10 @@ def watermark(
     if readers and nullspace == "patch":
         raise typer.BadParameter("the patch embeddings are one model's own; use --nullspace resize", param_hint="--for")
 
-    if out and out not in STAND_INS and format_ != "png":
+    named = None if out is None or out.suffix in ARCHIVES else out
+    if named and named not in STAND_INS and format_ != "png":
         raise typer.BadParameter("--out says the format by its ending", param_hint="--format")
-    may_be_jpeg = format_ in ("jpg", "same") if out is None else out.suffix.lower() in (".jpg", ".jpeg")
+    may_be_jpeg = format_ in ("jpg", "same") if named is None else named.suffix.lower() in (".jpg", ".jpeg")
     if may_be_jpeg and size == "model":
         raise typer.BadParameter(
             "a JPEG keeps the image's own size: at the model's there is no resize that hides its losses; write .png",
@@ -256,6 +260,7 @@ def watermark(
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
 
     from nullspace_cli.engine.runtime.distributed import joined_ranks
+    from nullspace_cli.engine.workflows.image_stores import ArchiveFiles, ArchiveSettings, Look
 
     further = _further_readers(readers, options)  # what is refused, is so before folders are made
     with joined_ranks(apart=True) as ranks:
@@ -275,7 +280,8 @@ def watermark(
         if not ranks.first:  # whose folders were made with the plan; each machine may have a disk of its own
             make_folders(mine, out_dir)
         alone = planned.alone and ranks.world == 1 and taken.count == 1
-        run = ImageRun(console, "watermark", [source for source, _ in mine], alone=alone, jsonl=jsonl)
+        look = Look(column or (), console.note)
+        run = ImageRun(console, "watermark", [source for source, _ in mine], look, alone=alone, jsonl=jsonl)
         if ranks.first:
             run.failures |= planned.broken
 
@@ -284,6 +290,7 @@ def watermark(
         from nullspace_cli.engine.watermark.design import Design, TextDesign
         from nullspace_cli.engine.watermark.further_readers import FurtherReaders
         from nullspace_cli.engine.watermark.marks import Placement, read_mark
+        from nullspace_cli.engine.workflows.in_threads import in_groups
         from nullspace_cli.engine.workflows.watermark import WatermarkFiles, WatermarkPipeline, summarise
 
         told = console.warn if ranks.first else lambda text: None
@@ -309,14 +316,31 @@ def watermark(
             notice=console.warn, reading=reading, gallery=gallery, quality=quality, readers=further or FurtherReaders(),
         )  # fmt: skip
         run.tell_refused()
-        jobs = [WatermarkFiles(source, target, diff, float_) for source, target in mine if source not in run.failures]
-        if jobs:
+
+        def within(source: Path, stem: Path) -> WatermarkFiles:
+            return WatermarkFiles(source, stem.with_name(f"{stem.name}{ending_like(source, format_)}"))
+
+        def stamp(jobs: Iterable[WatermarkFiles], shared: bool) -> Iterator[list[Any]]:
+            return in_groups(pipeline.each(jobs, workers or pipeline.default_workers, shared=shared), 1)
+
+        settings = ArchiveSettings(
+            within, True, console.names, console.warn, column or (), force=output.force, shared=skip_existing
+        )
+        jobs = [
+            ArchiveFiles(source, target) if source in look.counts else WatermarkFiles(source, target, diff, float_)
+            for source, target in mine
+            if source not in run.failures
+        ]
+        stores = look.stores(jobs, settings)
+        total = sum(map(len, stores))
+        if total:
             pipeline.prepare()
         started = time.monotonic()
-        with console.progress("stamping", "images", len(jobs)) as advance:
-            for done in run.done(pipeline.each(jobs, workers or pipeline.default_workers, shared=skip_existing), advance):
-                console.detail(f"{done.record['source']} -> {done.record['output']}")
-                run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
+        with console.progress("stamping", "images", total) as advance:
+            for group in run.through(stores, stamp, advance):
+                for done in group:
+                    console.detail(f"{done.record['source']} -> {done.record['output']}")
+                    run.add(done.record, _judge(console, done.record, tolerance, min_legibility))
         run.gather(ranks)
         if gallery is not None:
             gallery.gather(ranks)

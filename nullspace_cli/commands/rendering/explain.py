@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nullspace_cli.commands.console import Console
-from nullspace_cli.commands.rendering.values import alone, answer, figure, model_line, rate, tell_failures
+from nullspace_cli.commands.rendering.values import alone, answer, figure, model_line, rate, skipped, tell_failures
 
 MEASURES = ("spearman", "pearson", "ssim", "top10")
 
@@ -29,7 +29,7 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
     else:
         _render_many(console, records)
         tell_failures(console, document)
-        console.line(f"{summary['count']} images done, {summary['failed']} failed{rate(summary)}")
+        console.line(f"{summary['count']} images done, {summary['failed']} failed{skipped(summary)}{rate(summary)}")
     if document["faithfulness"]:
         _render_faithfulness(console, document["faithfulness"], document["plot"])
     if document["noise"]:

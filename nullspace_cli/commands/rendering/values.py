@@ -30,6 +30,11 @@ def tell_failures(console: Console, document: Mapping[str, Any]) -> None:
         console.line(f"failed: {failure['error']}")
 
 
+def skipped(summary: Mapping[str, Any]) -> str:
+    """How many were left out, as the end of a sentence."""
+    return f", {summary['skipped']} there already" if summary["skipped"] else ""
+
+
 def rate(summary: Mapping[str, Any]) -> str:
     """How fast a run was, as the end of a sentence."""
     return f", {summary['images_per_second']:.2f} images/s" if summary["images_per_second"] else ""

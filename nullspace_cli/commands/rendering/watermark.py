@@ -12,6 +12,7 @@ from nullspace_cli.commands.rendering.values import (
     input_of_both,
     model_line,
     rate,
+    skipped,
     tell_failures,
 )
 
@@ -48,9 +49,8 @@ def render(console: Console, document: Mapping[str, Any]) -> None:
         _render_readers(console, records)
     tell_failures(console, document)
     kept = "" if summary["matched"] is None else f", {summary['matched']} predictions kept"
-    skipped = f", {summary['skipped']} there already" if summary["skipped"] else ""
     console.line(
-        f"{summary['count']} images done, {summary['failed']} failed{skipped}; "
+        f"{summary['count']} images done, {summary['failed']} failed{skipped(summary)}; "
         f"{summary['bit_identical']} with a bit-identical model input{kept}{rate(summary)}"
     )
 

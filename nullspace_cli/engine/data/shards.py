@@ -32,13 +32,18 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        folder, slash, file = self.name.rpartition("/")
-        return f"{self.archive}/{folder}{slash}{file.partition('.')[0]}"
+        return f"{self.archive}/{key_of(self.name)}"
 
     def read(self) -> bytes:
         with self.archive.open("rb") as file:
             file.seek(self.start)
             return file.read(self.size)
+
+
+def key_of(name: str) -> str:
+    """What the members of one sample have in common: the name up to the first dot after the last slash."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.partition('.')[0]}"
 
 
 class Shards:
@@ -81,19 +86,29 @@ def shard_files(data: str, split: Split) -> list[Path]:
     root = Path(data)
     if is_folder(root):
         inner = root / split
-        return next((found for folder in (inner, root) if (found := _only_shards(folder))), [])
+        return next((found for folder in (inner, root) if (found := only_shards(folder))), [])
     if not data.endswith(SUFFIX):
         return []
     if root.exists():
         return [root]
-    names = [name for spelled in _braces(data) for name in (sorted(glob.glob(spelled)) or [spelled])]  # noqa: PTH207
+    return spelled(data)
+
+
+def spelled(pattern: str) -> list[Path]:
+    """The files that a pattern with braces or wildcards stands for; without any, the one of this name.
+
+    Raises:
+        DataError: there is none of a name that it stands for, or its braces mean nothing.
+    """
+    names = [name for each in _braces(pattern) for name in (sorted(glob.glob(each)) or [each])]  # noqa: PTH207
     missing = next((name for name in names if not Path(name).exists()), None)
     if missing:
         raise DataError(f"There is no shard {missing}. Check the name, or the numbers in the pattern.")
     return [Path(name) for name in names]
 
 
-def _only_shards(folder: Path) -> list[Path]:
+def only_shards(folder: Path) -> list[Path]:
+    """The tar files of a folder, where it holds no images and no folders beside them."""
     if not is_folder(folder):
         return []
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
@@ -166,18 +181,37 @@ def _by_folders(name: str, images: Sequence[Member]) -> Shards:
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    """The files of a tar file by its headers; those that systems leave aside."""
+    """The files of a tar file by its headers, without those that systems leave."""
+    for header in headers(archive):
+        if header.isfile() and not is_hidden(header.name):
+            yield Member(archive, header.name, header.offset_data, header.size)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is one that systems leave, by its name."""
+    return any(part.startswith(".") and part not in (".", "..") for part in Path(name).parts)
+
+
+def end_of(header: tarfile.TarInfo) -> int:
+    """Where a member ends in its tar file, and the next one begins."""
+    stored = header.size if header.isreg() else 0
+    return header.offset_data + -(-stored // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def headers(archive: Path) -> Iterator[tarfile.TarInfo]:
+    """Whatever a tar file holds, in its order; none of it is read.
+
+    Raises:
+        DataError: it is no tar file, is compressed or cut off, or cannot be read at any place.
+    """
     try:
         with tarfile.open(archive, "r:") as file:
             end = 0
             for member in file:
-                stored = member.size if member.isreg() else 0
-                end = member.offset_data + -(-stored // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                hidden = any(part.startswith(".") and part != "." for part in Path(member.name).parts)
+                end = end_of(member)
                 if member.issparse():
                     raise DataError(f"{archive} holds {member.name} as a sparse file. Pack it anew without --sparse.")
-                if member.isfile() and not hidden:
-                    yield Member(archive, member.name, member.offset_data, member.size)
+                yield member
             file.fileobj.seek(end)  # tarfile takes a file that is cut within a header for one that ends there
             if file.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("unexpected end of data")

@@ -1,6 +1,7 @@
 """Image files of folders: the one search, for data sets and for commands that are given folders."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         if is_image(entry.name):
             return False
         raise
+
+
+def stems_of(places: Sequence[Path]) -> list[Path]:
+    """What the results of images are called by: the place without its ending, where that is nobody else's, too.
+
+    Of i.jpg and i.png in one folder it is the whole names, so that each has results of its own.
+    """
+    stems = [place.with_suffix("") for place in places]
+    while True:
+        shared = {stem for stem, count in Counter(stems).items() if count > 1}
+        longer = [place if stem in shared else stem for place, stem in zip(places, stems, strict=True)]
+        if longer == stems:
+            return stems
+        stems = longer
 
 
 def without_results(

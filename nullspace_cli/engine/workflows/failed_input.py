@@ -1,6 +1,6 @@
 """One of many images that could not be done, or need not be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,13 @@ class DoneElsewhere(NamedTuple):
     source: Path
 
 
-def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
+def refused(
+    sources: Sequence[Path], *, alone: bool, check: Callable[[Path], object] = check_picture
+) -> dict[Path, str]:
     """The sources whose header alone shows that they cannot be read, with the reason. Cheap: before anything slow.
+
+    Args:
+        check: looks at a header, and raises what is wrong with it.
 
     Raises:
         VitnullError: a source is refused and is `alone`, so that nothing would be left to do.
@@ -30,7 +35,7 @@ def refused(sources: Sequence[Path], *, alone: bool) -> dict[Path, str]:
     failures: dict[Path, str] = {}
     for source in sources:
         try:
-            check_picture(source)
+            check(source)
         except VitnullError as error:
             if alone:
                 raise

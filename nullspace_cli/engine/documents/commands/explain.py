@@ -31,6 +31,7 @@ class ExplainImage(Document):
 class ExplainSummary(Document):
     count: Count
     failed: Count
+    skipped: Count
     images_per_second: NonNegative | None
 
 

@@ -1,0 +1,23 @@
+"""Files that stand in for what is no file by itself, as a part of another, while that is worked on."""
+
+import os
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def stand_in_folder(called: str, names: MutableMapping[str, str]) -> Iterator[Path]:
+    """A folder for files that stand in for those of another name, until the block ends.
+
+    Args:
+        called: the other folder, or whatever else the names of these files follow on.
+        names: what the beginnings of names stand for; this one is among them meanwhile.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitnull-", ignore_cleanup_errors=True) as folder:
+        names[folder + os.sep] = f"{called}/"
+        try:
+            yield Path(folder)
+        finally:
+            del names[folder + os.sep]

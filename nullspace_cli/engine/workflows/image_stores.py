@@ -1,0 +1,282 @@
+"""Where images lie and where what is made of them goes: files of their own, or archives that are written anew.
+
+Whatever is done with images is done with files. Those of an archive stand in a folder of their own while they are at
+work, a few at a time.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from nullspace_cli.engine.data.archive import Rewriting
+from nullspace_cli.engine.data.archives import ending_of, open_archive, why_no_archive
+from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
+from nullspace_cli.engine.files.image_search import stems_of
+from nullspace_cli.engine.files.paths import exists, reason_of
+from nullspace_cli.engine.files.pictures import check_picture
+from nullspace_cli.engine.files.stand_ins import stand_in_folder
+from nullspace_cli.engine.files.work_locks import at_work_on
+from nullspace_cli.engine.files.writing import FilesTogether
+from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
+
+
+class Job(Protocol):
+    """What is to be done with one image."""
+
+    def files(self) -> list[Path]:
+        """All that is written."""
+        ...
+
+
+J = TypeVar("J", bound=Job)
+J_co = TypeVar("J_co", bound=Job, covariant=True)
+Work = Callable[[Iterable[J], bool], Iterator[Sequence[Any]]]
+"""What is made of images, some at a time and in their order; of one that could not be done a `Failed`. With True others
+may be at work on them, and those come last.
+"""
+
+
+class ImageStore(Protocol[J_co]):
+    """Images that lie in one place."""
+
+    def __len__(self) -> int: ...
+
+    def claimed(self, *, wait: bool) -> AbstractContextManager[bool]:
+        """Whether it is for this process to do, until the block ends.
+
+        Args:
+            wait: for whoever is at work on it.
+        """
+        ...
+
+    def through(self, work: Work[J_co]) -> Iterator[Sequence[Any]]:
+        """What `work` makes of the images; its files are where they belong once all of it has been taken."""
+        ...
+
+
+def through_all(stores: Iterable[ImageStore[J]], work: Work[J]) -> Iterator[Sequence[Any]]:
+    """What `work` makes of the images of all stores; what another process is at work on comes last."""
+    busy: list[ImageStore[J]] = []
+    for store, wait in chain(((store, False) for store in stores), ((store, True) for store in busy)):
+        with store.claimed(wait=wait) as mine:
+            if mine:
+                yield from store.through(work)
+            else:
+                busy.append(store)
+
+
+@dataclass(frozen=True)
+class LooseFiles(Generic[J]):
+    """Image files, with results that are files of their own: an `ImageStore`."""
+
+    jobs: Sequence[J]
+    shared: bool = False
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def claimed(self, *, wait: bool) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def through(self, work: Work[J]) -> Iterator[Sequence[Any]]:
+        return work(self.jobs, self.shared)
+
+
+@dataclass(frozen=True)
+class ArchiveFiles:
+    """An archive that is read, and the one that is written."""
+
+    source: Path
+    target: Path
+
+    def files(self) -> list[Path]:
+        """All that is written."""
+        return [self.target]
+
+
+@dataclass(frozen=True)
+class ArchiveSettings(Generic[J]):
+    """What all archives of a run share.
+
+    Attributes:
+        job_of: what is to be done with an image: with a file of its name, and for files whose names begin with a stem.
+        replaces: whether a result takes the place of its image, or belongs to it from then on.
+        names: what the beginnings of names stand for, for whoever tells of them.
+        notice: is told what the user should know besides the results.
+        columns: as of `open_archive`.
+        force: whether existing files may be overwritten.
+        shared: leave to other processes what they are at work on.
+    """
+
+    job_of: Callable[[Path, Path], J]
+    replaces: bool
+    names: MutableMapping[str, str]
+    notice: Callable[[str], None] = lambda text: None
+    columns: Sequence[str] = ()
+    force: bool = False
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class RewrittenArchive(Generic[J]):
+    """The images of an archive, with results in an archive like it: an `ImageStore`.
+
+    An image that could not be done stays as it was. Where none could be done, nothing is written.
+
+    Attributes:
+        source, target: the archive that is read, and the one that is written.
+        count: how many images it has.
+    """
+
+    source: Path
+    target: Path
+    count: int
+    settings: ArchiveSettings[J]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def claimed(self, *, wait: bool) -> AbstractContextManager[bool]:
+        return at_work_on(self.target, wait=wait) if self.settings.shared else nullcontext(True)
+
+    def through(self, work: Work[J]) -> Iterator[Sequence[Any]]:
+        if self.settings.shared and exists(self.target) and why_no_archive(self.target) is None:
+            yield [DoneElsewhere(self.source)]
+            return
+        ours = True
+        try:
+            with ExitStack() as stack:
+                images = _Images(self, stack)
+                results = work(images.jobs(), False)
+                while True:
+                    ours = False
+                    group = next(results, None)
+                    ours = True
+                    if group is None:
+                        break
+                    for result in group:
+                        images.settle(done=not isinstance(result, Failed))
+                    yield group
+                images.end()
+        except VitnullError as error:
+            if not ours:
+                raise
+            yield [Failed(self.source, error)]
+
+
+class Look:
+    """A look at the headers of images and of archives, before anything slow.
+
+    Attributes:
+        counts: how many images each archive has.
+    """
+
+    def __init__(self, columns: Sequence[str], notice: Callable[[str], None]) -> None:
+        """
+        Args:
+            columns: as of `open_archive`.
+            notice: is told, once for each kind, which images of archives stay as they are.
+        """
+        self._columns, self._notice, self._told = columns, notice, set[str]()
+        self.counts: dict[Path, int] = {}
+
+    def __call__(self, source: Path) -> None:
+        """Look at one.
+
+        Raises:
+            VitnullError: it cannot be read.
+        """
+        if ending_of(source) is None:
+            check_picture(source)
+            return
+        archive = open_archive(source, self._columns)
+        self.counts[source] = len(archive.names)
+        if archive.others and archive.others not in self._told:
+            self._told.add(archive.others)
+            self._notice(
+                f"{source} has further images, {archive.others}, which stay as they are; --column names others"
+            )
+
+    def stores(self, jobs: Iterable[J | ArchiveFiles], settings: ArchiveSettings[J]) -> list[ImageStore[J]]:
+        """The stores of all images: of those that are files of their own, then of archives."""
+        loose: list[J] = []
+        archives: list[RewrittenArchive[J]] = []
+        for job in jobs:
+            if isinstance(job, ArchiveFiles):
+                archives.append(RewrittenArchive(job.source, job.target, self.counts[job.source], settings))
+            else:
+                loose.append(job)
+        return [*([LooseFiles(loose, settings.shared)] if loose else []), *archives]
+
+
+def are_there(files: ArchiveFiles | Job) -> bool:
+    """Whether all that is to be written is there already, archives whole."""
+    if isinstance(files, ArchiveFiles):
+        return exists(files.target) and why_no_archive(files.target) is None
+    return bool(files.files()) and all(map(exists, files.files()))
+
+
+class _Images(Generic[J]):
+    """The images of an archive while they are worked on, and the archive that is written meanwhile."""
+
+    def __init__(self, store: RewrittenArchive[J], stack: ExitStack) -> None:
+        settings = store.settings
+        self._store, self._archive = store, open_archive(store.source, settings.columns)
+        files = stack.enter_context(FilesTogether(force=settings.force))
+        temporary = files.write(store.target, lambda path: path)
+        self._rewriting: Rewriting = stack.enter_context(self._archive.rewriting(temporary))
+        self._sources, self._results = (
+            stack.enter_context(stand_in_folder(str(path), settings.names)) for path in (store.source, store.target)
+        )
+        self._waiting, self._settled, self._failed = deque[tuple[Path, J]](), 0, 0
+        self._broken: VitnullError | None = None
+
+    def jobs(self) -> Iterator[J]:
+        """One after the other, each with a file for its image. Where there is none to be had they end."""
+        archive, settings = self._archive, self._store.settings
+        stems = stems_of([Path(name) for name in archive.names])
+        for index, (name, stem) in enumerate(zip(archive.names, stems, strict=True)):
+            source, result = self._sources / name, self._results / stem
+            try:
+                content = archive.content(index)
+                for path in (source, result):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                source.write_bytes(content)
+            except OSError as error:
+                self._broken = ArtifactError(f"Cannot unpack {self._store.source}/{name}: {reason_of(error)}.")
+                return
+            except VitnullError as error:
+                self._broken = error
+                return
+            job = settings.job_of(source, result)
+            self._waiting.append((source, job))
+            yield job
+
+    def settle(self, *, done: bool) -> None:
+        """Put in the results of the next image, or the image itself if it could not be done."""
+        source, job = self._waiting.popleft()
+        files = job.files() if done else []
+        replaced, further = (files[0], files[1:]) if done and self._store.settings.replaces else (None, files)
+        self._rewriting.put(self._settled, replaced, further)
+        self._settled += 1
+        self._failed += not done
+        for file in (source, *files):
+            file.unlink()
+
+    def end(self) -> None:
+        """See that all was done that could be.
+
+        Raises:
+            VitnullError: the archive could not be read to its end, or none of its images could be done.
+        """
+        if self._broken:
+            raise self._broken
+        source, target = self._store.source, self._store.target
+        if self._failed == self._settled:
+            raise DataError(f"None of the images of {source} could be done, and {target} is not written.")
+        if self._failed:
+            self._store.settings.notice(f"{target} has {self._failed} of the images of {source} as they were")
