@@ -207,6 +207,7 @@ def explain(
             make_folders([(job.source, file) for job in mine for file in job.files()], out_dir)
         settings = ArchiveSettings(
             lambda source, stem: within(source, stem).only(chosen), False, console.names, console.warn, column or (),
+            [file.name.removeprefix("x.") for file in within(Path(), Path("x")).only(chosen).files()],
             force=output.force, shared=skip_existing,
         )  # fmt: skip
 

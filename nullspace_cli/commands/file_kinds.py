@@ -30,7 +30,7 @@ class FileKind:
     text: bool = False
 
 
-ARCHIVES = (".tar",)
+ARCHIVES = (".tar", ".parquet")
 """Of files that hold many images."""
 PLOT = FileKind("a plot", (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".svg", ".pdf"), chosen=True)
 WATERMARK = FileKind("a watermark", (".png", ".webp", ".tif", ".tiff", ".jpg", ".jpeg", *ARCHIVES), chosen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 4096
 """Bytes of a path, as systems have it."""
 FORMATS = ("png", "webp", "tif", "jpg")
-WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in (*FORMATS, "tar"))
+WATERMARKED_ENDINGS = tuple(f".watermarked.{name}" for name in (*FORMATS, "tar", "parquet"))
 _FORMAT_OF = {**{f".{name}": name for name in FORMATS}, ".tiff": "tif", ".jpeg": "jpg", ".jpe": "jpg", ".jfif": "jpg"}
 """Of a source, by its name: what its result is called when it is to have the same."""
 FOOLED_ENDINGS = (".fooled.png", ".noise.png", ".sheet.png")
@@ -108,7 +108,7 @@ def named_images(
             results = [*results, *sorted(written)]
         left_out |= dict.fromkeys(results)
         for path in inside:
-            add(path, path.relative_to(name))
+            add(path, Path(path.name) if path == name else path.relative_to(name))
     tell_left_out([path for path in left_out if absolute(path) not in seen], tell)
     return list(found.items())
 
@@ -283,10 +283,11 @@ def make_folders(files: Sequence[tuple[Path, Path]], out_dir: Path | None) -> li
 
     For the others, each a failure of that image alone, nothing is written.
     """
+    from nullspace_cli.engine.data.archives import ending_of
     from nullspace_cli.engine.files.paths import why_unreadable
     from nullspace_cli.engine.files.writing import make_folder
 
-    readable = {source for source in dict(files) if why_unreadable(source) is None}
+    readable = {source for source in dict(files) if why_unreadable(source) is None or ending_of(source)}
     pairs = [(source, target) for source, target in files if source in readable]
     if out_dir:
         for folder in sorted({target.parent for _, target in pairs}):

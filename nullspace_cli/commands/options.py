@@ -135,8 +135,8 @@ ColumnOption = Annotated[
         "--column",
         metavar="NAME",
         parser=given,
-        help="Which images of a tar file's samples are meant: NAME of KEY.NAME, as mask.png. Repeatable. "
-        "[default: those with the shortest names]",
+        help="Which images of a sample are meant: a tar file's KEY.NAME, or a table's column. Repeatable. "
+        "[default: those with the shortest names; the first column]",
     ),
 ]
 JsonlOption = Annotated[

@@ -6,27 +6,36 @@ from pathlib import Path
 from nullspace_cli.engine.data.archive import Archive
 from nullspace_cli.engine.data.shards import SUFFIX as TAR
 from nullspace_cli.engine.data.shards import headers, only_shards, spelled
+from nullspace_cli.engine.data.table_archive import PARQUET, TableArchive, is_saved, require_table, saved_splits
 from nullspace_cli.engine.data.tar_archive import TarArchive
 from nullspace_cli.engine.errors import DataError
 from nullspace_cli.engine.files.paths import exists, is_folder
 
-ENDINGS = (TAR,)
+ENDINGS = (TAR, PARQUET)
 """Of what is written."""
 
 
 def ending_of(source: Path) -> str | None:
-    """What that is called which is written in the place of an archive; None of what is none by its name."""
-    return source.suffix if source.suffix in ENDINGS else None
+    """What that is called which is written in the place of an archive; None of what is none."""
+    if source.suffix in ENDINGS:
+        return source.suffix
+    return PARQUET if is_saved(source) else None
 
 
 def archives_at(name: Path) -> list[Path]:
-    """The archives that a name stands for: a file, a pattern of files, or a folder of them; none if it is no such name.
+    """The archives that a name stands for: one, a pattern of files, or a folder of them; none if it is no such name.
+
+    Folders are those of `datasets`, too: what `save_to_disk` wrote, and Parquet files as they lie on the Hub.
 
     Raises:
-        DataError: there is no archive of a pattern.
+        DataError: there is no archive of a pattern, or a folder cannot be read.
     """
     if is_folder(name):
-        return only_shards(name)
+        if is_saved(name):
+            return [name]
+        folders = (name, name / "data")
+        tables = (sorted(folder.glob(f"*{PARQUET}")) for folder in folders)
+        return saved_splits(name) or only_shards(name) or next(filter(None, tables), [])
     if name.suffix not in ENDINGS:
         return []
     return [name] if exists(name) else spelled(str(name))
@@ -41,14 +50,17 @@ def open_archive(path: Path, columns: Sequence[str] = ()) -> Archive:
     Raises:
         DataError: it cannot be read, or holds no images that are meant.
     """
-    return TarArchive(path, columns)
+    return TarArchive(path, columns) if path.suffix == TAR else TableArchive(path, columns)
 
 
 def why_no_archive(path: Path) -> str | None:
     """Why an archive that was to be written earlier is none that is whole; None if it is."""
     try:
-        for _ in headers(path):
-            pass
+        if path.suffix == TAR:
+            for _ in headers(path):
+                pass
+        else:
+            require_table(path)
     except DataError as error:
         return f"{error.args[0]} It is left as it is: remove it, or use `overwrite=True`."
     return None

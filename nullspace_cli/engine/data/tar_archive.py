@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from nullspace_cli.engine.data.archive import Stored
 from nullspace_cli.engine.data.shards import end_of, headers, is_hidden, key_of
 from nullspace_cli.engine.errors import DataError
-from nullspace_cli.engine.files.image_search import is_image
+from nullspace_cli.engine.files.image_search import is_image, stems_of
 from nullspace_cli.engine.files.paths import reason_of
 from nullspace_cli.engine.files.reading import MIB
 
@@ -48,15 +49,19 @@ class TarArchive:
         for entry in images:
             _require_file(path, entry)
         self._images = _of_columns(path, images, columns) if columns else _shortest(images, packed=images == seen)
-        self._others = sorted({_column(entry) for entry in images} - {_column(entry) for entry in self._images})
-        self.names = [posixpath.normpath(entry.name) for entry in self._images]
+        others = sorted({_column(entry) for entry in images} - {_column(entry) for entry in self._images})
+        self.others = ", ".join(f"KEY.{column}" for column in others)
 
-    @property
-    def others(self) -> str:
-        return ", ".join(f"KEY.{column}" for column in self._others)
+    def __len__(self) -> int:
+        return len(self._images)
 
-    def content(self, index: int) -> bytes:
-        entry = self._images[index]
+    def images(self) -> Iterator[Stored]:
+        names = [posixpath.normpath(entry.name) for entry in self._images]
+        stems = stems_of([Path(name) for name in names])
+        for place, (entry, name, stem) in enumerate(zip(self._images, names, stems, strict=True)):
+            yield Stored(place, name, str(stem), self._content(entry))
+
+    def _content(self, entry: tarfile.TarInfo) -> bytes:
         try:
             with self._path.open("rb") as file:
                 file.seek(entry.offset_data)
@@ -68,7 +73,7 @@ class TarArchive:
         return data
 
     @contextmanager
-    def rewriting(self, file: Path) -> Iterator["_Rewriting"]:
+    def rewriting(self, file: Path, beside: Sequence[str]) -> Iterator["_Rewriting"]:
         with self._path.open("rb") as source, file.open("wb") as target:
             rewriting = _Rewriting(self._path, self._images, set(self._names), source, target)
             yield rewriting
@@ -84,15 +89,15 @@ class _Rewriting:
         self._path, self._images, self._names = path, images, names
         self._source, self._target = source, target
 
-    def put(self, index: int, image: Path | None, further: Sequence[Path]) -> None:
-        entry = self._images[index]
+    def put(self, place: int, image: Path | None, beside: Sequence[Path]) -> None:
+        entry = self._images[place]
         if image is None:
             self.copy(end_of(entry))
         else:
             self.copy(entry.offset)
             self._source.seek(end_of(entry))
             self._write(entry, image, replaces=True)
-        for file in further:
+        for file in beside:
             self._write(entry, file, replaces=False)
 
     def copy(self, end: int) -> None:

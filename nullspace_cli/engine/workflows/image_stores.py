@@ -15,7 +15,6 @@ from typing import Any, Generic, Protocol, TypeVar
 from nullspace_cli.engine.data.archive import Rewriting
 from nullspace_cli.engine.data.archives import ending_of, open_archive, why_no_archive
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
-from nullspace_cli.engine.files.image_search import stems_of
 from nullspace_cli.engine.files.paths import exists, reason_of
 from nullspace_cli.engine.files.pictures import check_picture
 from nullspace_cli.engine.files.stand_ins import stand_in_folder
@@ -105,6 +104,7 @@ class ArchiveSettings(Generic[J]):
     Attributes:
         job_of: what is to be done with an image: with a file of its name, and for files whose names begin with a stem.
         replaces: whether a result takes the place of its image, or belongs to it from then on.
+        beside: as of `Archive.rewriting`.
         names: what the beginnings of names stand for, for whoever tells of them.
         notice: is told what the user should know besides the results.
         columns: as of `open_archive`.
@@ -117,6 +117,7 @@ class ArchiveSettings(Generic[J]):
     names: MutableMapping[str, str]
     notice: Callable[[str], None] = lambda text: None
     columns: Sequence[str] = ()
+    beside: Sequence[str] = ()
     force: bool = False
     shared: bool = False
 
@@ -194,7 +195,7 @@ class Look:
             check_picture(source)
             return
         archive = open_archive(source, self._columns)
-        self.counts[source] = len(archive.names)
+        self.counts[source] = len(archive)
         if archive.others and archive.others not in self._told:
             self._told.add(archive.others)
             self._notice(
@@ -228,41 +229,42 @@ class _Images(Generic[J]):
         self._store, self._archive = store, open_archive(store.source, settings.columns)
         files = stack.enter_context(FilesTogether(force=settings.force))
         temporary = files.write(store.target, lambda path: path)
-        self._rewriting: Rewriting = stack.enter_context(self._archive.rewriting(temporary))
+        self._rewriting: Rewriting = stack.enter_context(self._archive.rewriting(temporary, settings.beside))
         self._sources, self._results = (
             stack.enter_context(stand_in_folder(str(path), settings.names)) for path in (store.source, store.target)
         )
-        self._waiting, self._settled, self._failed = deque[tuple[Path, J]](), 0, 0
+        self._waiting, self._done, self._failed = deque[tuple[int, Path, J]](), 0, 0
         self._broken: VitnullError | None = None
 
     def jobs(self) -> Iterator[J]:
         """One after the other, each with a file for its image. Where there is none to be had they end."""
-        archive, settings = self._archive, self._store.settings
-        stems = stems_of([Path(name) for name in archive.names])
-        for index, (name, stem) in enumerate(zip(archive.names, stems, strict=True)):
-            source, result = self._sources / name, self._results / stem
+        images = self._archive.images()
+        while True:
             try:
-                content = archive.content(index)
-                for path in (source, result):
+                image = next(images, None)
+                if image is None:
+                    return
+                source, stem = self._sources / image.name, self._results / image.stem
+                for path in (source, stem):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                source.write_bytes(content)
+                source.write_bytes(image.content)
             except OSError as error:
-                self._broken = ArtifactError(f"Cannot unpack {self._store.source}/{name}: {reason_of(error)}.")
+                self._broken = ArtifactError(f"Cannot unpack {self._store.source}: {reason_of(error)}.")
                 return
             except VitnullError as error:
                 self._broken = error
                 return
-            job = settings.job_of(source, result)
-            self._waiting.append((source, job))
+            job = self._store.settings.job_of(source, stem)
+            self._waiting.append((image.place, source, job))
             yield job
 
     def settle(self, *, done: bool) -> None:
         """Put in the results of the next image, or the image itself if it could not be done."""
-        source, job = self._waiting.popleft()
+        place, source, job = self._waiting.popleft()
         files = job.files() if done else []
-        replaced, further = (files[0], files[1:]) if done and self._store.settings.replaces else (None, files)
-        self._rewriting.put(self._settled, replaced, further)
-        self._settled += 1
+        replaces = done and self._store.settings.replaces
+        self._rewriting.put(place, files[0] if replaces else None, files[1:] if replaces else files)
+        self._done += done
         self._failed += not done
         for file in (source, *files):
             file.unlink()
@@ -276,7 +278,7 @@ class _Images(Generic[J]):
         if self._broken:
             raise self._broken
         source, target = self._store.source, self._store.target
-        if self._failed == self._settled:
+        if not self._done:
             raise DataError(f"None of the images of {source} could be done, and {target} is not written.")
         if self._failed:
             self._store.settings.notice(f"{target} has {self._failed} of the images of {source} as they were")
