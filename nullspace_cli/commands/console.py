@@ -74,11 +74,13 @@ class Console:
 
     def called(self, value: Any) -> Any:
         """Texts, and documents of them, with the names that people know."""
-        if not self.names:
-            return value
         if isinstance(value, str):
             for name, known in list(self.names.items()):  # another thread may add to them
                 value = value.replace(name, known)
+            if ":/" in value:
+                from nullspace_cli.engine.files.addresses import with_both_slashes
+
+                value = with_both_slashes(value)
             return value
         if isinstance(value, Mapping):
             return {self.called(key): self.called(part) for key, part in value.items()}

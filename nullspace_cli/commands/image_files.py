@@ -348,10 +348,11 @@ def check_outputs(
 
 def fingerprint_of(images: Sequence[tuple[Path, Path]]) -> str:
     """How many images there are, and a hash of their names and sizes in bytes, for processes to compare."""
+    from nullspace_cli.engine.files.addresses import is_address
     from nullspace_cli.engine.files.paths import exists
 
     digest = hashlib.sha256()
     for source, place in images:
-        size = source.stat().st_size if exists(source) else None
+        size = source.stat().st_size if not is_address(source) and exists(source) else None
         digest.update(f"{source}\0{place}\0{size}\n".encode(errors="surrogateescape"))
     return f"{len(images)} images with the fingerprint {digest.hexdigest()[:12]}"

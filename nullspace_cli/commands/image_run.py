@@ -91,11 +91,12 @@ class ImageRun:
                 continue
             if self._alone:
                 raise item.error
-            self._fail(Path(self._console.called(str(item.source))), self._console.called(str(item.error)))
+            self._fail(Path(self._console.called(str(item.source))), str(item.error))
 
     def _fail(self, source: Path, reason: str) -> None:
         """Keep and tell why one could not be done, by its name: not every reason has it."""
-        named = reason if str(source) in reason else f"{source}: {reason}"
+        called, reason = self._console.called(str(source)), self._console.called(reason)
+        named = reason if called in reason else f"{called}: {reason}"
         self.failures[source] = named
         self._console.error(named)
         if self._jsonl:

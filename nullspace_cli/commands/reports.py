@@ -1,5 +1,6 @@
 """The page of a run: what `--report` asks for."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,10 +56,12 @@ class ReportOptions:
         """
         if path is None:
             return None
+        from nullspace_cli.engine.files.addresses import is_address
         from nullspace_cli.engine.report.gallery import Gallery
         from nullspace_cli.engine.report.parts import MEGABYTE
 
-        return Gallery(path.parent, self.report_size * MEGABYTE // (ranks.world if ranks else 1), console.called)
+        folder = Path(tempfile.gettempdir()) if is_address(path) else path.parent
+        return Gallery(folder, self.report_size * MEGABYTE // (ranks.world if ranks else 1), console.called)
 
 
 def write_page(console: Console, path: Path, page: "Page") -> None:

@@ -63,6 +63,9 @@ class Streams:
             opened[name] = (
                 [files.get(path, path) for path in value] if isinstance(value, list) else files.get(value, value)
             )
+        for name in images:
+            if isinstance(opened[name], Path):
+                opened[name] = self._at_hand(opened[name])
         if len(written) > 1:
             raise typer.BadParameter(f"{' and '.join(sorted(map(_flag, written)))} cannot both be stdout")
         for name, kind in written.items():
@@ -99,6 +102,12 @@ class Streams:
         named = file.rename(file.with_suffix(_ending_of(file)))
         self._console.names[str(named)] = _called(path)
         return named
+
+    def _at_hand(self, path: Path) -> Path:
+        """An image on the disk; of several, which a list may name, each is fetched when its turn comes."""
+        from nullspace_cli.engine.files.stand_ins import at_hand
+
+        return self._stack.enter_context(at_hand(path, self._console.names))
 
     def _for_stdout(self, name: str, kind: FileKind, values: Mapping[str, Any], sources: list[Path]) -> Path:
         """The file whose content is to go to stdout."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -259,11 +260,13 @@ def watermark(
     page_path = report.path(taken)
     single, read = {"--diff": diff, "--float": float_}, [mark_path, font, basis, files_from, *options.files(model)]
 
+    from nullspace_cli.engine.files.stand_ins import at_hand
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.workflows.image_stores import ArchiveFiles, ArchiveSettings, Look
 
     further = _further_readers(readers, options)  # what is refused, is so before folders are made
-    with joined_ranks(apart=True) as ranks:
+    fetched = nullcontext(mark_path) if mark_path is None else at_hand(mark_path, console.names)
+    with joined_ranks(apart=True) as ranks, fetched as mark_path:
         images = named_images(
             given, files_from, ending_in(*WATERMARKED_ENDINGS), console.note, ranks, nul=nul, out_dir=out_dir
         )
@@ -333,7 +336,7 @@ def watermark(
         ]
         stores = look.stores(jobs, settings)
         total = sum(map(len, stores))
-        if total:
+        if stores:
             pipeline.prepare()
         started = time.monotonic()
         with console.progress("stamping", "images", total) as advance:

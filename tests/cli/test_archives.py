@@ -202,7 +202,7 @@ def test_what_was_finished_is_not_done_again(
     write_shards(pictures)
     arguments = ("s-{000..001}.tar", "--workers", "1")
     stamp(*arguments, "--out-dir", "whole")
-    read, seen = stamping.read_picture, list[str]()
+    read, seen = vars(stamping)["read_picture"], list[str]()
 
     def interrupted(path: Path, *reading: Any) -> Any:
         seen.append(path.name)

@@ -9,6 +9,8 @@ from nullspace_cli.engine.data.shards import headers, only_shards, spelled
 from nullspace_cli.engine.data.table_archive import PARQUET, TableArchive, is_saved, require_table, saved_splits
 from nullspace_cli.engine.data.tar_archive import TarArchive
 from nullspace_cli.engine.errors import DataError
+from nullspace_cli.engine.files.addresses import is_address, names_below
+from nullspace_cli.engine.files.image_search import is_image
 from nullspace_cli.engine.files.paths import exists, is_folder
 
 ENDINGS = (TAR, PARQUET)
@@ -19,7 +21,7 @@ def ending_of(source: Path) -> str | None:
     """What that is called which is written in the place of an archive; None of what is none."""
     if source.suffix in ENDINGS:
         return source.suffix
-    return PARQUET if is_saved(source) else None
+    return PARQUET if not is_address(source) and is_saved(source) else None
 
 
 def archives_at(name: Path) -> list[Path]:
@@ -30,6 +32,12 @@ def archives_at(name: Path) -> list[Path]:
     Raises:
         DataError: there is no archive of a pattern, or a folder cannot be read.
     """
+    if is_address(name):
+        if name.suffix in ENDINGS:
+            return spelled(str(name))
+        inside = names_below(name) if is_folder(name) else []
+        archives = [name / inner for inner in inside if Path(inner).suffix in ENDINGS]
+        return [] if any(map(is_image, inside)) else archives
     if is_folder(name):
         if is_saved(name):
             return [name]
@@ -54,7 +62,9 @@ def open_archive(path: Path, columns: Sequence[str] = ()) -> Archive:
 
 
 def why_no_archive(path: Path) -> str | None:
-    """Why an archive that was to be written earlier is none that is whole; None if it is."""
+    """Why an archive that was to be written earlier is none that is whole; None if it is, as all at an address are."""
+    if is_address(path):
+        return None
     try:
         if path.suffix == TAR:
             for _ in headers(path):

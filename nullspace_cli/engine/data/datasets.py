@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from nullspace_cli.engine.data.collection import Collection, Decoded, Split
 from nullspace_cli.engine.data.drawings import Drawings
+from nullspace_cli.engine.data.fetched import Fetched
 from nullspace_cli.engine.data.folders import open_folder
 from nullspace_cli.engine.data.shards import open_shards, shard_files
 from nullspace_cli.engine.data.tables import is_table, open_table
 from nullspace_cli.engine.data.torchvision_sets import PREFIX as TORCHVISION
 from nullspace_cli.engine.data.torchvision_sets import open_torchvision
 from nullspace_cli.engine.errors import DataError, ImageError
+from nullspace_cli.engine.files.addresses import is_address
 from nullspace_cli.engine.files.image_search import PassedOver
 from nullspace_cli.engine.files.paths import exists, is_folder
 from nullspace_cli.engine.files.two_readings import DifferenceNotice, Reading
@@ -149,7 +151,8 @@ def open_data(
     Args:
         data: a folder of class folders, which may hold further folders, with or without train/ and val/ above them;
             a flat folder of images; tar files or a folder of them (`shards`); a data set of `datasets` (`tables`), of
-            torchvision (`torchvision_sets`), or with timm's prefix of either; or "demo".
+            torchvision (`torchvision_sets`), or with timm's prefix of either; the address of what could lie here (it is
+            copied); or "demo".
         split: which of train/ and val/, where the data has them.
         reading: how a network is given the files.
         notice: is told what was passed over, and how much of it; and, once, that the two readings of a file differ.
@@ -163,6 +166,8 @@ def open_data(
 def _open(data: str, split: Split, notice: Callable[[str], None]) -> Collection:
     if data == "demo":
         return Drawings(split)
+    if is_address(data):
+        return Fetched(data, lambda copy: _open(copy, split, notice))
     root = Path(data)
     if not exists(root) and data.startswith(TORCHVISION):
         return open_torchvision(data, split)

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from nullspace_cli.engine.data.collection import Decoded, Split, names_of_indices, numbered
 from nullspace_cli.engine.data.encoded import decode_file
 from nullspace_cli.engine.errors import DataError, ImageError, first_line
+from nullspace_cli.engine.files.addresses import is_address, matching
 from nullspace_cli.engine.files.image_search import is_image
-from nullspace_cli.engine.files.paths import is_folder, reason_of
+from nullspace_cli.engine.files.paths import exists, is_folder, reason_of
 from nullspace_cli.engine.files.two_readings import Reading
 
 SUFFIX = ".tar"
@@ -100,11 +101,17 @@ def spelled(pattern: str) -> list[Path]:
     Raises:
         DataError: there is none of a name that it stands for, or its braces mean nothing.
     """
-    names = [name for each in _braces(pattern) for name in (sorted(glob.glob(each)) or [each])]  # noqa: PTH207
-    missing = next((name for name in names if not Path(name).exists()), None)
+    paths = [path for each in _braces(pattern) for path in (_matching(each) or [Path(each)])]
+    missing = next((path for path in paths if not exists(path)), None)
     if missing:
         raise DataError(f"There is no shard {missing}. Check the name, or the numbers in the pattern.")
-    return [Path(name) for name in names]
+    return paths
+
+
+def _matching(pattern: str) -> list[Path]:
+    if is_address(pattern):
+        return matching(pattern) if glob.has_magic(pattern) else []
+    return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207
 
 
 def only_shards(folder: Path) -> list[Path]:

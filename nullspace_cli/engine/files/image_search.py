@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nullspace_cli.engine.errors import DataError
+from nullspace_cli.engine.files.addresses import is_address, names_below
 from nullspace_cli.engine.files.image_opening import image_suffixes
 
 FOREIGN = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
@@ -63,6 +64,14 @@ def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterato
     Raises:
         DataError: a folder cannot be listed.
     """
+    if is_address(folder):
+        for name in names_below(folder):
+            aside = any(map(_is_aside, name.split("/")))
+            if not aside and is_image(name):
+                yield name
+            elif passed_over is not None:
+                passed_over.add(str(folder / name), aside=aside)
+        return
     # The folders that are still to be searched: name, and the real folders above and at it.
     rest: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while rest:

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Hashable
 from pathlib import Path
 
+from nullspace_cli.engine.files.addresses import is_address, is_folder_there, is_there
+
 NO_FILE = "there is no such file"
 
 
@@ -44,7 +46,9 @@ def reason_of(error: Exception) -> str:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something that can be looked up."""
+    """Whether there is something that can be looked up, here or at an address."""
+    if is_address(path):
+        return is_there(path)
     try:
         return status(path) is not None
     except OSError:
@@ -61,7 +65,9 @@ def is_stream(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder that can be looked up."""
+    """Whether there is a folder that can be looked up, here or at an address."""
+    if is_address(path):
+        return is_folder_there(path)
     try:
         found = status(path)
     except OSError:
@@ -72,8 +78,11 @@ def is_folder(path: Path) -> bool:
 def why_unreadable(path: Path) -> str | None:
     """Why a path names no regular file that one could read, to follow "Cannot read x: "; None where it does.
 
-    Whatever else there may be (a pipe, a device, a socket) could keep a reader waiting for ever, or never end.
+    Whatever else there may be (a pipe, a device, a socket) could keep a reader waiting for ever, or never end. What has
+    an address shows when it is fetched.
     """
+    if is_address(path):
+        return None
     try:
         found = status(path)
     except OSError as error:
@@ -85,6 +94,8 @@ def why_unreadable(path: Path) -> str | None:
 
 def identity(path: Path) -> Hashable:
     """What two paths have in common exactly if they are one file: by links of either kind, or by the same new name."""
+    if is_address(path):
+        return str(path)
     try:
         found = status(path)
     except OSError:
@@ -94,6 +105,8 @@ def identity(path: Path) -> Hashable:
 
 def real(path: Path) -> str:
     """The path without links, as far as it can be followed: Path.resolve fails where they go round in a circle."""
+    if is_address(path):
+        return str(path)
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):
@@ -102,6 +115,8 @@ def real(path: Path) -> str:
 
 def ignores_case(folder: Path) -> bool:
     """Whether a.png and A.png would be one file there, as is usual outside Linux."""
+    if is_address(folder):
+        return False
     while not is_folder(folder) and folder != folder.parent:
         folder = folder.parent  # where it would be made
     try:
@@ -114,4 +129,4 @@ def ignores_case(folder: Path) -> bool:
 
 def absolute(path: Path) -> Path:
     """The path from the root; "a/../b" is b, and links stay."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    return path if is_address(path) else Path(os.path.abspath(path))  # noqa: PTH100

@@ -15,6 +15,7 @@ from PIL import ImageFile
 
 from nullspace_cli.engine.errors import ArtifactError, ImageError
 from nullspace_cli.engine.files import containers, png, png_chunks
+from nullspace_cli.engine.files.addresses import is_address
 from nullspace_cli.engine.files.containers import Container, Encoded
 from nullspace_cli.engine.files.image_opening import (
     MAX_PIXELS,
@@ -239,8 +240,11 @@ def check_picture(path: Path) -> None:
 def why_no_result(path: Path) -> str | None:
     """Why a file that was to be written earlier is no whole image that everybody can open; None if it is one.
 
-    It need not be as `read_picture` would take it: of a PNG others read no more than Pillow by itself does.
+    It need not be as `read_picture` would take it: of a PNG others read no more than Pillow by itself does. What has an
+    address was whole when it appeared there.
     """
+    if is_address(path):
+        return None
     try:
         check_picture(path)
         with path.open("rb") as file:

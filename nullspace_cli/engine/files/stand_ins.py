@@ -6,6 +6,8 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from nullspace_cli.engine.files.addresses import fetch, is_address
+
 
 @contextmanager
 def stand_in_folder(called: str, names: MutableMapping[str, str]) -> Iterator[Path]:
@@ -21,3 +23,18 @@ def stand_in_folder(called: str, names: MutableMapping[str, str]) -> Iterator[Pa
             yield Path(folder)
         finally:
             del names[folder + os.sep]
+
+
+@contextmanager
+def at_hand(path: Path, names: MutableMapping[str, str]) -> Iterator[Path]:
+    """A file on the disk: the one of this name, or a copy of what lies at this address, until the block ends.
+
+    Raises:
+        DataError: it cannot be fetched.
+    """
+    if not is_address(path):
+        yield path
+        return
+    with stand_in_folder(str(path.parent), names) as folder:
+        fetch(path, folder / path.name)
+        yield folder / path.name

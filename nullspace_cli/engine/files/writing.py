@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nullspace_cli.engine.errors import ArtifactError, UnfitNameError
+from nullspace_cli.engine.errors import ArtifactError, DataError, UnfitNameError
+from nullspace_cli.engine.files.addresses import deliver, is_address, is_there
 from nullspace_cli.engine.files.paths import is_folder, is_stream, kind_of, reason_of, status
 
 T = TypeVar("T")
@@ -35,6 +36,9 @@ def check_output(path: Path, *, force: bool) -> None:
         ArtifactError: it exists and `force` is not given, or could not be written.
     """
     try:
+        if is_address(path):
+            _require_new(path, force)
+            return
         destination = _destination(path, force)
         if destination is None:
             return
@@ -60,13 +64,14 @@ def _clean(folder: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Create an output folder and its parents, if need be.
+    """Create an output folder and its parents, if need be; at an address they come with what is written there.
 
     Raises:
         ArtifactError: it cannot be created, or a file of that name is in the way.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        if not is_address(path):
+            path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"Cannot create the folder {path}: {reason_of(error)}. Name another.") from error
     return path
@@ -87,7 +92,7 @@ def _destination(path: Path, force: bool) -> Path | None:
     if found and not stat.S_ISREG(found.st_mode):
         raise UnfitNameError(f"Cannot write {path}: it is {kind_of(found)}. Give the name of a file.")
     if os.path.lexists(path) and not force:
-        raise ArtifactError(f"{path} exists already.", hint="Use `overwrite=True` to replace it, or another name.")
+        raise _already_there(path)
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -202,6 +207,10 @@ class FilesTogether:
 @contextmanager
 def _pending(path: Path, force: bool) -> Iterator[Path]:
     """A temporary name for what is to be at `path` when the block ends well."""
+    if is_address(path):
+        with _delivering(path, force) as temporary:
+            yield temporary
+        return
     try:
         destination = _destination(path, force)
         with _streaming(path) if destination is None else _replacing(destination, force) as temporary:
@@ -221,6 +230,29 @@ def write_file(path: Path, write: Callable[[Path], object], *, force: bool = Fal
     with FilesTogether(force=force) as files:
         files.write(path, write)
     return path
+
+
+@contextmanager
+def _delivering(path: Path, force: bool) -> Iterator[Path]:
+    """Make a file here, and copy it to its address once it is whole."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder, "result").with_suffix(path.suffix)
+        yield file
+        _require_new(path, force)
+        try:
+            deliver(file, path)
+        except DataError as error:
+            raise ArtifactError(*error.args, hint=error.hint) from error
+
+
+def _require_new(path: Path, force: bool) -> None:
+    """See that nothing at an address is overwritten that must not be."""
+    if not force and is_there(path):
+        raise _already_there(path)
+
+
+def _already_there(path: Path) -> ArtifactError:
+    return ArtifactError(f"{path} exists already.", hint="Use `overwrite=True` to replace it, or another name.")
 
 
 @contextmanager

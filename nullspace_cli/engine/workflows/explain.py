@@ -63,6 +63,10 @@ class ExplainFiles:
         sheet = stem.with_name(stem.name + SHEET) if len(overlays) > 1 else None
         return cls(source, overlays, sheet, stem.with_name(stem.name + MAPS) if tensors else None)
 
+    def reading(self, source: Path) -> "ExplainFiles":
+        """The same of another file."""
+        return replace(self, source=source)
+
     def files(self) -> list[Path]:
         """All that is written."""
         return [*self.overlays.values(), *(path for path in (self.sheet, self.tensors) if path)]

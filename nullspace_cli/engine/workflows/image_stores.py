@@ -10,11 +10,12 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from nullspace_cli.engine.data.archive import Rewriting
 from nullspace_cli.engine.data.archives import ending_of, open_archive, why_no_archive
 from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
+from nullspace_cli.engine.files.addresses import fetch, is_address
 from nullspace_cli.engine.files.paths import exists, reason_of
 from nullspace_cli.engine.files.pictures import check_picture
 from nullspace_cli.engine.files.stand_ins import stand_in_folder
@@ -25,6 +26,15 @@ from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 
 class Job(Protocol):
     """What is to be done with one image."""
+
+    @property
+    def source(self) -> Path:
+        """What is read."""
+        ...
+
+    def reading(self, source: Path) -> Self:
+        """The same of another file."""
+        ...
 
     def files(self) -> list[Path]:
         """All that is written."""
@@ -86,6 +96,46 @@ class LooseFiles(Generic[J]):
 
 
 @dataclass(frozen=True)
+class FetchedFiles(Generic[J]):
+    """Image files that lie elsewhere, each fetched when its turn comes: an `ImageStore`."""
+
+    jobs: Sequence[J]
+    names: MutableMapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def claimed(self, *, wait: bool) -> AbstractContextManager[bool]:
+        return nullcontext(True)
+
+    def through(self, work: Work[J]) -> Iterator[Sequence[Any]]:
+        fetched: deque[tuple[Path, VitnullError | None]] = deque()
+        with ExitStack() as stack:
+            folders: dict[Path, Path] = {}
+
+            def jobs() -> Iterator[J]:
+                for job in self.jobs:
+                    parent = job.source.parent
+                    if parent not in folders:
+                        folders[parent] = stack.enter_context(stand_in_folder(str(parent), self.names))
+                    file, error = folders[parent] / job.source.name, None
+                    try:
+                        fetch(job.source, file)
+                    except VitnullError as failure:
+                        error = failure
+                    fetched.append((file, error))
+                    yield job.reading(file)
+
+            for group in work(jobs(), False):
+                told = []
+                for result in group:
+                    file, error = fetched.popleft()
+                    file.unlink(missing_ok=True)
+                    told.append(Failed(file, error) if error else result)
+                yield told
+
+
+@dataclass(frozen=True)
 class ArchiveFiles:
     """An archive that is read, and the one that is written."""
 
@@ -130,7 +180,7 @@ class RewrittenArchive(Generic[J]):
 
     Attributes:
         source, target: the archive that is read, and the one that is written.
-        count: how many images it has.
+        count: how many images it has; 0 where that is not known yet.
     """
 
     source: Path
@@ -142,7 +192,8 @@ class RewrittenArchive(Generic[J]):
         return self.count
 
     def claimed(self, *, wait: bool) -> AbstractContextManager[bool]:
-        return at_work_on(self.target, wait=wait) if self.settings.shared else nullcontext(True)
+        shared = self.settings.shared and not is_address(self.target)  # where there are no locks
+        return at_work_on(self.target, wait=wait) if shared else nullcontext(True)
 
     def through(self, work: Work[J]) -> Iterator[Sequence[Any]]:
         if self.settings.shared and exists(self.target) and why_no_archive(self.target) is None:
@@ -151,7 +202,7 @@ class RewrittenArchive(Generic[J]):
         ours = True
         try:
             with ExitStack() as stack:
-                images = _Images(self, stack)
+                images = _Images(self, self._at_hand(stack), stack)
                 results = work(images.jobs(), False)
                 while True:
                     ours = False
@@ -167,6 +218,14 @@ class RewrittenArchive(Generic[J]):
             if not ours:
                 raise
             yield [Failed(self.source, error)]
+
+    def _at_hand(self, stack: ExitStack) -> Path:
+        """The archive that is read, on the disk."""
+        if not is_address(self.source):
+            return self.source
+        file = stack.enter_context(stand_in_folder(str(self.source.parent), self.settings.names)) / self.source.name
+        fetch(self.source, file)
+        return file
 
 
 class Look:
@@ -191,6 +250,10 @@ class Look:
         Raises:
             VitnullError: it cannot be read.
         """
+        if is_address(source):  # which shows when it is fetched
+            if ending_of(source):
+                self.counts[source] = 0
+            return
         if ending_of(source) is None:
             check_picture(source)
             return
@@ -203,15 +266,21 @@ class Look:
             )
 
     def stores(self, jobs: Iterable[J | ArchiveFiles], settings: ArchiveSettings[J]) -> list[ImageStore[J]]:
-        """The stores of all images: of those that are files of their own, then of archives."""
+        """The stores of all images: of those that are files of their own, here and elsewhere, then of archives."""
         loose: list[J] = []
+        elsewhere: list[J] = []
         archives: list[RewrittenArchive[J]] = []
         for job in jobs:
             if isinstance(job, ArchiveFiles):
                 archives.append(RewrittenArchive(job.source, job.target, self.counts[job.source], settings))
             else:
-                loose.append(job)
-        return [*([LooseFiles(loose, settings.shared)] if loose else []), *archives]
+                (elsewhere if is_address(job.source) else loose).append(job)
+        stores: list[ImageStore[J]] = []
+        if loose:
+            stores.append(LooseFiles(loose, settings.shared))
+        if elsewhere:
+            stores.append(FetchedFiles(elsewhere, settings.names))
+        return [*stores, *archives]
 
 
 def are_there(files: ArchiveFiles | Job) -> bool:
@@ -224,9 +293,13 @@ def are_there(files: ArchiveFiles | Job) -> bool:
 class _Images(Generic[J]):
     """The images of an archive while they are worked on, and the archive that is written meanwhile."""
 
-    def __init__(self, store: RewrittenArchive[J], stack: ExitStack) -> None:
+    def __init__(self, store: RewrittenArchive[J], source: Path, stack: ExitStack) -> None:
+        """
+        Args:
+            source: where the archive that is read is at hand.
+        """
         settings = store.settings
-        self._store, self._archive = store, open_archive(store.source, settings.columns)
+        self._store, self._archive = store, open_archive(source, settings.columns)
         files = stack.enter_context(FilesTogether(force=settings.force))
         temporary = files.write(store.target, lambda path: path)
         self._rewriting: Rewriting = stack.enter_context(self._archive.rewriting(temporary, settings.beside))

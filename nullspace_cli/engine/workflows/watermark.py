@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nullspace_cli.engine.comparison.input_change import inputs_of
 from nullspace_cli.engine.errors import ImageError, MemoryShortError, ModelError, VitnullError
+from nullspace_cli.engine.files.addresses import is_address
 from nullspace_cli.engine.files.containers import Encoded, is_jpeg
 from nullspace_cli.engine.files.jpeg_pictures import QUALITY, JpegPicture, jpeg_of, why_no_jpeg
 from nullspace_cli.engine.files.paths import exists
@@ -66,6 +67,10 @@ class WatermarkFiles:
     output: Path
     diff: Path | None = None
     unrounded: Path | None = None
+
+    def reading(self, source: Path) -> "WatermarkFiles":
+        """The same of another file."""
+        return replace(self, source=source)
 
     def files(self) -> list[Path]:
         """All that is written."""
@@ -179,7 +184,9 @@ class WatermarkPipeline:
     ) -> list[Outcome | WatermarkFiles]:
         """`together`, but for what other processes have done or are at work on; the latter are given back."""
         with ExitStack() as locks:
-            mine = [job for job in jobs if locks.enter_context(at_work_on(job.output, wait=wait))]
+            mine = [
+                job for job in jobs if is_address(job.output) or locks.enter_context(at_work_on(job.output, wait=wait))
+            ]
             there = [job for job in mine if exists(job.output) and why_no_result(job.output) is None]
             todo = [job for job in mine if job not in there]
             done = self.together(todo, stop) if todo else []
