@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks import basis, batches, history, learning, native, rounding, start_up, stems, watermark
+from benchmarks import basis, batches, history, learning, native, rounding, shards, start_up, stems, watermark
 from benchmarks.measure import Figure, Row
 
 GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
@@ -12,6 +12,7 @@ GROUPS: Mapping[str, Callable[[], Sequence[Row | Figure]]] = {
     "rounding": rounding.rows,
     "native": native.rows,
     "batches": batches.rows,
+    "shards": shards.rows,
     "learning": learning.rows,
     "stems": stems.rows,
     "start_up": start_up.rows,

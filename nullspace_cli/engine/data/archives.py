@@ -5,12 +5,12 @@ from pathlib import Path
 
 from nullspace_cli.engine.data.archive import Archive
 from nullspace_cli.engine.data.shards import SUFFIX as TAR
-from nullspace_cli.engine.data.shards import headers, only_shards, spelled
+from nullspace_cli.engine.data.shards import headers, spelled
 from nullspace_cli.engine.data.table_archive import PARQUET, TableArchive, is_saved, require_table, saved_splits
 from nullspace_cli.engine.data.tar_archive import TarArchive
 from nullspace_cli.engine.errors import DataError
-from nullspace_cli.engine.files.addresses import is_address, names_below
-from nullspace_cli.engine.files.image_search import is_image
+from nullspace_cli.engine.files.addresses import is_address
+from nullspace_cli.engine.files.image_search import images_below
 from nullspace_cli.engine.files.paths import exists, is_folder
 
 ENDINGS = (TAR, PARQUET)
@@ -27,26 +27,21 @@ def ending_of(source: Path) -> str | None:
 def archives_at(name: Path) -> list[Path]:
     """The archives that a name stands for: one, a pattern of files, or a folder of them; none if it is no such name.
 
-    Folders are those of `datasets`, too: what `save_to_disk` wrote, and Parquet files as they lie on the Hub.
+    A folder of archives is one that holds no images, with its folders. Those of `datasets` are taken, too: what
+    `save_to_disk` wrote, and Parquet files as they lie on the Hub.
 
     Raises:
         DataError: there is no archive of a pattern, or a folder cannot be read.
     """
-    if is_address(name):
-        if name.suffix in ENDINGS:
-            return spelled(str(name))
-        inside = names_below(name) if is_folder(name) else []
-        archives = [name / inner for inner in inside if Path(inner).suffix in ENDINGS]
-        return [] if any(map(is_image, inside)) else archives
-    if is_folder(name):
-        if is_saved(name):
-            return [name]
-        folders = (name, name / "data")
-        tables = (sorted(folder.glob(f"*{PARQUET}")) for folder in folders)
-        return saved_splits(name) or only_shards(name) or next(filter(None, tables), [])
-    if name.suffix not in ENDINGS:
+    if not is_folder(name):
+        if name.suffix not in ENDINGS:
+            return []
+        return [name] if exists(name) else spelled(str(name))
+    if not is_address(name) and (saved := [name] if is_saved(name) else saved_splits(name)):
+        return saved
+    if next(images_below(name), None) is not None:
         return []
-    return [name] if exists(name) else spelled(str(name))
+    return [name / inner for inner in images_below(name, wanted=lambda file: file.endswith(ENDINGS))]
 
 
 def open_archive(path: Path, columns: Sequence[str] = ()) -> Archive:

@@ -87,7 +87,7 @@ def shard_files(data: str, split: Split) -> list[Path]:
     root = Path(data)
     if is_folder(root):
         inner = root / split
-        return next((found for folder in (inner, root) if (found := only_shards(folder))), [])
+        return next((found for folder in (inner, root) if (found := _only_shards(folder))), [])
     if not data.endswith(SUFFIX):
         return []
     if root.exists():
@@ -114,8 +114,7 @@ def _matching(pattern: str) -> list[Path]:
     return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207
 
 
-def only_shards(folder: Path) -> list[Path]:
-    """The tar files of a folder, where it holds no images and no folders beside them."""
+def _only_shards(folder: Path) -> list[Path]:
     if not is_folder(folder):
         return []
     files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]

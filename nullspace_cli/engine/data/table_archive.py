@@ -6,12 +6,14 @@ a time.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullspace_cli.engine.data.archive import Stored
+from nullspace_cli.engine.documents.base import parse_json, read_json
+from nullspace_cli.engine.documents.datasets_folder import SavedSplits, SavedState, TableInfo
 from nullspace_cli.engine.errors import DataError, first_line
 from nullspace_cli.engine.files.paths import is_folder
 from nullspace_cli.engine.files.reading import MIB
@@ -37,14 +39,10 @@ def is_saved(root: Path) -> bool:
 def saved_splits(root: Path) -> list[Path]:
     """The splits of a data set that `save_to_disk` wrote with several; empty where it is none."""
     listed = root / "dataset_dict.json"
-    return [root / name for name in _read_json(listed)["splits"]] if listed.exists() else []
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path}: {first_line(error)}.") from error
+    if not listed.exists():
+        return []
+    found = SavedSplits.read(read_json(listed, "the splits of a saved data set", DataError), str(listed), DataError)
+    return [root / name for name in found.splits]
 
 
 @contextmanager
@@ -93,7 +91,7 @@ class TableArchive:
                 with arrow.parquet.ParquetFile(path) as file:
                     self._schema, self._rows = file.schema_arrow, file.metadata.num_rows
                     self._compression = _compression_of(file.metadata)
-            found = _image_columns(arrow, self._schema)
+            found = _image_columns(arrow, self._schema, path)
             self._columns = list(columns) or found[:1]
             for name in self._columns:
                 if not _holds_files(arrow, self._schema, name):
@@ -113,15 +111,16 @@ class TableArchive:
                 row += 1
                 for number, cell in enumerate(cells):
                     value = cell.as_py()
-                    if value is not None:
-                        yield self._stored(row, number, value)
+                    content, path = (value["bytes"], value.get("path")) if isinstance(value, dict) else (value, None)
+                    if content is not None or path:
+                        yield self._stored(row, number, content, path)
 
-    def _stored(self, row: int, number: int, value: Any) -> Stored:
-        content, path = (value["bytes"], value.get("path")) if isinstance(value, dict) else (value, None)
+    def _stored(self, row: int, number: int, content: bytes | None, path: str | None) -> Stored:
         place = str(row) if len(self._columns) == 1 else f"{row}.{number}"
         if content is None:
             content = _content_of(path)
-        name = f"{place}/{Path(path).name}" if path and Path(path).name else f"{place}{_ending_of(content)}"
+        own = Path(path or "").name
+        name = f"{place}{_ending_of(content)}" if own in ("", "..") else f"{place}/{own}"
         return Stored(row * len(self._columns) + number, name, name.removesuffix(Path(name).suffix), content)
 
     def _parts(self, columns: Sequence[str] | None = None) -> "Iterator[pyarrow.Table]":
@@ -132,8 +131,12 @@ class TableArchive:
                     for number in range(file.num_row_groups):
                         yield file.read_row_group(number, columns=columns)
                 return
-            for listed in _read_json(self._path / "state.json")["_data_files"]:
-                with arrow.memory_map(str(self._path / listed["filename"])) as file:
+            listed = self._path / "state.json"
+            state = SavedState.read(
+                read_json(listed, "the state of a saved data set", DataError), str(listed), DataError
+            )
+            for data in state.data_files:
+                with arrow.memory_map(str(self._path / data.filename)) as file:
                     for batch in arrow.ipc.open_stream(file):
                         part = arrow.Table.from_batches([batch])
                         yield part.select(columns) if columns else part
@@ -143,10 +146,10 @@ class TableArchive:
         import pyarrow.parquet
 
         further = [[f"{name}_{column}" for column in map(_column_of, beside)] for name in self._columns]
-        added = [name for names in further for name in names]
-        if there := [name for name in added if name in self._schema.names]:
-            raise DataError(f"{self._path} has a column {there[0]} already, and there would be two of that name.")
-        schema = _with_columns(pyarrow, self._schema, added, [*map(_is_picture, beside)] * len(self._columns))
+        added = {name: ending.endswith(".png") for names in further for name, ending in zip(names, beside, strict=True)}
+        if there := next((name for name in added if name in self._schema.names), None):
+            raise DataError(f"{self._path} has a column {there} already, and there would be two of that name.")
+        schema = _with_columns(self._schema, added, self._path)
         with pyarrow.parquet.ParquetWriter(file, schema, compression=self._compression) as writer:
             rewriting = _Rewriting(self._path, self._parts(), self._columns, further, schema, writer)
             yield rewriting
@@ -246,10 +249,6 @@ def _column_of(ending: str) -> str:
     return ending.removesuffix(".png").replace(".", "_")
 
 
-def _is_picture(ending: str) -> bool:
-    return ending.endswith(".png")
-
-
 def _ending_of(content: bytes) -> str:
     """The ending of a file's name by what it holds; none where that is unknown."""
     if content[8:12] == b"WEBP":
@@ -273,15 +272,20 @@ def _compression_of(metadata: Any) -> str:
     return {"uncompressed": "none"}.get(name, name if name in ("gzip", "brotli", "zstd", "lz4") else "snappy")
 
 
-def _features(schema: "pyarrow.Schema") -> dict[str, Any]:
-    """What `datasets` knows of the columns, by their names; empty where it did not write the file."""
-    found = json.loads((schema.metadata or {}).get(_FEATURES, b"{}"))
-    return dict((found.get("info") or {}).get("features") or {})
+def _told(schema: "pyarrow.Schema", path: Path) -> Any:
+    """What `datasets` says in a schema; nothing where it did not write it."""
+    return parse_json((schema.metadata or {}).get(_FEATURES, b"{}"), f"the schema of {path}", "an object", DataError)
 
 
-def _image_columns(arrow: Any, schema: "pyarrow.Schema") -> list[str]:
-    images = [name for name, feature in _features(schema).items() if _type_of(feature) == "Image"]
-    return images or [name for name in USUAL if _holds_files(arrow, schema, name)]
+def _features(schema: "pyarrow.Schema", path: Path) -> dict[str, Any]:
+    """What `datasets` knows of the columns, by their names."""
+    info = TableInfo.read(_told(schema, path), f"the schema of {path}", DataError).info
+    return dict((info and info.features) or {})
+
+
+def _image_columns(arrow: Any, schema: "pyarrow.Schema", path: Path) -> list[str]:
+    images = [name for name, feature in _features(schema, path).items() if _type_of(feature) == "Image"]
+    return [name for name in images or USUAL if _holds_files(arrow, schema, name)]
 
 
 def _type_of(feature: Any) -> str | None:
@@ -301,15 +305,17 @@ def _holds_files(arrow: Any, schema: "pyarrow.Schema", name: str) -> bool:
     return arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)
 
 
-def _with_columns(arrow: Any, schema: "pyarrow.Schema", names: Sequence[str], pictures: Sequence[bool]) -> Any:
+def _with_columns(schema: "pyarrow.Schema", further: Mapping[str, bool], path: Path) -> "pyarrow.Schema":
     """The schema with further columns, of pictures or of other files, of which `datasets` is told, too."""
-    image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
-    metadata, features = dict(schema.metadata or {}), _features(schema)
-    for name, is_picture in zip(names, pictures, strict=True):
-        schema = schema.append(arrow.field(name, image if is_picture else arrow.binary()))
+    import pyarrow
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    features = _features(schema, path)
+    for name, is_picture in further.items():
+        schema = schema.append(pyarrow.field(name, image if is_picture else pyarrow.binary()))
         features[name] = {"_type": "Image"} if is_picture else {"dtype": "binary", "_type": "Value"}
-    if names and _FEATURES in metadata:
-        known = json.loads(metadata[_FEATURES])
-        known["info"]["features"] = features
-        metadata[_FEATURES] = json.dumps(known).encode()
-    return schema.with_metadata(metadata)
+    if not further or _FEATURES not in (schema.metadata or {}):
+        return schema
+    told = _told(schema, path)
+    told["info"] = {**(told.get("info") or {}), "features": features}
+    return schema.with_metadata({**schema.metadata, _FEATURES: json.dumps(told).encode()})

@@ -53,13 +53,16 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in image_suffixes()  # noqa: PTH122 - a path is slow to make
 
 
-def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterator[str]:
+def images_below(
+    folder: Path, passed_over: PassedOver | None = None, wanted: Callable[[str], bool] = is_image
+) -> Iterator[str]:
     """The names of all images below a folder, relative to it: its own, sorted, then those of its folders in order.
 
     Links are followed; one back to a folder above ends there.
 
     Args:
         passed_over: is told of what is left out: names that start with a dot, and what is no image.
+        wanted: what is looked for in place of images, by names of files.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -67,7 +70,7 @@ def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterato
     if is_address(folder):
         for name in names_below(folder):
             aside = any(map(_is_aside, name.split("/")))
-            if not aside and is_image(name):
+            if not aside and wanted(name):
                 yield name
             elif passed_over is not None:
                 passed_over.add(str(folder / name), aside=aside)
@@ -76,7 +79,7 @@ def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterato
     rest: list[tuple[str, tuple[str, ...]]] = [("", (os.path.realpath(folder),))]
     while rest:
         name, above = rest.pop()
-        images, folders = contents(folder / name, passed_over)
+        images, folders = contents(folder / name, passed_over, wanted)
         yield from (f"{name}{image}" for image in images)
         for each in reversed(folders):
             path = folder / name / each
@@ -86,11 +89,13 @@ def images_below(folder: Path, passed_over: PassedOver | None = None) -> Iterato
                 rest.append((f"{name}{each}/", (*above, place)))
 
 
-def contents(folder: Path, passed_over: PassedOver | None = None) -> tuple[list[str], list[str]]:
+def contents(
+    folder: Path, passed_over: PassedOver | None = None, wanted: Callable[[str], bool] = is_image
+) -> tuple[list[str], list[str]]:
     """The sorted names of a folder's images and of its folders. A million paths are slow to make: these are strings.
 
     Args:
-        passed_over: as of `images_below`.
+        passed_over, wanted: as of `images_below`.
 
     Raises:
         DataError: it cannot be listed.
@@ -102,7 +107,7 @@ def contents(folder: Path, passed_over: PassedOver | None = None) -> tuple[list[
                 aside = _is_aside(entry.name)
                 if not aside and _is_folder(entry):
                     folders.append(entry.name)
-                elif not aside and is_image(entry.name):
+                elif not aside and wanted(entry.name):
                     images.append(entry.name)  # a dangling link too: reading it fails, which is better than to lack it
                 elif passed_over is not None:
                     passed_over.add(str(folder / entry.name), aside=aside)
