@@ -48,7 +48,7 @@ def evaluate(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
+            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
         ),
     ] = None,
     noise: Annotated[

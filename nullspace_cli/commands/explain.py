@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 def explain(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE...", parser=image_name, help="Images, tar files or folders of either."),
+        typer.Argument(
+            metavar="IMAGE...",
+            parser=image_name,
+            help="Images, tar or Parquet files, folders of them, or addresses (s3://...).",
+        ),
     ] = None,
     *,
     method: Annotated[
@@ -81,7 +85,7 @@ def explain(
     ] = None,
     skip_existing: Annotated[
         bool,
-        typer.Option("--skip-existing", help="Leave out images, and tar files, whose results are there already."),
+        typer.Option("--skip-existing", help="Leave out what has its results already."),
     ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write overlays, and a sheet where there are several.")
@@ -120,7 +124,7 @@ def explain(
 
     Writes for each <stem>.<method>.png, a heat map over the image; <stem>.saliency.png, a sheet of all methods, where
     there are several; and <stem>.saliency.safetensors, the maps themselves. Those of a tar file's images become members
-    beside them, in <stem>.saliency.tar.
+    beside them, in <stem>.saliency.tar; those of a table's, further columns.
     """
     output.require_one_form(jsonl=jsonl)
     if plot and not faithfulness:

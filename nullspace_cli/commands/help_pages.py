@@ -11,7 +11,18 @@ from nullspace_cli.commands.exit_codes import EXIT_CODES
 OTHERS = "Options"
 PANELS = {
     OTHERS: (),
-    "Images and data": ("files_from", "nul", "shard", "data", "split", "count", "reading", "transform", "skip_bad"),
+    "Images and data": (
+        "files_from",
+        "nul",
+        "column",
+        "shard",
+        "data",
+        "split",
+        "count",
+        "reading",
+        "transform",
+        "skip_bad",
+    ),
     "The mark": ("mark", "text", "font", "treatment", "strength", "fit", "position", "margin", "scale", "opacity"),
     "Files": (
         *("out", "out_dir", "format_", "quality", "skip_existing", "diff", "float_", "pictures", "preview", "csv"),

@@ -153,7 +153,7 @@ DataOption = Annotated[
     typer.Option(
         metavar="DATA",
         parser=given,
-        help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
+        help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
     ),
 ]
 TransformOption = Annotated[

@@ -42,6 +42,7 @@ def refuse_stream(path: Path, reason: str, *, companions: bool = True) -> None:
 
 def refuse_clashes(written: Sequence[Path], read: Iterable[Path | None]) -> None:
     """Refuse to write two results to one file, or a result over an input, `--force` or not."""
+    from nullspace_cli.engine.files.addresses import is_address
     from nullspace_cli.engine.files.paths import exists, identity, ignores_case, is_stream, real
 
     files = [path for path in written if not is_stream(path)]
@@ -53,7 +54,8 @@ def refuse_clashes(written: Sequence[Path], read: Iterable[Path | None]) -> None
             raise typer.BadParameter(f"several results would be written to {path}; rename or run them apart")
         names.add(name)
         folded.add(name.casefold())
-    there: dict[Hashable, Path] = {identity(path): path for path in files if exists(path)}
+    # There are no links at an address, and each look there takes its time.
+    there: dict[Hashable, Path] = {identity(path): path for path in files if is_address(path) or exists(path)}
     if not there:
         return  # a data set of a million files need not be gone through
     over = {str(there[identity(path)]) for path in read if path and identity(path) in there}

@@ -58,7 +58,8 @@ def watermark(
         typer.Argument(
             metavar="IMAGE... MARK",
             parser=image_name,
-            help="Images, tar files or folders of either, then the mark (as `cp`: it comes last); - is stdin.",
+            help="Images, tar or Parquet files, folders of them, or addresses (s3://...), then the mark (as `cp`: it "
+            "comes last); - is stdin.",
         ),
     ] = None,
     *,

@@ -88,12 +88,17 @@ def deliver(file: Path, path: Path) -> None:
         DataError: it cannot be written.
     """
     with _elsewhere(path, "write") as (system, place):
-        parent = system._parent(place)
-        if parent and not system.exists(parent):
-            system.makedirs(parent, exist_ok=True)
-        # Of this thread alone, as its file system is: fsspec has one for each.
-        with system.transaction, file.open("rb") as source, system.open(place, "wb") as target:
-            shutil.copyfileobj(source, target, 2**20)
+        try:
+            _copy(file, system, place)
+        except FileNotFoundError:  # where there are folders, this one may have to be made
+            system.makedirs(system._parent(place), exist_ok=True)
+            _copy(file, system, place)
+
+
+def _copy(file: Path, system: Any, place: str) -> None:
+    # The transaction is this thread's alone, as its file system is: fsspec has one for each.
+    with system.transaction, file.open("rb") as source, system.open(place, "wb") as target:
+        shutil.copyfileobj(source, target, 2**20)
 
 
 @contextmanager
