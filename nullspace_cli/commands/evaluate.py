@@ -48,7 +48,8 @@ def evaluate(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
+            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; "
+            "or demo.",
         ),
     ] = None,
     noise: Annotated[

@@ -313,6 +313,30 @@ def test_table_to_table(
         assert [[one.row_group(i).num_rows for i in range(3)] for one in sizes] == [[2, 2, 2]] * 2
 
 
+@pytest.mark.parametrize("at_once", [1, 25, 1000])
+def test_several_columns(
+    run: Any, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at_once: int
+) -> None:
+    """Whenever rows are written, each cell gets what is its own."""
+    monkeypatch.setattr(table_archive, "_AT_ONCE", at_once)
+    archive = table_archive.TableArchive(Path(parquet(pictures)), ["image", "thumb"])
+    file, kept = tmp_path / "new", list(archive.images())
+    assert len({image.stem for image in kept}) == len(kept) == 2 * COUNT + 3
+    with archive.rewriting(Path("new.parquet"), ["map.png"]) as rewriting:
+        for image in kept:
+            file.write_bytes(b"new %d" % image.place)
+            rewriting.put(image.place, None if image.place == 4 else file, [file])
+    rows = rows_of("new.parquet")
+    for number, column in enumerate(("image", "thumb")):
+        made = [cell and cell["bytes"] for cell in stored(rows, column)]
+        expected = [b"new %d" % (2 * row + number) for row in range(COUNT + 2)]
+        maps = [cell and cell["bytes"] for cell in stored(rows, f"{column}_map")]
+        if column == "image":
+            expected[-1] = None  # type: ignore[call-overload]
+        assert maps == expected
+        assert made == [pictures[2] if (row, number) == (2, 0) else cell for row, cell in enumerate(expected)]
+
+
 def test_tables_as_others_write_them(stamp: Vitnull, pictures: list[bytes]) -> None:
     """Bytes without features, in a folder as on the Hub; and all splits of a saved data set."""
     Path("hub", "data").mkdir(parents=True)
