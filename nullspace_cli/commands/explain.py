@@ -1,7 +1,7 @@
 """`vitnull explain`: where a network sees what it says of an image, and how far such maps can be trusted."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -215,7 +215,7 @@ def explain(
             force=output.force, shared=skip_existing,
         )  # fmt: skip
 
-        def look_at(images: Iterable[ExplainFiles], shared: bool) -> Iterator[list[Explained | Failed]]:
+        def look_at(images: Iterable[ExplainFiles], shared: bool) -> Generator[list[Explained | Failed], None, None]:
             return explainer.each(images)
 
         stores = look.stores(mine, settings)

@@ -6,7 +6,19 @@ _PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _FLAGS = {"overwrite": "force", "timm_kwargs": "model-kwargs", "site": "level", "p": "norm", "memory": "cache-limit"}
 """Options that the library knows by another name."""
 _KNOWN = (
-    *("amp", "batch_size", "bounded", "channels", "checkpoint", "checkpoint_key", "compile", "data", "device", "font"),
+    *(
+        "amp",
+        "batch_size",
+        "bounded",
+        "channels",
+        "checkpoint",
+        "checkpoint_key",
+        "column",
+        "compile",
+        "data",
+        "device",
+        "font",
+    ),
     *("level", "lr", "pairs", "per_channel", "pretrained", "reveal"),
     *("reading", "realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
 )

@@ -12,16 +12,8 @@ OTHERS = "Options"
 PANELS = {
     OTHERS: (),
     "Images and data": (
-        "files_from",
-        "nul",
-        "column",
-        "shard",
-        "data",
-        "split",
-        "count",
-        "reading",
-        "transform",
-        "skip_bad",
+        *("files_from", "nul", "column", "shard"),
+        *("data", "split", "count", "reading", "transform", "skip_bad"),
     ),
     "The mark": ("mark", "text", "font", "treatment", "strength", "fit", "position", "margin", "scale", "opacity"),
     "Files": (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nullspace_cli.commands.file_kinds import WATERMARK
+from nullspace_cli.commands.file_kinds import ARCHIVES, WATERMARK
 from nullspace_cli.commands.outputs import refuse_clashes, refuse_stream
 from nullspace_cli.commands.shards import Shard
 
@@ -96,8 +96,9 @@ def named_images(
             found[path] = place
 
     for name in names:
-        archives = archives_at(name)
-        if not is_folder(name):
+        searched = is_folder(name)
+        archives = archives_at(name) if searched or name.suffix in ARCHIVES else []
+        if not searched:
             for path in archives or [name]:
                 add(path, Path(path.name))
             continue
@@ -238,14 +239,15 @@ def plan_outputs(
 
     base = out_dir or Path()
     stems = stems_of([place for _, place in images])
-    endings = [ending_of(source) or f".{format_of(source, format)}" for source, _ in images]
+    archives = [ending_of(source) for source, _ in images]
+    endings = [ending or f".{format_of(source, format)}" for (source, _), ending in zip(images, archives, strict=True)]
     pairs = [
         (source, out or base / stem.with_name(f"{stem.name}.watermarked{ending}"))
         for (source, _), stem, ending in zip(images, stems, endings, strict=True)
     ]
-    if any(ending_of(target) != ending_of(source) for source, target in pairs):
+    if out and (out.suffix if out.suffix in ARCHIVES else None) != archives[0]:
         raise typer.BadParameter(f"of {images[0][0]} a {endings[0]} is made", param_hint="--out")
-    if any(map(ending_of, (source for source, _ in images))) and set(given) - {"--out"}:
+    if any(archives) and set(given) - {"--out"}:
         raise typer.BadParameter(f"takes one image, and {images[0][0]} may hold many", param_hint=given[-1])
     extra = [path for path in single.values() if path]
     if out:
@@ -255,7 +257,8 @@ def plan_outputs(
     pairs = shard.share(pairs)
     there = [(source, target) for source, target in pairs if skip_existing and (exists(target) or target.is_symlink())]
     faults = {
-        source: why_no_archive(target) if ending_of(target) else why_no_result(target) for source, target in there
+        source: why_no_archive(target) if target.suffix in ARCHIVES else why_no_result(target)
+        for source, target in there
     }
     skipped = [source for source, fault in faults.items() if fault is None]
     broken = {} if force else {source: fault for source, fault in faults.items() if fault}

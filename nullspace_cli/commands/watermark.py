@@ -1,7 +1,7 @@
 """`vitnull watermark`: a visible mark that leaves the network's answer as it was."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -324,7 +324,7 @@ def watermark(
         def within(source: Path, stem: Path) -> WatermarkFiles:
             return WatermarkFiles(source, stem.with_name(f"{stem.name}{ending_like(source, format_)}"))
 
-        def stamp(jobs: Iterable[WatermarkFiles], shared: bool) -> Iterator[list[Any]]:
+        def stamp(jobs: Iterable[WatermarkFiles], shared: bool) -> Generator[list[Any], None, None]:
             return in_groups(pipeline.each(jobs, workers or pipeline.default_workers, shared=shared), 1)
 
         settings = ArchiveSettings(

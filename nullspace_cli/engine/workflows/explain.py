@@ -1,7 +1,7 @@
 """Saliency maps of image files, as pictures and as files: what `vitnull explain` runs."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -238,7 +238,7 @@ class Explainer:
         """One for all images."""
         return SaliencyMaps(self.model)
 
-    def each(self, jobs: Iterable[ExplainFiles]) -> Iterator[list[Explained | Failed]]:
+    def each(self, jobs: Iterable[ExplainFiles]) -> Generator[list[Explained | Failed], None, None]:
         """Explain many images, a group at a time, in their order; one that fails does not stop the others."""
         self.model.transform.require_pictures()
         for group in in_groups(jobs, self.group):

@@ -5,7 +5,7 @@ work, a few at a time.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -43,7 +43,7 @@ class Job(Protocol):
 
 J = TypeVar("J", bound=Job)
 J_co = TypeVar("J_co", bound=Job, covariant=True)
-Work = Callable[[Iterable[J], bool], Iterator[Sequence[Any]]]
+Work = Callable[[Iterable[J], bool], Generator[Sequence[Any], None, None]]
 """What is made of images, some at a time and in their order; of one that could not be done a `Failed`. With True others
 may be at work on them, and those come last.
 """
@@ -204,6 +204,7 @@ class RewrittenArchive(Generic[J]):
             with ExitStack() as stack:
                 images = _Images(self, self._at_hand(stack), stack)
                 results = work(images.jobs(), False)
+                stack.callback(results.close)  # nobody is at work any more when the files go
                 while True:
                     ours = False
                     group = next(results, None)
@@ -261,9 +262,7 @@ class Look:
         self.counts[source] = len(archive)
         if archive.others and archive.others not in self._told:
             self._told.add(archive.others)
-            self._notice(
-                f"{source} has further images, {archive.others}, which stay as they are; --column names others"
-            )
+            self._notice(f"{source} has further images, {archive.others}, which stay as they are; see `column`")
 
     def stores(self, jobs: Iterable[J | ArchiveFiles], settings: ArchiveSettings[J]) -> list[ImageStore[J]]:
         """The stores of all images: of those that are files of their own, here and elsewhere, then of archives."""

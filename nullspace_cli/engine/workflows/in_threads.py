@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
@@ -21,7 +21,7 @@ def default_workers(device: torch.device) -> int:
     return 2 if device.type == "cuda" else min(4, os.cpu_count() or 1)
 
 
-def in_groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def in_groups(items: Iterable[T], size: int) -> Generator[list[T], None, None]:
     """So many items at a time, in their order; the last group may have fewer."""
     rest = iter(items)
     while group := list(islice(rest, size)):

@@ -3,7 +3,7 @@
 import io
 import tarfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 from nullspace_cli.engine.workflows.image_stores import ArchiveFiles, ArchiveSettings, Look, through_all
 
 COUNT = 20
+Results = Generator[list[Any], None, None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def untar(path: Path) -> dict[str, bytes]:
         return {name: content.read() for name, content in found.items() if content}
 
 
-def run(work: Any, *archives: Path, shared: bool = False, told: list[str] | None = None) -> Iterator[Any]:
+def run(work: Any, *archives: Path, shared: bool = False, told: list[str] | None = None) -> Generator[Any, None, None]:
     names: dict[str, str] = {}
     settings = ArchiveSettings(
         lambda source, stem: Copied(source, stem.with_suffix(".png")), True, names,
@@ -71,14 +72,14 @@ def run(work: Any, *archives: Path, shared: bool = False, told: list[str] | None
     assert names == {}
 
 
-def do(jobs: Iterable[Copied], shared: bool) -> Iterator[list[Any]]:
+def do(jobs: Iterable[Copied], shared: bool) -> Results:
     return ([job.do()] for job in jobs)
 
 
 def test_few_images_are_on_the_disk_at_a_time(tmp_path: Path) -> None:
     most = 0
 
-    def work(jobs: Iterable[Copied], shared: bool) -> Iterator[list[Any]]:
+    def work(jobs: Iterable[Copied], shared: bool) -> Results:
         nonlocal most
         rest = iter(jobs)
         while group := list(islice(rest, 3)):
@@ -109,7 +110,7 @@ def test_an_archive_is_written_whole_or_not_at_all(tmp_path: Path, at: str) -> N
     contents = [b"bad"] * 3 if at == "nothing done" else [b"a", b"bad", b"c"]
     source = tar(tmp_path / "s.tar", contents)
 
-    def work(jobs: Iterable[Copied], shared: bool) -> Iterator[list[Any]]:
+    def work(jobs: Iterable[Copied], shared: bool) -> Results:
         for number, job in enumerate(jobs):
             if at == "work" and number == 1:
                 raise ModelError("the model is gone")
@@ -148,7 +149,7 @@ def test_threads_that_are_left_do_no_harm(tmp_path: Path) -> None:
         except OSError as error:
             ended.append(error)
 
-    def work(jobs: Iterable[Copied], shared: bool) -> Iterator[list[Any]]:
+    def work(jobs: Iterable[Copied], shared: bool) -> Results:
         for job in jobs:
             thread = threading.Thread(target=late, args=[job])
             thread.start()
@@ -156,7 +157,7 @@ def test_threads_that_are_left_do_no_harm(tmp_path: Path) -> None:
 
     found = run(work, tar(tmp_path / "s.tar", [b"a"] * 2))
     next(found)
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     go_on.set()
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and thread.name.startswith("Thread"):
