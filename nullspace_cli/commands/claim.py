@@ -103,7 +103,7 @@ def probes(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="A folder of images or class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER; or demo.",
+            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
         ),
     ],
     out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the probes go.")],
