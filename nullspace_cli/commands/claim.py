@@ -8,6 +8,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.file_kinds import PLOT, OutOption, to_write
 from nullspace_cli.commands.options import (
+    DATA_HELP,
     NAMES_MODEL,
     ModelArgument,
     ModelOptions,
@@ -103,7 +104,7 @@ def probes(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
+            help=DATA_HELP,
         ),
     ],
     out_dir: Annotated[Path, typer.Option(metavar="DIR", parser=path_name, help="Where the probes go.")],

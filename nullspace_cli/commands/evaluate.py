@@ -9,6 +9,7 @@ import typer
 from nullspace_cli.commands.console import Console
 from nullspace_cli.commands.file_kinds import DOCUMENT, LINES, PLOT, TABLE, to_write
 from nullspace_cli.commands.options import (
+    DATA_HELP,
     NAMES_MODEL,
     ModelOptions,
     OutputOptions,
@@ -48,8 +49,7 @@ def evaluate(
         typer.Option(
             metavar="DATA",
             parser=given,
-            help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; "
-            "or demo.",
+            help=DATA_HELP,
         ),
     ] = None,
     noise: Annotated[

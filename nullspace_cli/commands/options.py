@@ -148,12 +148,15 @@ BasisOption = Annotated[
 RoundingOption = Annotated[
     Literal["aware", "nearest"], typer.Option(help="aware: so that the 8-bit file keeps what the solution kept.")
 ]
+DATA_HELP = (
+    "A folder of images or of class folders, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo."
+)
 DataOption = Annotated[
     str,
     typer.Option(
         metavar="DATA",
         parser=given,
-        help="Folders of images or of classes, tar or Parquet files, hfds/NAME, torch/NAME:FOLDER, s3://...; or demo.",
+        help=DATA_HELP,
     ),
 ]
 TransformOption = Annotated[
