@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from typer.models import OptionInfo, ParameterInfo
 
 from nullspace_cli.commands.app import all_commands
-from nullspace_cli.commands.file_kinds import KINDS, PLOT, WATERMARK, FileKind
+from nullspace_cli.commands.file_kinds import ARCHIVES, KINDS, PLOT, WATERMARK, FileKind
 from nullspace_cli.commands.options import file_name, given, image_name, path_name, read_number
+from nullspace_cli.engine.data import archives
 from nullspace_cli.engine.files import containers
 from tests.conftest import Vitnull, contents
 
@@ -132,7 +133,8 @@ def test_endings_that_choose_a_format(vitnull: Vitnull, command: str, option: st
 
 
 def test_formats_are_those_that_are_written() -> None:
-    assert set(WATERMARK.endings) == {*containers.ENDINGS, *containers.JPEG_ENDINGS}
+    assert set(ARCHIVES) == set(archives.ENDINGS)
+    assert set(WATERMARK.endings) == {*containers.ENDINGS, *containers.JPEG_ENDINGS, *ARCHIVES}
     assert {ending.removeprefix(".") for ending in PLOT.endings} <= set(FigureCanvasAgg.filetypes)
 
 
