@@ -3,6 +3,7 @@
 import io
 import shutil
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,12 @@ def test_data_and_results_of_other_commands(vitnull: Vitnull, images: tuple[str,
     assert "memory://b/in/broken.png" in there.stderr
     assert there.document["results"] == vitnull(*options, "--data", "in").document["results"]
     assert elsewhere.exists("/b/t.csv")
+    for number, name in enumerate(images):
+        with tarfile.open(f"{number}.tar", "w") as file:
+            file.add(f"in/{name}", name)
+        elsewhere.put_file(f"{number}.tar", f"/b/{number}.tar")
+    by_pattern = vitnull(*options, "--data", "memory://b/{0..1}.tar").document
+    assert by_pattern["results"] == there.document["results"]
     vitnull("explain", "memory://b/in/0.png", "--model", "demo", "--out-dir", "memory://b/maps", "--skip-existing")
     assert len(elsewhere.find("/b/maps")) == 2
     shutil.copy("in/0.png", "same.png")

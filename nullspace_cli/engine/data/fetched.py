@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nullspace_cli.engine.data.collection import Collection, Decoded
+from nullspace_cli.engine.data.shards import SUFFIX, spelled
 from nullspace_cli.engine.errors import ImageError
 from nullspace_cli.engine.files.addresses import fetch, with_both_slashes
 from nullspace_cli.engine.files.two_readings import Reading
@@ -24,8 +25,11 @@ class Fetched:
         path = Path(address)
         folder = tempfile.mkdtemp(prefix="vitnull-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        copy = Path(folder, path.name)
-        fetch(path, copy)
+        sources = spelled(address) if path.suffix == SUFFIX else [path]
+        for source in sources:
+            fetch(source, Path(folder, source.name))
+        # Of a pattern the copies are the shards of the folder.
+        copy = Path(folder, path.name) if sources == [path] else Path(folder)
         self._copy, self.name = str(copy), with_both_slashes(str(path))
         self._opened = open_copy(self._copy)
         self.labels: Sequence[int | None] = self._opened.labels
