@@ -6,20 +6,8 @@ _PARAMETER = re.compile(r"`(\w+)(?:=([^`]*))?`")
 _FLAGS = {"overwrite": "force", "timm_kwargs": "model-kwargs", "site": "level", "p": "norm", "memory": "cache-limit"}
 """Options that the library knows by another name."""
 _KNOWN = (
-    *(
-        "amp",
-        "batch_size",
-        "bounded",
-        "channels",
-        "checkpoint",
-        "checkpoint_key",
-        "column",
-        "compile",
-        "data",
-        "device",
-        "font",
-    ),
-    *("level", "lr", "pairs", "per_channel", "pretrained", "reveal"),
+    *("amp", "batch_size", "bounded", "channels", "checkpoint", "checkpoint_key", "column", "compile", "data"),
+    *("device", "font", "level", "lr", "pairs", "per_channel", "pretrained", "reveal"),
     *("reading", "realise", "resume", "rtol", "size", "skip_existing", "strength", "workers", *_FLAGS),
 )
 _KEYWORDS = ("depth", "img_size", "in_chans", "num_classes", "patch_size")
