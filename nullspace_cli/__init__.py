@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nullspace_cli.library.noises import learn_noise as learn_noise
     from nullspace_cli.library.noises import load_noise as load_noise
     from nullspace_cli.library.nullspaces import ImageNullspace as ImageNullspace
+    from nullspace_cli.library.nullspaces import NearNullspace as NearNullspace
     from nullspace_cli.library.nullspaces import Nullspace as Nullspace
     from nullspace_cli.library.nullspaces import check_nullspace as check_nullspace
     from nullspace_cli.library.nullspaces import find_nullspace as find_nullspace
@@ -58,7 +59,7 @@ _HOMES = {
     "library.claims": ("ClaimResult", "ModelClaim", "claim_model", "load_claim"),
     "library.models": ("load_model", "wrap"),
     "library.noises": ("LearnedNoise", "evaluate_noise", "learn_noise", "load_noise"),
-    "library.nullspaces": ("ImageNullspace", "Nullspace", "check_nullspace", "find_nullspace"),
+    "library.nullspaces": ("ImageNullspace", "NearNullspace", "Nullspace", "check_nullspace", "find_nullspace"),
     "library.projections": ("project_affine_box", "resize_operator", "round_to_8_bits"),
     "library.saliency": ("explain", "explanation_methods"),
     "library.stamping": ("Stamper", "watermark"),

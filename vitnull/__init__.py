@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nullspace_cli import LearnedNoise as LearnedNoise
     from nullspace_cli import Model as Model
     from nullspace_cli import ModelClaim as ModelClaim
+    from nullspace_cli import NearNullspace as NearNullspace
     from nullspace_cli import Noise as Noise
     from nullspace_cli import Nullspace as Nullspace
     from nullspace_cli import Outputs as Outputs

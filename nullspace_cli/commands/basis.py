@@ -65,7 +65,7 @@ def basis(
     from nullspace_cli.engine.nullspace.basis import PatchBasis, unread
     from nullspace_cli.engine.nullspace.basis_file import save_basis
     from nullspace_cli.engine.nullspace.check import check_basis
-    from nullspace_cli.engine.nullspace.near_basis import find_basis_within
+    from nullspace_cli.engine.nullspace.near_basis import NearBasis, find_basis_within
     from nullspace_cli.engine.nullspace.stem_basis import StemBasis, find_spectra
     from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 
@@ -94,6 +94,8 @@ def basis(
     body = {**found.describe(), **edges}
     if check and isinstance(found, StemBasis):
         body["nullity_estimate"] = found.estimate(options.seed).to_dict()
+    if check and isinstance(found, NearBasis) and found.counted:
+        body |= found.counted.describe()
     spectra = (found.spectrum,) if isinstance(found, PatchBasis) else find_spectra(loaded, stem, space)
     body["spectrum"] = [spectrum.describe() for spectrum in spectra]
     if isinstance(found, PatchBasis):

@@ -1,5 +1,6 @@
-"""The exact nullspace of a first layer, and what the network says of it."""
+"""The nullspace of a first layer, exact or near, and what the network says of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +13,11 @@ from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.basis_file import save_basis
 from nullspace_cli.engine.nullspace.check import Check, check_basis
+from nullspace_cli.engine.nullspace.image_noise import ImageNoise
+from nullspace_cli.engine.nullspace.near_basis import NearBasis, find_basis_within
+from nullspace_cli.engine.nullspace.nullity import Nullity
 from nullspace_cli.engine.nullspace.patch_embedding import PatchMap, Space, sample_null
-from nullspace_cli.engine.nullspace.stem_basis import StemBasis, find_first_layer_basis
+from nullspace_cli.engine.nullspace.stem_basis import StemBasis
 from nullspace_cli.engine.nullspace.stem_basis_file import save_stem_basis
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.library.arguments import (
@@ -138,7 +142,7 @@ class Nullspace:
         """The keys of the JSON of `vitnull basis` that describe the nullspace."""
         return self._found.describe()
 
-    def _for(self, model: Model) -> PatchBasis | StemBasis:
+    def _for(self, model: Model) -> PatchBasis | ImageNoise:
         """What is held against a model.
 
         Raises:
@@ -161,7 +165,7 @@ class ImageNullspace(Nullspace):
     size, `image_size`.
     """
 
-    def __init__(self, found: StemBasis, model: Model) -> None:
+    def __init__(self, found: StemBasis | NearBasis, model: Model) -> None:
         self._whole, self._model = found, model
         self.rtol, self.space = found.rtol, found.space
 
@@ -172,7 +176,7 @@ class ImageNullspace(Nullspace):
 
     @property
     def basis(self) -> NoReturn:
-        """Refused: see `project` and `sample`."""
+        """Refused: there are only operators."""
         raise self._refused("basis")
 
     @property
@@ -187,11 +191,11 @@ class ImageNullspace(Nullspace):
 
     @property
     def rank(self) -> int:
-        return self._whole.counted.rank
+        return self._counted().rank
 
     @property
     def nullity(self) -> int:
-        return self._whole.counted.nullity
+        return self._counted().nullity
 
     def project(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The part of images [..., c, h, w] that the layers do not see, in the units of `space`; found in float64.
@@ -200,10 +204,8 @@ class ImageNullspace(Nullspace):
             UsageError: x is no floats, or no images of that size.
             ArtifactError: the part cannot be had to within its tolerance.
         """
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-3:] != self.image_size:
-            raise wrong("x", x, f"floats [..., {', '.join(map(str, self.image_size))}]")
-        flat = x.detach().double().cpu().reshape(-1, *self.image_size)
-        return self._whole.project(flat).reshape(x.shape).to(x)
+        assert isinstance(self._whole, StemBasis)
+        return self._of_images(self._whole.project, x)
 
     def save(self, path: Path | str, *, compact: bool = False, overwrite: bool = False) -> Path:
         """Write what `vitnull basis` writes, which all commands read.
@@ -225,17 +227,75 @@ class ImageNullspace(Nullspace):
             raise wrong("size", size, f"{self.image_size[1:]}, or None for it")
         return self._whole.sample(source)
 
-    def _for(self, model: Model) -> PatchBasis | StemBasis:
+    def _for(self, model: Model) -> PatchBasis | ImageNoise:
         if model.transform.input_size != self.image_size:
             own, reads = (" x ".join(map(str, size)) for size in (self.image_size, model.transform.input_size))
             raise UsageError(f"The nullspace is one of images of {own}; {model.name} reads {reads}.")
         return self._whole
+
+    def _counted(self) -> Nullity:
+        assert isinstance(self._whole, StemBasis)
+        return self._whole.counted
+
+    def _of_images(
+        self, apply: Callable[[Float[Tensor, "b c h w"]], Tensor], x: Float[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch"]:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.shape[-3:] != self.image_size:
+            raise wrong("x", x, f"floats [..., {', '.join(map(str, self.image_size))}]")
+        flat = x.detach().double().cpu().reshape(-1, *self.image_size)
+        return apply(flat).reshape(x.shape).to(x)
 
     def _refused(self, name: str) -> UsageError:
         return UsageError(
             f"There is no {name} of {self.nullity} dimensions of whole images: the first layers read no patches of "
             "their own. Use `project` and `sample`."
         )
+
+
+class NearNullspace(ImageNullspace):
+    """What first layers that read images as a whole read by at most `rtol` times the most that they can.
+
+    It is had as a filter, which leaves less and less of a direction the more that is read of it: `filter` and `sample`
+    are what there is of it, and of what comes of them at most `output_bound` times the norm is read.
+    """
+
+    def __init__(self, found: NearBasis, model: Model) -> None:
+        super().__init__(found, model)
+        self._near = found
+
+    @property
+    def output_bound(self) -> float:
+        """||A v|| / ||v||, at most: proven for all that is filtered, in the units of `space`."""
+        return self._near.output_bound
+
+    def filter(self, x: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+        """What is hardly read of images [..., c, h, w], in the units of `space`; found in float64.
+
+        Raises:
+            UsageError: x is no floats, or no images of that size.
+            ArtifactError: hardly anything is left of one.
+        """
+        return self._of_images(self._near.filter, x)
+
+    def project(self, x: Float[Tensor, "*batch"]) -> NoReturn:
+        """Refused: see `filter`."""
+        raise self._refused("projection")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of the JSON of `vitnull basis` that describe it; its dimensions are counted for that."""
+        counted = self._near.counted
+        return {**self._near.describe(), **(counted.describe() if counted else {})}
+
+    def _counted(self) -> Nullity:
+        if self._near.counted is None:
+            raise UsageError("The dimensions of what is hardly read are too much work to count at this size.")
+        return self._near.counted
+
+    def _refused(self, name: str) -> UsageError:
+        return UsageError(f"There is no {name} of what is hardly read of whole images. Use `filter` and `sample`.")
+
+    def __repr__(self) -> str:
+        return f"<NearNullspace rtol {self.rtol:g}, output_bound {self.output_bound:.3g}, {self.space} space>"
 
 
 @full_precision
@@ -245,18 +305,19 @@ def find_nullspace(
     """The nullspace of a model's first layers, or of a weight.
 
     Where a model reads patches it is that of each patch. Of other first layers that are affine it is one of whole
-    images, an `ImageNullspace`, which has no `basis`.
+    images, an `ImageNullspace`, which has no `basis`; or with an `rtol` of 0.001 or more a `NearNullspace`.
 
     Args:
         model_or_weight: a weight is a convolution's kernel [d, c, r_h, r_w], or a matrix [d, n]; it acts on whatever
             it is given, so that its space is that.
         rtol: singular values at or below `rtol` times the largest count as zero; None for the machine epsilon of the
-            precision that the weights are stored in.
+            precision that the weights are stored in. Of whole images less than 0.001 is of the kernels' alone.
         per_channel: the paper's rule (section 3.1): noise that touches one channel at a time. The joint nullspace
             contains it and is larger.
 
     Raises:
-        NoNullspaceError: the model does not start with an affine map, or the map is injective.
+        NoNullspaceError: the model does not start with an affine map, or the map is injective; or reads next to
+            everything by more than `rtol`.
         UsageError: a weight is not of such a shape, or not finite; or a setting makes no sense.
         ModelError: the map is zero.
     """
@@ -266,7 +327,9 @@ def find_nullspace(
         if rtol >= 1:
             raise UsageError(f"rtol is {rtol}; expected a number below 1, which counts all singular values as zero.")
     if isinstance(model_or_weight, Model):
-        basis = find_first_layer_basis(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        basis = find_basis_within(model_or_weight, space=space, rtol=rtol, per_channel=per_channel)
+        if isinstance(basis, NearBasis):
+            return NearNullspace(basis, model_or_weight)
         if isinstance(basis, StemBasis):
             return ImageNullspace(basis, model_or_weight)
         return Nullspace(basis, model_or_weight, flat=False, per_channel=per_channel)

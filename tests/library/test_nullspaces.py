@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nullspace_cli import (
     ImageNullspace,
     Model,
+    NearNullspace,
     Nullspace,
     VitnullError,
     check_nullspace,
@@ -21,7 +22,7 @@ from nullspace_cli import (
     load_model,
     wrap,
 )
-from nullspace_cli.engine.nullspace.stem_basis_file import read_stem_basis
+from nullspace_cli.engine.nullspace.stem_basis_file import read_near_basis, read_stem_basis
 from tests.conftest import Vitnull
 from tests.library.conftest import SMALL
 
@@ -381,6 +382,48 @@ def test_what_whole_images_do_not_have(
 ) -> None:
     with pytest.raises(VitnullError, match=words):
         ask(whole, pit)
+
+
+# Hardly read
+
+
+def test_what_is_hardly_read_of_whole_images(pit: Model) -> None:
+    found = find_nullspace(pit, rtol=0.7)
+    assert isinstance(found, NearNullspace)
+    eye = torch.eye(3072, dtype=torch.float64).reshape(-1, 3, 32, 32)
+    sigma = torch.linalg.svdvals(seen_of(pit, eye).flatten(1))
+    assert (found.nullity, found.rank) == (3072 - int((sigma > 0.7 * sigma[0]).sum()), 3072 - found.nullity)
+    assert 2496 < found.nullity < 3072
+    assert found.output_bound == pytest.approx(0.7 * float(sigma[0]), rel=1e-3)
+    assert found.to_dict()["nullity"] == found.nullity
+    images = torch.rand(2, 3, 32, 32, generator=seeded(), dtype=torch.float64)
+    left = found.filter(torch.cat([images, images[:1] * 0]))
+    for noise in (*left[:2], found.sample(rms=0.1, generator=seeded(1))):
+        assert 1e-3 * found.output_bound < seen_of(pit, noise[None]).norm() / noise.norm() <= found.output_bound
+    assert not left[2].any()
+    # What no output reads is left as it is.
+    null = find_nullspace(pit).sample(generator=seeded(2))
+    torch.testing.assert_close(found.filter(null), null, atol=1e-9, rtol=0)
+    check = check_nullspace(pit, found)
+    assert check.passed is False
+    assert check.null_change < check.random_change
+    assert repr(found).startswith("<NearNullspace rtol 0.7, output_bound ")
+
+
+def test_a_file_of_what_is_hardly_read(pit: Model, tmp_path: Path) -> None:
+    found = find_nullspace(pit, rtol=0.7)
+    basis, _ = read_near_basis(found.save(tmp_path / "n.safetensors"), pit)
+    assert basis.rtol == 0.7
+    assert torch.equal(basis.draw(4), found.sample(generator=seeded(4)))
+
+
+@pytest.mark.parametrize("name", ["basis", "row_space", "singular_values"])
+def test_what_a_filter_does_not_have(name: str, pit: Model) -> None:
+    found = find_nullspace(pit, rtol=0.7)
+    with pytest.raises(VitnullError, match=f"no {name} of what is hardly read of whole images. Use `filter`"):
+        getattr(found, name)
+    with pytest.raises(VitnullError, match="no projection of what is hardly read"):
+        found.project(torch.zeros(3, 32, 32))
 
 
 def wrapped() -> Model:

@@ -8,26 +8,25 @@ from nullspace_cli.commands.rendering.values import model_line
 
 PROOFS = {
     "staircase": "blocks of the matrix have as much rank as counting allows; least singular value",
-    "inertia": "eigenvalues of A A^T counted by factorisation; singular values are zero up to a share of",
+    "inertia": "eigenvalues counted by factorisation; singular values are zero up to a share of",
 }
 
 
 def render(console: Console, document: Mapping[str, Any]) -> None:
-    check, of_patches, near = document["check"], document["kind"] == "patch", document["rank"] is None
+    check, of_patches = document["check"], document["kind"] == "patch"
     what, whole = ("patch", "a patch") if of_patches else ("image", "the image")
     height, width = document[f"{what}_size"]
     inputs, outputs = document["inputs"], document["outputs"]
-    if near:
-        detail = [("near nullspace", _bound(document))]
-    else:
-        detail = [("rank", document["rank"])]
+    detail = []
+    if document["rank"] is not None:
+        detail.append(("rank", document["rank"]))
         detail.append(("nullity", f"{document['nullity']} ({document['nullity_share']:.1%} of {whole})"))
     if of_patches:
         detail.append(("per channel", ", ".join(map(str, document["nullity_per_channel"]))))
-        if document["output_bound"]:
-            detail.append(("near nullspace", _bound(document)))
+    if document.get("output_bound"):
+        detail.append(("near nullspace", _bound(document)))
     detail += _spectrum(document)
-    if not of_patches and not near:
+    if not of_patches and document["rank"] is not None:
         proof, estimate = document["nullity_proof"], document.get("nullity_estimate")
         detail.append(("proof", f"{PROOFS[proof['method']]} ({proof['threshold']:.2g})"))
         if estimate:

@@ -67,7 +67,7 @@ MEANINGS: dict[str, str] = {
     "patch_dim": "numbers of a patch: channels x height x width",
     "embed_dim": "numbers that a patch becomes",
     "rank": "dimension of what the first layer reads",
-    "nullity": "dimension of what it does not: of the nullspace",
+    "nullity": "dimension of what it does not: of the nullspace, exact or near; null where it was not counted",
     "nullity_share": "nullity over the dimension of all",
     "nullity_proof": "what proves the nullity",
     "nullity_per_channel": "nullity of each channel alone",

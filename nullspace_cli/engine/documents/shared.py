@@ -67,8 +67,8 @@ class NullityProof(Document):
     """What proves a nullity.
 
     Of a patch, the singular values of its matrix (svd). Of a whole image, blocks of the matrix that bound its rank from
-    below by what counting allows at most (staircase), or a factorisation by which the eigenvalues of A A^T below a
-    bound were counted (inertia).
+    below by what counting allows at most (staircase), or a factorisation by which the eigenvalues of A A^T or A^T A
+    above a bound were counted (inertia).
     """
 
     method: Literal["svd", "staircase", "inertia"]

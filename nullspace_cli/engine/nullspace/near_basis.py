@@ -1,10 +1,11 @@
 """The near nullspace of first layers that read whole images: what they hardly read, where they may read everything.
 
 There is no basis of it, nor a projection: what takes its place is a filter of the map itself (`solvers.near_null`), and
-each image that comes of it carries the proof of how little is read of it.
+each image that comes of it carries the proof of how little is read of it. Its dimensions are counted.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from nullspace_cli.engine.models.stem import Stem
 from nullspace_cli.engine.nullspace.basis import PatchBasis
 from nullspace_cli.engine.nullspace.image_noise import ImageNoise
 from nullspace_cli.engine.nullspace.independent_kernels import reads_nothing
+from nullspace_cli.engine.nullspace.nullity import Nullity
 from nullspace_cli.engine.nullspace.patch_embedding import Space
 from nullspace_cli.engine.nullspace.stem_basis import (
     StemBasis,
@@ -27,12 +29,16 @@ from nullspace_cli.engine.nullspace.stem_basis import (
 )
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import ImageMap
-from nullspace_cli.engine.solvers.near_null import NearNull, near_null
+from nullspace_cli.engine.solvers.near_null import near_null
+from nullspace_cli.engine.solvers.row_inertia import singular_values_above
 
 LEAST = 1e-3
 """Of whole images, what a smaller `rtol` leaves is called zero; as a filter it would take thousands of steps."""
 INSIDE = 1 - 1e-3
 """The filter cuts a little below `rtol`, so that with what leaks through it no more than `rtol` is read."""
+
+WORK = 5e12
+"""Multiplications, some minutes of one core, beyond which dimensions are not counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,36 +60,64 @@ class NearBasis(ImageNoise):
     space: Space
     std: tuple[float, ...]
     sigma_max: float
-    _drawn: dict[int, NearNull] = field(default_factory=dict, repr=False)
+    _drawn: dict[int, Float[Tensor, "c h w"]] = field(default_factory=dict, repr=False)
 
     @property
     def norm(self) -> float:
         return self.sigma_max
 
-    @full_precision
+    @property
+    def output_bound(self) -> float:
+        """||A v|| / ||v||, at most, of all noise v that is drawn."""
+        return self.rtol * self.sigma_max
+
     def draw(self, seed: int) -> Float[Tensor, "c h w"]:
         """Gaussian noise in `space`, filtered; once drawn for a seed, it is at hand.
 
         Raises:
-            ArtifactError: so little of it is left that the bound does not hold.
+            ArtifactError: as `filter`.
         """
         if seed not in self._drawn:
-            white = torch.randn(
-                1, *self.image_map.input_size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-            )
-            self._drawn[seed] = near_null(self.image_map, white, INSIDE * self.rtol, self.sigma_max)
-        found = self._drawn[seed]
-        if not float(found.bound) <= self.rtol:
+            self._drawn[seed] = self.sample(torch.Generator().manual_seed(seed))
+        return self._drawn[seed]
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "c h w"]:
+        """Gaussian noise in `space`, filtered.
+
+        Raises:
+            ArtifactError: as `filter`.
+        """
+        return self.filter(torch.randn(1, *self.image_map.input_size, generator=generator, dtype=torch.float64))[0]
+
+    @full_precision
+    def filter(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """What is left of differences of images, in `space`, without all that is read by more; float64.
+
+        Raises:
+            ArtifactError: so little of one is left that the bound does not hold.
+        """
+        found = near_null(self.image_map, images, INSIDE * self.rtol, self.sigma_max)
+        holds = (found.bound <= self.rtol) | ~images.flatten(1).any(1)
+        if not bool(holds.all()):
             raise ArtifactError(
-                f"Hardly any noise is left that the first layers read by at most {self.rtol:g} of the largest: it is "
-                f"proven of {float(found.bound):.2g} alone.",
+                f"Hardly anything is left that the first layers read by at most {self.rtol:g} of the largest: it is "
+                f"proven of {float(found.bound[~holds].max()):.2g} alone.",
                 hint="Raise `rtol`.",
             )
-        noise: Tensor = found.images[0]
-        return noise
+        return found.images
+
+    @cached_property
+    @full_precision
+    def counted(self) -> Nullity | None:
+        """How many dimensions it has: the singular values up to `rtol` times the largest; None beyond `WORK`."""
+        values = singular_values_above(self.image_map)
+        if values.work > WORK:
+            return None
+        rank = values.count((self.rtol * self.sigma_max) ** 2)
+        return Nullity(self.image_map.inputs, self.image_map.outputs, rank, "inertia", self.rtol)
 
     def describe(self) -> dict[str, Any]:
-        """The keys of the JSON document that describe the near nullspace; its dimensions are not counted."""
+        """The keys of the JSON document that describe the near nullspace; its dimensions are counted elsewhere."""
         return {
             **self.describe_reading(),
             "inputs": self.image_map.inputs,
@@ -93,7 +127,7 @@ class NearBasis(ImageNoise):
             "rtol": self.rtol,
             "sigma_max": self.sigma_max,
             "sigma_min": None,
-            "output_bound": self.rtol * self.sigma_max,
+            "output_bound": self.output_bound,
             "space": self.space,
         }
 

@@ -11,7 +11,8 @@ from nullspace_cli.engine.nullspace.independent_kernels import independent_kerne
 from nullspace_cli.engine.runtime.precision import full_precision
 from nullspace_cli.engine.solvers.image_map import ImageMap
 from nullspace_cli.engine.solvers.null_projection import NullProjection
-from nullspace_cli.engine.solvers.row_inertia import count_below
+from nullspace_cli.engine.solvers.polyphase import norm_bound
+from nullspace_cli.engine.solvers.row_inertia import LEAST, singular_values_above
 from nullspace_cli.engine.solvers.staircase import RankBounds, rank_bounds
 
 Proof = Literal["staircase", "inertia"]
@@ -23,7 +24,7 @@ class Nullity:
 
     Attributes:
         proof: "staircase" where blocks of the matrix bound the rank from below by what counting allows at most;
-            "inertia" where the eigenvalues of A A^T below a bound were counted by a factorisation.
+            "inertia" where the eigenvalues of A A^T or A^T A above a bound were counted by a factorisation.
         threshold: of "inertia", the share of the largest singular value up to which one counts as zero; of "staircase"
             the least singular value of the blocks: none of them was near to what rounding makes of zero.
     """
@@ -74,8 +75,9 @@ def nullity_of(image_map: ImageMap, reduced: ImageMap, bounds: RankBounds, rtol:
     """As `find_nullity`, of the map's `independent_kernels` and the bounds on the rank that these leave."""
     if bounds.lower == bounds.upper:
         return Nullity(image_map.inputs, image_map.outputs, bounds.lower, "staircase", bounds.least)
-    below = count_below(reduced, rtol)
-    return Nullity(image_map.inputs, image_map.outputs, reduced.outputs - below.number, "inertia", below.threshold)
+    threshold = max(rtol, LEAST)
+    rank = singular_values_above(reduced).count((threshold * norm_bound(reduced)) ** 2)
+    return Nullity(image_map.inputs, image_map.outputs, rank, "inertia", threshold)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from nullspace_cli.engine.errors import ArtifactError, ModelError, NoNullspaceError
 from nullspace_cli.engine.models.model import Model
 from nullspace_cli.engine.noise.noise import exact_noise
+from nullspace_cli.engine.nullspace import near_basis
 from nullspace_cli.engine.nullspace.check import check_basis
 from nullspace_cli.engine.nullspace.near_basis import NearBasis, find_basis_within
 from nullspace_cli.engine.nullspace.patch_embedding import Space
@@ -42,12 +43,19 @@ def test_noise_is_read_as_little_as_promised(pit: Model, space: Space) -> None:
     assert found.residual(noise) == pytest.approx(read / sigma[0], rel=1e-3)
     # Nothing is left along what is read by more.
     assert np.abs(rows[sigma > 1.001 * RTOL * sigma[0]] @ v).max() < 1e-4 * np.linalg.norm(v)
+    assert found.counted is not None
+    assert found.counted.rank == (sigma > RTOL * sigma[0]).sum() < found.image_map.outputs
     bound = sigma[0] * (1 if space == "pixel" else pit.transform.std[0])
     assert found.describe()["output_bound"] == pytest.approx(RTOL * bound, rel=1e-3)
     check = check_basis(pit, found)
     assert 0 < check.null_change < check.random_change
     with pytest.raises(ArtifactError, match=r"images of 32 x 32; asked for noise of 32 x 40"):
         found.pixel_noise((32, 40), 0.3, seed=1)
+
+
+def test_a_count_that_would_take_too_long(pit: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_basis, "WORK", 1e6)
+    assert near(pit).counted is None
 
 
 def test_the_file_is_enough(pit: Model, tmp_path: Path) -> None:

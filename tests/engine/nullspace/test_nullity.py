@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from nullspace_cli.engine.nullspace.independent_kernels import independent_kernels
 from nullspace_cli.engine.nullspace.nullity import estimate_nullity, find_nullity
 from nullspace_cli.engine.solvers.image_map import Branch, ImageMap, Resize
 from nullspace_cli.engine.solvers.null_projection import NullProjection
-from nullspace_cli.engine.solvers.row_inertia import count_below
+from nullspace_cli.engine.solvers.row_inertia import output_rows, pixel_rows
 from nullspace_cli.engine.solvers.staircase import rank_bounds
 from tests.stems import MAPS, RTOL, DrawnMap, matrix_of
 
@@ -29,10 +30,27 @@ def test_it_is_the_dense_one(drawn: DrawnMap) -> None:
     reduced = independent_kernels(image_map, RTOL)
     bounds = rank_bounds(reduced)
     assert bounds.lower <= rank <= bounds.upper
-    assert reduced.outputs - count_below(reduced, RTOL).number == rank
     found = find_nullity(image_map, RTOL)
     assert found.nullity == image_map.inputs - rank
     assert found.proof == ("staircase" if bounds.lower == bounds.upper else "inertia")
+
+
+@given(MAPS, st.floats(1e-4, 0.95))
+@settings(max_examples=25, deadline=None)
+def test_singular_values_above_any_bound(drawn: DrawnMap, share: float) -> None:
+    image_map = drawn.built()
+    sigma = np.linalg.svd(matrix_of(image_map), compute_uv=False)
+    bound = share * sigma[0]
+    assume(sigma[0] > 0 and not (np.abs(sigma - bound) < 1e-6 * bound).any())
+    for rows in (output_rows(image_map), pixel_rows(image_map)):
+        assert rows.count(bound**2) == (sigma > bound).sum()
+
+
+def test_rounding_does_not_grow_from_row_to_row() -> None:
+    image_map = ImageMap((Branch(normal(8, 3, 3, 3), (2, 2), (1, 1, 1, 1)),), (3, 120, 6))
+    sigma = np.linalg.svd(matrix_of(image_map), compute_uv=False)
+    for share in (0.1, 0.2, 0.4):
+        assert pixel_rows(image_map).count((share * sigma[0]) ** 2) == (sigma > share * sigma[0]).sum()
 
 
 def normal(*shape: int) -> torch.Tensor:
