@@ -1,12 +1,13 @@
 """Print the census of docs/nullspaces.md: `python examples/first_layers.py FILE.jsonl [MODEL...]`.
 
-How each of timm's architectures reads the image, and how much room counting leaves: weights are not looked at, so that
-trained ones can only have more. FILE.jsonl takes one line an architecture; those that it has already are passed over,
-so that the walk can be interrupted, and a second process can start from the other end (`--backwards`).
+How each of timm's architectures reads the image, how much room counting leaves, and how much there is with random
+weights; trained ones can only have more. FILE.jsonl takes one line an architecture; those that it has already are
+passed over, so that the walk can be interrupted, and a second process can start from the other end (`--backwards`).
 
 Networks are built without weights, on PyTorch's meta device, and their passes stopped once nothing has touched the
-image for a long while. What is no plain convolution is built once for all alike, and tested: with random weights in
-the first layers, up to which the pass goes; the large tensors behind them are left as memory gives them.
+image for a long while. What has room, or is no plain convolution, is built: with random weights in the first layers, up
+to which the pass goes; the large tensors behind them are left as memory gives them. Of the latter one is built for all
+that are alike.
 """
 
 import argparse
@@ -24,12 +25,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nullspace_cli.engine.models.reading_tape import Recorder, Tape
-from nullspace_cli.engine.models.stem import stem_of
+from nullspace_cli.engine.models.stem import Stem, stem_of
+from nullspace_cli.engine.nullspace.decomposition import count_rank
+from nullspace_cli.engine.nullspace.nullity import find_nullity
 
 ENOUGH = 400
 """Operations without the image, after which no network reads it any more."""
 LARGE = 1 << 22
 """Numbers in tensors that are not worth filling: kernels that read an image have fewer."""
+
+MANY = 110_000
+"""Outputs of several grids of an image, beyond which their rank takes too long to count for a census."""
 
 
 class ReadError(Exception):
@@ -89,10 +95,28 @@ def row_of(name: str) -> dict[str, Any]:
     windows = outputs.shape[1:] == (tape.input_size[1] // kh, tape.input_size[2] // kw)
     kind = "patch" if (kh, kw) == stride and windows and n == image.shape[1] else "affine"
     place = [n * stride[0] * stride[1], d]
-    return {
+    row = {
         **{"name": name, "size": tape.input_size, "kind": kind, "reason": ""},
         **{"inputs": image.numel(), "outputs": outputs.numel(), "place": place},
     }
+    return {**row, "nullity": nullity_of(built(name, longest)) if has_room(row) else 0}
+
+
+def built(name: str, longest: int) -> Stem:
+    """The first layers, with random weights."""
+    with Unfilled():
+        module = timm.create_model(name)
+    return stem_of(tape_of(module, longest)[0], name)
+
+
+def nullity_of(stem: Stem) -> int | None:
+    """What the tool itself finds, of a patch or of the image; None of what is not affine, or would take hours here."""
+    if stem.weight is not None:
+        matrix = stem.weight.flatten(1)
+        return matrix.shape[1] - count_rank(torch.linalg.svdvals(matrix), stem.stored_eps)
+    if stem.image_map is None or (len(stem.image_map.branches) > 1 and stem.image_map.outputs > MANY):
+        return None
+    return find_nullity(stem.image_map, stem.stored_eps).nullity
 
 
 SEEN: dict[str, dict[str, Any]] = {}
@@ -101,9 +125,7 @@ SEEN: dict[str, dict[str, Any]] = {}
 def tested(alike: str, name: str, tape: Tape, longest: int) -> dict[str, Any]:
     """What the tool itself finds, with random weights."""
     if alike not in SEEN:
-        with Unfilled():
-            module = timm.create_model(name)
-        stem = stem_of(tape_of(module, longest)[0], name)
+        stem = built(name, longest)
         about: dict[str, Any] = dict.fromkeys(("inputs", "outputs", "place"))
         about |= {"kind": stem.kind, "reason": stem.reason}
         if stem.image_map:
@@ -113,7 +135,7 @@ def tested(alike: str, name: str, tape: Tape, longest: int) -> dict[str, Any]:
             elif len(stem.image_map.branches) == 1 and not stem.image_map.branches[0].resize:
                 branch = stem.image_map.branches[0]
                 about["place"] = [branch.kernel.shape[1] * branch.stride[0] * branch.stride[1], len(branch.kernel)]
-        SEEN[alike] = about
+        SEEN[alike] = about | {"nullity": nullity_of(stem) if has_room(about) else 0}
     return SEEN[alike]
 
 
@@ -124,30 +146,36 @@ def has_room(row: dict[str, Any]) -> bool:
 
 
 def summary(rows: list[dict[str, Any]]) -> None:
-    """Counts by kind, and the architectures that have room; those of equal numbers in one line."""
-    room = [row for row in rows if has_room(row)]
-    counts = Counter((row["kind"], row in room) for row in rows)
-    print("| first layers | architectures | with room |")
+    """Counts by kind, and what has room: families of equal numbers in one line."""
+    counts = Counter((row["kind"], has_room(row)) for row in rows)
+    print("| first layers | architectures | with room by counting |")
     print("| --- | --- | --- |")
     for kind in ("patch", "affine", "not_affine"):
         print(f"| {kind} | {counts[kind, True] + counts[kind, False]} | {counts[kind, True]} |")
-    for kind in ("patch", "affine"):
-        groups: dict[tuple[Any, ...], list[str]] = {}
-        for row in room:
-            if row["kind"] == kind:
-                numbers = tuple(row["place"]) if row["place"] else (row["inputs"], row["outputs"])
-                groups.setdefault(numbers, []).append(row["name"])
-        print(f"\n| {kind} | numbers → outputs | free |")
-        print("| --- | --- | --- |")
-        for (inputs, outputs), names in sorted(groups.items(), key=lambda item: item[0][1] / item[0][0]):
-            print(f"| {', '.join(sorted(names))} | {inputs} → {outputs} | {1 - outputs / inputs:.0%} |")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in filter(has_room, rows):
+        groups.setdefault((row["kind"], *(row["place"] or (row["inputs"], row["outputs"]))), []).append(row)
+    print("\n| kind | numbers → outputs | free | nullity found | families |")
+    print("| --- | --- | --- | --- | --- |")
+    for (kind, inputs, outputs), alike in sorted(groups.items(), key=lambda item: (item[0][0] != "patch", ratio(item))):
+        found = " or ".join(map(str, sorted({row["nullity"] for row in alike if row["nullity"]}))) or "-"
+        families = Counter(row["name"].partition("_")[0] for row in sorted(alike, key=lambda row: str(row["name"])))
+        named = ", ".join(f"{family} {number}" if number > 1 else family for family, number in families.items())
+        print(f"| {kind} | {inputs} → {outputs} | {1 - outputs / inputs:.0%} | {found} | {named} |")
     for row in rows:
         if row["kind"] == "not_affine":
             print(f"\n{row['name']}: {row['reason']}")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def ratio(group: tuple[tuple[Any, ...], Any]) -> float:
+    (_, inputs, outputs), _ = group
+    return float(outputs / inputs)
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows by architecture: two processes may have come by the same one."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return {row["name"]: row for row in rows}
 
 
 def main() -> None:
@@ -159,10 +187,10 @@ def main() -> None:
     options = parser.parse_args()
     path, wanted = options.file, options.models or timm.list_models()
     for name in reversed(wanted) if options.backwards else wanted:
-        if all(row["name"] != name for row in read(path)):
+        if name not in read(path):
             with path.open("a") as file:
                 file.write(json.dumps(row_of(name)) + "\n")
-    summary([row for row in read(path) if row["name"] in set(wanted)])
+    summary([row for name, row in read(path).items() if name in set(wanted)])
 
 
 if __name__ == "__main__":
