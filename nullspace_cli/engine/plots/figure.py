@@ -83,10 +83,12 @@ def _show_texts(figure: Figure) -> None:
 
 
 def plain_ticks(axis: Axis, values: Iterable[float]) -> None:
-    """Ticks as people write numbers, on a logarithmic axis that may lie within one power of ten."""
+    """Ticks as people write numbers, on a logarithmic axis that may lie within one power of ten or over many."""
     shown = [value for value in values if value > 0]
-    narrow = bool(shown) and max(shown) < 30 * min(shown)
-    axis.set_major_locator(MaxNLocator(5, min_n_ticks=3) if narrow else LogLocator(subs=(1, 3)))
+    ratio = max(shown) / min(shown) if shown else 1.0
+    narrow = bool(shown) and ratio < 30
+    subs = (1, 3) if ratio < 1e4 else (1,)  # where powers of ten are left out, nothing between them is found at all
+    axis.set_major_locator(MaxNLocator(5, min_n_ticks=3) if narrow else LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axis.set_minor_formatter(NullFormatter())
 

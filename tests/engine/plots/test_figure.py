@@ -60,7 +60,7 @@ def test_names_make_no_difference_to_what_is_drawn_of_them(tmp_path: Path) -> No
     assert len(pictures) == 3
 
 
-@pytest.mark.parametrize("values", [(2.7, 8.7), (0.14, 0.22), (1e-4, 3.0), (5.0, 5.1)])
+@pytest.mark.parametrize("values", [(2.7, 8.7), (0.14, 0.22), (1e-4, 3.0), (1e-10, 1e5), (5.0, 5.1)])
 def test_a_logarithmic_axis_has_numbers_wherever_it_lies(tmp_path: Path, values: tuple[float, float]) -> None:
     figure = Figure()
     axes = figure.subplots()
