@@ -159,3 +159,45 @@ def test_maps_under_null_noise(vitnull: Vitnull, pair: list[str]) -> None:
     assert maps["null"]["spearman"] > 0.999
     assert maps["random"]["spearman"] < 0.99
     assert maps["row_space"]["spearman"] < maps["random"]["spearman"] + 0.1
+
+
+def read_by(module: torch.nn.Module, layers: tuple[str, ...], image: Tensor) -> Tensor:
+    """What layers of a plain network, run as a whole in float64, make of an image."""
+    found: list[Tensor] = []
+    hooks = [
+        module.get_submodule(name).register_forward_hook(lambda *call: found.append(call[2].flatten()))
+        for name in layers
+    ]
+    with torch.no_grad():
+        module.double()(image[None])
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "layers"),
+    [
+        ("pit_ti_224", 64, ("patch_embed.conv",)),
+        ("crossvit_tiny_240", 120, ("patch_embed.0.proj", "patch_embed.1.proj")),
+    ],
+)
+def test_timm_itself_reads_the_solution_as_its_source(
+    vitnull: Vitnull, photo: Path, logo: Path, name: str, size: int, layers: tuple[str, ...]
+) -> None:
+    """Of branches, too, one of which reads the image resized: the network's first layers within its own pass."""
+    given = (name, "--no-pretrained", "--model-kwargs", f"img_size={size}")
+    options = ("--size", "model", "--model", *given, "--float", "exact.safetensors", "--no-verify", "--json")
+    (record,) = vitnull("watermark", photo, logo, *options).document["images"]
+    assert record["solver"]["status"] == "solved"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = timm.create_model(name, img_size=size).eval()
+    plain = Reference(given, module, resolve_data_config({"input_size": (3, size, size)}, model=module))
+    tensors = load_file("exact.safetensors")
+    top, left = (round((n - size) / 2) for n in tensors["image"].shape[1:])
+    image, source = (tensors[part][:, top : top + size, left : left + size].double() for part in ("image", "source"))
+    reads = [read_by(module, layers, normalised(plain, part)) for part in (source, image)]
+    assert len(reads[0]) >= 8 * (size // 16) ** 2
+    assert moved(*reads) < 1e-7  # timm's bicubic kernel is in float32
+    assert (image - source).abs().max() > 0.1
