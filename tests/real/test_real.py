@@ -47,6 +47,8 @@ def test_near_nullspace_of_a_real_cnn(real: Path, run: Any) -> None:
     checkpoint = str(real / "tf_efficientnet_lite0.safetensors")
     given = ("basis", "tf_efficientnet_lite0", "--checkpoint", checkpoint, "--json", "--no-preview")
     document = json.loads(run(*given, "--rtol", "0.1").stdout)
+    assert document["nullity"] == 37589  # of the closed torus, 24.88%
+    assert document["nullity_share"] == pytest.approx(document["spectrum"][0]["share_below"]["0.1"], rel=0.01)
     assert document["check"]["residual"] <= 0.1
     assert document["check"]["null_change"] < document["check"]["random_change"]
     assert run(*given, "--rtol", "0.02", "--force").exit_code == 5

@@ -89,7 +89,8 @@ def project_image_box(
         x: images in the box; each makes its problem feasible.
         t: targets; they may lie outside the box.
         tolerance: largest distance from {z : A z = A x} that counts as solved.
-        max_iterations: Newton steps. Where much of x lies on its bounds it takes 15 to 40, else 7 to 20.
+        max_iterations: Newton steps. Where much of x lies on its bounds it takes 15 to 50, else 7 to 20; just off them
+            60 may not do: hardly a direction stays in the box, and the free entries are found by and by.
         max_inner: conjugate gradient steps within each.
 
     Returns:
