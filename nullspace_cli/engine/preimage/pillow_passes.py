@@ -4,6 +4,8 @@ Pillow resizes first the rows and then the columns (or, for tall images since Pi
 transposed), and rounds and clips to 8 bits after each.
 """
 
+import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +18,8 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 Levels = UInt8[NDArray[np.uint8], "H c W"]
 View = UInt8[NDArray[np.uint8], "h c w"]
 Plane = Float[NDArray[np.float32], "_ _ _"]
+Window = tuple[slice, slice]
+"""Rows and columns."""
 Real = TypeVar("Real", bound=np.floating)
 
 
@@ -27,6 +31,7 @@ class Passes:
     Attributes:
         transposed: whether PIL resizes the columns first. Pictures and views are then given transposed: what is called
             rows here are the image's columns.
+        window: the rows and columns of the whole picture that pictures given here are; of a `part` not all.
     """
 
     def __init__(self, view: ResizeOperator) -> None:
@@ -40,6 +45,17 @@ class Passes:
         self.rows: Float[NDArray[np.float64], "h H"] = matrices[order[0]][rows_seen]
         self.cols: Float[NDArray[np.float64], "w W"] = matrices[order[1]][cols_seen]
         self.row_windows, self.col_windows = _windows(self.rows), _windows(self.cols)
+        self._size = self.rows.shape[1], self.cols.shape[1]
+        self.window: Window = (slice(0, self._size[0]), slice(0, self._size[1]))
+
+    def part(self, rows: slice, cols: slice) -> "Passes":
+        """Of some of the view's values alone, and the window of pixels that these read."""
+        part = copy.copy(self)
+        part.window = _hull(self.row_windows[rows]), _hull(self.col_windows[cols])
+        part.rows, part.cols = self.rows[rows, part.window[0]], self.cols[cols, part.window[1]]
+        part.row_windows, part.col_windows = _windows(part.rows), _windows(part.cols)
+        part._rows_kept, part._cols_kept = _within(self._rows_kept, rows), _within(self._cols_kept, cols)
+        return part
 
     def _columns_first(self, geometry: Geometry) -> bool:
         """Ask PIL itself: the order changes how values are rounded, and with it the result."""
@@ -54,11 +70,13 @@ class Passes:
 
     def first(self, pixels: Levels) -> UInt8[NDArray[np.uint8], "H c w"]:
         """The rows' pass."""
-        return self._resample(pixels, self._width, len(pixels))[..., self._cols_kept]
+        whole = _framed(pixels, 2, self.window[1], self._size[1])
+        return self._resample(whole, self._width, len(pixels))[..., self._cols_kept]
 
     def second(self, J: UInt8[NDArray[np.uint8], "H c w"]) -> View:
         """The columns' pass of what the rows' pass left."""
-        return self._resample(J, J.shape[2], self._height)[self._rows_kept]
+        whole = _framed(J, 0, self.window[0], self._size[0])
+        return self._resample(whole, J.shape[2], self._height)[self._rows_kept]
 
     def __call__(self, pixels: Levels) -> View:
         return self.second(self.first(pixels))
@@ -74,6 +92,27 @@ def _windows(matrix: Float[NDArray[np.float64], "k K"]) -> list[slice]:
     used = matrix != 0
     first, last = used.argmax(1), used.shape[1] - used[:, ::-1].argmax(1)
     return [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+
+
+def _hull(windows: Sequence[slice]) -> slice:
+    """What they and all between them take."""
+    return slice(min(window.start for window in windows), max(window.stop for window in windows))
+
+
+def _within(outer: slice, inner: slice) -> slice:
+    """The slice that `inner` is of what `outer` leaves."""
+    return slice(outer.start + inner.start, outer.start + inner.stop)
+
+
+def _framed(part: NDArray[np.uint8], axis: int, place: slice, size: int) -> NDArray[np.uint8]:
+    """A part of an axis at its place on the whole, where nothing else is read: so that PIL weighs it as there."""
+    if part.shape[axis] == size:
+        return part
+    shape = list(part.shape)
+    shape[axis] = size
+    whole = np.zeros(shape, np.uint8)
+    whole[(slice(None),) * axis + (place,)] = part
+    return whole
 
 
 def within_cell(error: Plane, level: NDArray[np.generic]) -> Plane:

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from nullspace_cli.engine.preimage.pillow_passes import Levels, View
+from nullspace_cli.engine.preimage.pillow_passes import Levels, View, Window
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
 
 
@@ -33,6 +33,31 @@ class PreimageProblem:
     def astray(self, pixels: Levels) -> Bool[NDArray[np.bool_], "h c w"]:
         """As of `strayed`; nothing where there is no other reader."""
         return np.zeros(self.wanted.shape, bool) if self.strayed is None else self.strayed(pixels)
+
+    def part(self, window: Window, values: Window) -> "PreimageProblem":
+        """The problem of a window of pixels, in which all lie that some values of the view read."""
+        (rows, columns), (down, across) = window, values
+
+        def cut(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+            return np.ascontiguousarray(levels[rows, :, columns])
+
+        def strayed(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+            return self.astray(framed(pixels, window, self.within_bounds))[down, :, across]
+
+        lower, upper = (bound if isinstance(bound, int) else cut(bound) for bound in (self.lower, self.upper))
+        return PreimageProblem(
+            cut(self.target),
+            self.wanted[down, :, across],
+            None if self.source is None else cut(self.source),
+            lower,
+            upper,
+            None if self.strayed is None else strayed,
+        )
+
+    @property
+    def within_bounds(self) -> Levels:
+        """The target within the bounds: what a picture is where nothing reads it."""
+        return self.target if isinstance(self.lower, int) else np.clip(self.target, self.lower, self.upper)
 
     @property
     def fixed(self) -> Bool[NDArray[np.bool_], "H c W"]:
@@ -63,7 +88,8 @@ class Preimage(NamedTuple):
         pixels: uint8 [H, c, W].
         wrong: which values of its view are not the wanted ones.
         target: the target that was aimed at in the end, blended to the source in places.
-        projection, solution: the exact projection that the picture was rounded from.
+        projection, solution: the exact projection that the picture was rounded from, of the pixels in `window`.
+        window: around it the picture is its target.
     """
 
     pixels: Levels
@@ -71,6 +97,40 @@ class Preimage(NamedTuple):
     target: Levels
     projection: ResizeProblem
     solution: DualPoint
+    window: Window
+
+    def within(self, problem: PreimageProblem, values: Window) -> "Preimage":
+        """The same of the whole problem, of which it was found for some values alone."""
+        down, across = values
+        wrong = np.zeros(problem.wanted.shape, bool)
+        wrong[down, :, across] = self.wrong
+        pixels = framed(self.pixels, self.window, problem.within_bounds)
+        return self._replace(pixels=pixels, wrong=wrong, target=framed(self.target, self.window, problem.target))
+
+    def unrounded(self) -> Float[NDArray[np.float32], "H c W"]:
+        """The exact projection, in levels."""
+        return self._projected(np.dtype(np.float32))
+
+    def nearest(self) -> Levels:
+        """The exact projection, each value rounded for itself."""
+        return self._projected(np.dtype(np.uint8))
+
+    def _projected(self, kind: np.dtype[Any]) -> NDArray[Any]:
+        image = self.target.astype(kind)
+        rows, columns = self.window
+        for strip, _, z in self.projection.images(self.solution.y):
+            values = z.cpu().numpy() if kind.kind == "f" else z.round().cpu().numpy()
+            part = image[rows.start + strip.start : rows.start + strip.stop, :, columns]
+            part[:] = values.reshape(part.shape)
+        return image
+
+
+def framed(part: NDArray[np.uint8], window: Window, around: Levels) -> Levels:
+    """A picture with the window of another in it."""
+    rows, columns = window
+    whole = around.copy()
+    whole[rows, :, columns] = part
+    return whole
 
 
 def halved(source: Levels, target: Levels) -> Levels:

@@ -8,23 +8,24 @@ and the others make up for them; a last few wrong values are repaired by a local
 target is blended to the source, and at last the picture is.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation
 from torch import Tensor
 
 from nullspace_cli.engine.preimage.kept import Kept
-from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, within_cell
+from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, Window, within_cell
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Rounded, halved
 from nullspace_cli.engine.preimage.repair import Repair
 from nullspace_cli.engine.runtime.stages import stage
-from nullspace_cli.engine.solvers.error_feedback import feedback_taps, round_along
+from nullspace_cli.engine.solvers.error_feedback import Tap, feedback_taps, round_along
 from nullspace_cli.engine.solvers.resize_projection import (
     Constraint,
     ResizeProblem,
@@ -54,23 +55,55 @@ class PreimageSolver:
     """
 
     def __init__(
-        self, view: ResizeOperator, channels: int = 3, device: torch.device | str = "cpu", damping: float = 0.05
+        self,
+        view: ResizeOperator | Passes,
+        channels: int = 3,
+        device: torch.device | str = "cpu",
+        damping: float = 0.05,
     ) -> None:
-        self.passes = passes = Passes(view)
+        self.passes = passes = view if isinstance(view, Passes) else Passes(view)
         self.repair = Repair(passes)
         self.resize = SeparableResize(passes.rows, passes.cols, channels, device)
         self._touching = SeparableResize(passes.rows != 0, passes.cols != 0, channels, device)
-        self._row_taps, self._col_taps = feedback_taps(passes.rows, damping), feedback_taps(passes.cols, damping)
-        gram = passes.cols @ passes.cols.T
-        self._spread = torch.as_tensor(np.linalg.pinv(gram) @ passes.cols, dtype=torch.float32, device=device)
-        self._blocks = list(self.resize.cut(BLOCK_ROWS * 3 // channels))
+        self._damping = damping
+        self._parts: Kept[PreimageSolver] = Kept()
+
+    @cached_property
+    def _taps(self) -> tuple[list[Tap], list[Tap]]:
+        """Of the rows and of the columns."""
+        return feedback_taps(self.passes.rows, self._damping), feedback_taps(self.passes.cols, self._damping)
+
+    @cached_property
+    def _spread(self) -> tuple[Tensor, Float[NDArray[np.float32], "w w"]]:
+        """R^+ [w, W], which moves a row as little as can be so that its pass moves as is wanted; and R^+ R^T."""
+        spread = np.linalg.pinv(self.passes.cols @ self.passes.cols.T) @ self.passes.cols
+        moved: NDArray[np.float32] = (spread @ self.passes.cols.T).astype(np.float32)
+        return self._tensor(spread), moved
 
     def __call__(self, problem: PreimageProblem, *, rounds: int = 3) -> Preimage:
         """Look for the picture: project, round, compare with PIL's own resize, blend, and again.
 
+        Only what can matter is looked at: the values of the view that read a pixel which may change, and their pixels.
+
         Args:
             rounds: how often the whole picture is tried, before what is left is given back to the source.
         """
+        windows = (self.passes.row_windows, self.passes.col_windows)
+        rows, cols = (_readers(axis, place) for axis, place in zip(windows, self._free(problem), strict=True))
+        part = self._part(rows, cols)
+        found = part._find(problem.part(part.passes.window, (rows, cols)), rounds)
+        return found if part is self else found.within(problem, (rows, cols))
+
+    def _part(self, rows: slice, cols: slice) -> "PreimageSolver":
+        """The solver of some of the view's values and the pixels that they read; kept, as marks lie alike."""
+        passes = self.passes.part(rows, cols)
+        if passes.window == self.passes.window:
+            return self
+        key = (rows.start, rows.stop, cols.start, cols.stop)
+        return self._parts(key, lambda: PreimageSolver(passes, self.resize.channels, self.resize.device, self._damping))
+
+    def _find(self, problem: PreimageProblem, rounds: int) -> Preimage:
+        """As of the call, looking at all of the picture."""
         problem = self.confined(problem)
         target, y = problem.target, None
         J_real = self._first_real(self._strips_of(target if problem.source is None else problem.source))
@@ -89,7 +122,8 @@ class PreimageSolver:
             J_real = self._first_real((strip, z) for strip, _, z in projection.images(solution.y))
             stage(f"rounding, attempt {k + 1}")
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
-            found = Preimage(*self.repair(Rounded(pixels, wrong), problem), target, projection, solution)
+            repaired = self.repair(Rounded(pixels, wrong), problem)
+            found = Preimage(*repaired, target, projection, solution, self.passes.window)
             strayed = problem.astray(found.pixels)
             count = int((found.wrong | strayed).sum())
             if best is None or count < fewest:
@@ -178,17 +212,22 @@ class PreimageSolver:
         """The problem with pixels fixed at the source's further than a kernel from where the target differs."""
         if problem.source is None:
             return problem
+        rows, columns = self._free(problem)
+        lower, upper = problem.source.copy(), problem.source.copy()
+        for fixed, bound in ((lower, problem.lower), (upper, problem.upper)):
+            fixed[rows, :, columns] = bound if isinstance(bound, int) else bound[rows, :, columns]
+        return replace(problem, lower=lower, upper=upper)
+
+    def _free(self, problem: PreimageProblem) -> Window:
+        """The pixels no further than a kernel from where the target differs."""
+        if problem.source is None:
+            return slice(0, self.resize.height), slice(0, self.resize.width)
         differs = (problem.target != problem.source).any(1)
-        box = tuple(
+        rows, columns = (
             _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in windows))
             for axis, windows in enumerate((self.passes.row_windows, self.passes.col_windows))
         )
-        free = np.zeros(problem.target.shape, bool)
-        free[box[0], :, box[1]] = True
-        lower, upper = (
-            np.where(free, bound, problem.source).astype(np.uint8) for bound in (problem.lower, problem.upper)
-        )
-        return replace(problem, lower=lower, upper=upper)
+        return rows, columns
 
     def _masked(self, source: Levels, target: Levels, J_source: Plane) -> Levels:
         """The target without what lies under values that PIL clips between its passes in the source already."""
@@ -231,7 +270,7 @@ class PreimageSolver:
             before, J = (
                 J,
                 round_along(
-                    self._row_taps,
+                    self._taps[0],
                     J_aim.reshape(flat),
                     error.reshape(len(error), -1),
                     lower.reshape(flat),
@@ -262,18 +301,20 @@ class PreimageSolver:
         pixels: Levels,
     ) -> None:
         """Fill the changed rows' blocks of `pixels` with whole numbers near z whose rows' pass is J."""
-        blocks = [block for block in self._blocks if changed[block.start : block.stop].any()]
-        for block, _, z in projection.images(y, blocks):
-            part = slice(block.start, block.stop)
+        spread, moved_by = self._spread
+        places = np.flatnonzero(changed)
+        size = max(1, BLOCK_ROWS * 3 // J.shape[1])
+        for start in range(0, len(places), size):
+            part = places[start : start + size]
             step = within_cell(J_real[part] - J[part], J[part])
-            moved = z.view(len(z), J.shape[1], -1) - self._tensor(step) @ self._spread
-            error = within_cell(_array(self.resize.narrow(moved.flatten(1))) - J[part], J[part])
+            z = projection.rows(y, part).view(len(part), J.shape[1], -1) - self._tensor(step) @ spread
+            error = within_cell(J_real[part] - step @ moved_by - J[part], J[part])
             lower, upper = (
                 bound if isinstance(bound, int) else _along_columns(bound[part])
                 for bound in (problem.lower, problem.upper)
             )
-            q = round_along(self._col_taps, _along_columns(_array(moved)), _along_columns(error), lower, upper)
-            pixels[part] = q.T.reshape(pixels[part].shape)
+            q = round_along(self._taps[1], _along_columns(_array(z)), _along_columns(error), lower, upper)
+            pixels[part] = q.T.reshape(len(part), *pixels.shape[1:])
 
 
 class PreimageSolvers:
@@ -292,6 +333,12 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     """On the host."""
     array: NDArray[Any] = tensor.cpu().numpy()
     return array
+
+
+def _readers(windows: Sequence[slice], place: slice) -> slice:
+    """The values that read any of a range of entries; all of them where none does."""
+    reading = [k for k, window in enumerate(windows) if window.start < place.stop and window.stop > place.start]
+    return slice(reading[0], reading[-1] + 1) if reading else slice(0, len(windows))
 
 
 def _widened(places: NDArray[np.intp], reach: int) -> slice:

@@ -93,7 +93,7 @@ class SeparableResize:
         self.rows = torch.as_tensor(rows, dtype=torch.float32, device=device)
         self.cols = torch.as_tensor(cols, dtype=torch.float32, device=device)
         self.device = self.rows.device
-        self._reads = np.asarray(rows, np.float32) != 0
+        self.reads = np.asarray(rows, np.float32) != 0
         self.strips = list(self.cut(max(8, STRIP_BYTES // (4 * self.width * channels))))
 
     @cached_property
@@ -121,13 +121,13 @@ class SeparableResize:
         """The image's rows, `size` at a time."""
         for start in range(0, self.height, size):
             stop = min(self.height, start + size)
-            used = np.flatnonzero(self._reads[:, start:stop].any(1))
+            used = np.flatnonzero(self.reads[:, start:stop].any(1))
             first, last = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
             yield Strip(start, stop, first, last, self.rows[first:last, start:stop].contiguous())
 
-    def widen(self, view: Float[Tensor, "h c w"]) -> Float[Tensor, "h cW"]:
-        """v R_w: the adjoint of the horizontal pass, on a view."""
-        return (view.flatten(0, 1) @ self.cols).view(self.h, -1)
+    def widen(self, view: Float[Tensor, "k c w"]) -> Float[Tensor, "k cW"]:
+        """v R_w: the adjoint of the horizontal pass, on any rows of a view."""
+        return (view.flatten(0, 1) @ self.cols).view(len(view), -1)
 
     def narrow(self, wide: Float[Tensor, "k cW"]) -> Float[Tensor, "k c w"]:
         """u R_w^T: the horizontal pass, on any number of rows."""
@@ -188,6 +188,16 @@ class ResizeProblem:
                 for bound in (self.lower, self.upper)
             )
             yield strip, u, u.clamp(low, high)  # type: ignore[arg-type]
+
+    def rows(self, y: Tensor, places: NDArray[np.intp]) -> Float[Tensor, "n cW"]:
+        """Some rows of z(y)."""
+        resize, at = self.resize, torch.from_numpy(places).to(y.device)
+        used = np.flatnonzero(resize.reads[:, places].any(1))
+        reading = slice(used[0], used[-1] + 1) if len(used) else slice(0, 0)
+        shift = resize.rows[reading, at].T @ resize.widen(self.constraint.spread(y)[reading])
+        u = shift.add_(self.target[at].view(shift.shape))
+        low, high = (bound if isinstance(bound, int) else bound[at].view(u.shape) for bound in (self.lower, self.upper))
+        return u.clamp_(low, high)  # type: ignore[arg-type]
 
     def view(self, y: Tensor, free: Bool[Tensor, "H cW"]) -> Float[Tensor, "h c w"]:
         """R_h z(y) R_w^T; `free` is filled with whether an entry lies off its bounds."""

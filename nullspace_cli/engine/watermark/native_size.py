@@ -207,12 +207,14 @@ class _Task:
         found = self.preimages(self._with_other_reading(problem))
         pixels = found.pixels
         if self.maker.rounding == "nearest":
-            pixels = self.preimages.nearest(found.projection, found.solution.y)
+            pixels = found.nearest()
         solver = {
             **_figures(found.projection, found.solution),
             "gave_way": float((found.target != target).any(1).mean()),
         }
-        return self._result("resize", target, pixels, found.projection, found.solution, solver)
+        return self._watermarked(
+            "resize", target, pixels, solver, lambda: torch.from_numpy(found.unrounded()), self._drawing("resize")
+        )
 
     def _with_other_reading(self, problem: PreimageProblem) -> PreimageProblem:
         """The problem with an eye on the reading that the picture does not have, where that differs."""
@@ -439,7 +441,6 @@ class _Task:
         solution: DualPoint,
         solver: Mapping[str, Any],
     ) -> Watermarked:
-        @full_precision
         def exact() -> Tensor:
             image = torch.empty(target.shape, dtype=torch.float32)
             for strip, _, z in projection.images(solution.y):
@@ -460,6 +461,7 @@ class _Task:
         """The result; `exact` makes the levels before they were rounded."""
         transposed = self.preimages.passes.transposed
 
+        @full_precision
         def unrounded() -> Unrounded:
             image = exact()
             axes = (1, 2, 0) if transposed else (1, 0, 2)

@@ -122,7 +122,7 @@ def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     assert not found.wrong.any()
     assert share_made(found.pixels, source, target) > 0.5
-    deviation = found.pixels - preimages.nearest(found.projection, found.solution.y).astype(float)
+    deviation = found.pixels - found.nearest().astype(float)
     assert np.square(deviation).mean() ** 0.5 < 3  # levels, of what rounding and mending cost
 
 
