@@ -16,12 +16,12 @@ F(z) - R z, is taken afresh before each step.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.conjugate_gradients import conjugate_gradients
-from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
+from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem, weigh
 from nullspace_cli.engine.solvers.solution import Certificate, Status
 
 WHITE = 255.0
@@ -56,7 +56,7 @@ class _State(NamedTuple):
 
     seen: Float[Tensor, "m rank"]
     linear: Float[Tensor, "m rank"]
-    free: Bool[Tensor, "H cW"]
+    weights: UInt8[Tensor, "H cW"]
 
 
 def project_near_view(
@@ -91,7 +91,7 @@ def project_near_view(
         solved = float((gradient * penalty.sigma).norm()) <= tolerance
         if solved or iteration == max_iterations:
             break
-        step = _newton_step(problem, state.free, gradient, slack, inverse, max_inner)
+        step = _newton_step(problem, state.weights, gradient, slack, inverse, max_inner)
         y, state = _along(problem, y, step, state, wanted, slack)
     residual = state.seen - wanted
     return (
@@ -102,22 +102,22 @@ def project_near_view(
 
 def _state(problem: ResizeProblem, y: Tensor) -> _State:
     resize = problem.resize
-    free, first = [], []
+    weights, first = [], []
     for _, u, z in problem.images(y):
-        free.append(u == z)
+        weights.append(weigh(u, z, torch.empty_like(u, dtype=torch.uint8)))
         first.append(resize.narrow(z))
     narrow = torch.cat(first).flatten(1)
     shape = (resize.h, resize.channels, resize.w)
     linear = (resize.rows @ narrow).view(shape)
     seen = (resize.rows @ narrow.clamp(0, WHITE)).view(shape).clamp(0, WHITE)
-    return _State(problem.constraint.reduce(seen), problem.constraint.reduce(linear), torch.cat(free))
+    return _State(problem.constraint.reduce(seen), problem.constraint.reduce(linear), torch.cat(weights))
 
 
 def _newton_step(
-    problem: ResizeProblem, free: Tensor, gradient: Tensor, slack: Tensor, inverse: Tensor, max_inner: int
+    problem: ResizeProblem, weights: Tensor, gradient: Tensor, slack: Tensor, inverse: Tensor, max_inner: int
 ) -> Tensor:
     (step,), _ = conjugate_gradients(
-        lambda direction: (problem.curvature(direction[0], free) + slack * direction[0])[None],
+        lambda direction: (problem.curvature(direction[0], weights) + slack * direction[0])[None],
         -gradient[None],
         relative=0.1,
         preconditioner=lambda residual: residual @ inverse,

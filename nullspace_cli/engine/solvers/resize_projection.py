@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,8 +33,9 @@ NOTHING = 1e-10
 """Share of the largest entry of a preconditioner below which an entry is 0. Entries fall by a factor from one to the
 next off the diagonal; far from it they would be denormal numbers, with which a product takes twenty times as long."""
 
-DAMPING = 0.01
-"""Share of an entry on its bound in the Hessian: where all of a kernel's entries are, there would be no curvature."""
+FREE, BOUND = 100, 1
+"""Weights of an entry off its bounds and of one on them in the Hessian: where all of a kernel's entries are on them,
+there would be no curvature. Whole numbers, because a byte is multiplied much faster than a truth value."""
 
 
 @runtime_checkable
@@ -199,21 +200,21 @@ class ResizeProblem:
         low, high = (bound if isinstance(bound, int) else bound[at].view(u.shape) for bound in (self.lower, self.upper))
         return u.clamp_(low, high)  # type: ignore[arg-type]
 
-    def view(self, y: Tensor, free: Bool[Tensor, "H cW"]) -> Float[Tensor, "h c w"]:
-        """R_h z(y) R_w^T; `free` is filled with whether an entry lies off its bounds."""
+    def view(self, y: Tensor, weights: UInt8[Tensor, "H cW"]) -> Float[Tensor, "h c w"]:
+        """R_h z(y) R_w^T; `weights` is filled with those of the entries in the Hessian."""
 
         def parts() -> Iterator[tuple[Strip, Tensor]]:
             for strip, u, z in self.images(y):
-                torch.eq(u, z, out=free[strip.start : strip.stop])
+                weigh(u, z, weights[strip.start : strip.stop])
                 yield strip, z
 
         return self.resize.gather(parts())
 
-    def curvature(self, y: Tensor, free: Bool[Tensor, "H cW"]) -> Tensor:
-        """C R (M + damping) R^T C^T y, where M marks the free entries: the generalised Hessian of the dual."""
-        shifts = self.resize.shifts(self.constraint.spread(y))
-        masked = ((strip, shift.mul_(free[strip.start : strip.stop] + DAMPING)) for strip, shift in shifts)
-        return self.constraint.reduce(self.resize.gather(masked))
+    def curvature(self, y: Tensor, weights: UInt8[Tensor, "H cW"]) -> Tensor:
+        """C R M R^T C^T y, where M weighs the entries, a free one by 1: the generalised Hessian of the dual."""
+        shifts = self.resize.shifts(self.constraint.spread(y / FREE))
+        weighed = ((strip, shift.mul_(weights[strip.start : strip.stop])) for strip, shift in shifts)
+        return self.constraint.reduce(self.resize.gather(weighed))
 
     def certificate(self, point: DualPoint, *, tolerance: float, unit: float = 255.0) -> Certificate:
         """The figures of z(y), measured afresh but for the residual.
@@ -265,18 +266,18 @@ def project_onto_view(
         max_inner: conjugate gradient steps within each.
     """
     resize, wanted = problem.resize, problem.constraint.reduce(view)
-    free = torch.empty(resize.height, resize.width * resize.channels, dtype=torch.bool, device=resize.device)
+    weights = torch.empty(resize.height, resize.width * resize.channels, dtype=torch.uint8, device=resize.device)
     y = torch.zeros_like(wanted) if start is None else start.clone()
-    g = problem.constraint.reduce(problem.view(y, free)) - wanted
+    g = problem.constraint.reduce(problem.view(y, weights)) - wanted
     if start is None:
-        free.fill_(True)  # the first step is the closed form's, bounds or not
+        weights.fill_(FREE)  # the first step is the closed form's, bounds or not
     for iteration in range(max_iterations):
         stage(f"solving, step {iteration + 1} of at most {max_iterations}")
         largest, rms = _numbers(g.abs().max(), g.square().mean().sqrt())
         if largest <= tolerance:
             return DualPoint(y, g, iteration)
         (step,), _ = conjugate_gradients(
-            lambda direction: problem.curvature(direction[0], free)[None],
+            lambda direction: problem.curvature(direction[0], weights)[None],
             -g[None],
             relative=min(0.1, rms**0.5),  # which tightens as the residual falls
             preconditioner=lambda residual: problem.precondition(residual[0])[None],
@@ -286,13 +287,19 @@ def project_onto_view(
         # The dual's slope along the step rises from negative; a secant finds where it is near 0.
         length = 1.0
         for _ in range(4):
-            there = problem.constraint.reduce(problem.view(y + length * step, free)) - wanted
+            there = problem.constraint.reduce(problem.view(y + length * step, weights)) - wanted
             slope, rise = _numbers((g * step).sum(), (there * step).sum())
             if rise <= 0.5 * abs(slope):
                 break
             length *= slope / (slope - rise)
         y, g = y + length * step, there
     return DualPoint(y, g, max_iterations)
+
+
+def weigh(u: Tensor, z: Tensor, weights: UInt8[Tensor, "s cW"]) -> UInt8[Tensor, "s cW"]:
+    """Fill in the weights of entries in the Hessian: `u` is z before it was clipped to its bounds."""
+    torch.eq(u, z, out=weights.view(torch.bool))
+    return weights.mul_(FREE - BOUND).add_(BOUND)
 
 
 def _numbers(*figures: Tensor) -> list[float]:

@@ -203,6 +203,18 @@ def test_size_of_the_strips_does_not_matter() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+def test_some_rows_are_those_of_the_image(*, bounded: bool) -> None:
+    resize = resizes(60, 40, 12, 9, 3)
+    target = levels(60, 40, 3)
+    bounds = (target // 2, 200 + target // 8) if bounded else (0, 255)
+    problem = ResizeProblem(resize, WholeView(), target, *bounds)
+    y = 300 * torch.randn(12, 3, 9, generator=torch.Generator().manual_seed(0))
+    for places in ([3], [58, 7, 8, 30], range(60)):
+        rows = problem.rows(y, np.array(places))
+        torch.testing.assert_close(rows.view(-1, 3, 40), image_of(problem, y)[list(places)], rtol=0, atol=1e-3)
+
+
 def test_rows_that_nothing_reads_take_the_target() -> None:
     """A crop: there is no constraint on what lies outside of it."""
     rows = np.zeros((6, 40))
