@@ -51,8 +51,9 @@ class Passes:
     def part(self, rows: slice, cols: slice) -> "Passes":
         """Of some of the view's values alone, and the window of pixels that these read."""
         part = copy.copy(self)
-        part.window = _hull(self.row_windows[rows]), _hull(self.col_windows[cols])
-        part.rows, part.cols = self.rows[rows, part.window[0]], self.cols[cols, part.window[1]]
+        down, across = _hull(self.row_windows[rows]), _hull(self.col_windows[cols])
+        part.window = _within(self.window[0], down), _within(self.window[1], across)
+        part.rows, part.cols = self.rows[rows, down], self.cols[cols, across]
         part.row_windows, part.col_windows = _windows(part.rows), _windows(part.cols)
         part._rows_kept, part._cols_kept = _within(self._rows_kept, rows), _within(self._cols_kept, cols)
         return part

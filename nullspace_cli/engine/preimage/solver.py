@@ -213,6 +213,8 @@ class PreimageSolver:
         if problem.source is None:
             return problem
         rows, columns = self._free(problem)
+        if (rows, columns) == (slice(0, self.resize.height), slice(0, self.resize.width)):
+            return problem
         lower, upper = problem.source.copy(), problem.source.copy()
         for fixed, bound in ((lower, problem.lower), (upper, problem.upper)):
             fixed[rows, :, columns] = bound if isinstance(bound, int) else bound[rows, :, columns]
@@ -224,7 +226,7 @@ class PreimageSolver:
             return slice(0, self.resize.height), slice(0, self.resize.width)
         differs = (problem.target != problem.source).any(1)
         rows, columns = (
-            _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in windows))
+            _widened(np.nonzero(differs.any(1 - axis))[0], max(w.stop - w.start for w in windows), differs.shape[axis])
             for axis, windows in enumerate((self.passes.row_windows, self.passes.col_windows))
         )
         return rows, columns
@@ -341,9 +343,11 @@ def _readers(windows: Sequence[slice], place: slice) -> slice:
     return slice(reading[0], reading[-1] + 1) if reading else slice(0, len(windows))
 
 
-def _widened(places: NDArray[np.intp], reach: int) -> slice:
-    """The range of places, `reach` more on both sides."""
-    return slice(max(0, int(places[0]) - reach), int(places[-1]) + 1 + reach) if len(places) else slice(0, 0)
+def _widened(places: NDArray[np.intp], reach: int, size: int) -> slice:
+    """The range of places, `reach` more on both sides as far as there are so many."""
+    if not len(places):
+        return slice(0, 0)
+    return slice(max(0, int(places[0]) - reach), min(size, int(places[-1]) + 1 + reach))
 
 
 def _near(marked: Bool[NDArray[np.bool_], "h c w"], reach: int = 4) -> Bool[NDArray[np.bool_], "h c w"]:

@@ -111,6 +111,24 @@ def test_passes_of_tall_pictures_are_the_transform(crop_mode: CropMode, size: tu
     np.testing.assert_array_equal(passes(given), seen)
 
 
+@pytest.mark.parametrize("crop_mode", CROP_MODES)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(240, 190), (90, 300)])
+def test_a_part_of_the_passes_is_that_of_the_whole(
+    interpolation: Interpolation, crop_mode: CropMode, size: tuple[int, int]
+) -> None:
+    passes = Passes(ResizeOperator(transform_of(interpolation, crop_mode), *size))
+    pixels = np.random.default_rng(0).integers(0, 256, (passes.rows.shape[1], 3, passes.cols.shape[1]), dtype=np.uint8)
+    values = slice(3, len(passes.rows) - 5), slice(6, len(passes.cols) // 2)
+    part = passes.part(*values)
+    rows, columns = part.window
+    assert pixels[rows, :, columns].size < pixels.size
+    np.testing.assert_array_equal(part(pixels[rows, :, columns]), passes(pixels)[values[0], :, values[1]])
+    inner = part.part(slice(2, 9), slice(1, 4))  # of a part
+    rows, columns = inner.window
+    np.testing.assert_array_equal(inner(pixels[rows, :, columns]), passes(pixels)[5:12, :, 7:10])
+
+
 # --- bit for bit
 
 
@@ -159,6 +177,38 @@ def test_outside_of_the_crop_the_target_is_taken() -> None:
     unread = ~preimages.passes.cols.any(0)
     assert unread.sum() > 100
     np.testing.assert_array_equal(found.pixels[..., unread], target[..., unread])
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_small_change_is_looked_for_in_a_window_alone(*, bounded: bool) -> None:
+    """With the answer that all of the picture gives."""
+    preimages = PreimageSolver(ResizeOperator(transform_of(), 2 * WIDTH, 2 * HEIGHT))
+    source = drawing(2 * WIDTH, 2 * HEIGHT)
+    target = source.copy()
+    target[150:230, :, 200:290] = striped(source)[150:230, :, 200:290]
+    bounds: tuple[Levels | int, Levels | int] = (source // 3, 255 - (255 - source) // 3) if bounded else (0, 255)
+    target = np.clip(target, *bounds).astype(np.uint8)
+    shown: list[tuple[int, ...]] = []
+
+    def strayed(pixels: Levels) -> NDArray[np.bool_]:
+        shown.append(pixels.shape)
+        return np.zeros(wanted.shape, bool)
+
+    wanted = preimages.passes(source)
+    problem = PreimageProblem(target, wanted, source, *bounds, strayed)
+    found, whole = realise(preimages, problem), preimages._find(problem, 3)
+    (rows, columns), projection = found.window, found.projection
+    assert projection.target.shape == source[rows, :, columns].shape
+    assert projection.target.numel() < source.size / 4
+    assert found.solution.iterations <= whole.solution.iterations
+    assert set(shown) == {source.shape}  # another reader is shown all of it
+    assert not found.wrong.any()
+    around = np.ones(source.shape, bool)
+    around[rows, :, columns] = False
+    for picture in (found.pixels, found.unrounded(), found.nearest()):
+        np.testing.assert_array_equal(picture[around], source[around])
+    assert np.abs(found.unrounded() - whole.unrounded()).max() < 1
+    assert share_made(found.pixels, source, target) > share_made(whole.pixels, source, target) - 0.01
 
 
 def test_the_source_itself_is_found_again() -> None:
