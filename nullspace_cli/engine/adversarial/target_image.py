@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
@@ -14,7 +14,15 @@ from torch import Tensor
 from nullspace_cli.engine import metrics
 from nullspace_cli.engine.files.orientation import UPRIGHT, Orientation
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
-from nullspace_cli.engine.watermark.mark_style import GREY, LUMINANCE, MarkStyle, Period, Tint
+from nullspace_cli.engine.watermark.mark_style import (
+    GREY,
+    LUMINANCE,
+    MarkStyle,
+    Period,
+    Tint,
+    in_unit_of,
+    in_unit_range,
+)
 from nullspace_cli.engine.watermark.result import Pixels
 
 Plane = Float[NDArray[np.floating[Any]], "h w"]
@@ -53,25 +61,26 @@ class TargetImage:
 
     def target(
         self,
-        image: Float[Tensor, "c h w"],
+        image: Shaped[Tensor, "c h w"],
         default: MarkStyle,
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
-    ) -> Float[Tensor, "c h w"]:
+    ) -> Shaped[Tensor, "c h w"]:
         _, height, width = image.shape
         fitted = _in_unit_range(fit(turn.stored(self.pixels), width, height))
         colours = fitted.transpose(2, 0, 1) if len(image) == 3 else luminance(fitted)[None]
         sigma = detail_scale(self.transform, width, height, native=self.native)
         target = colours.copy()
         inside = self.transform.seen_part(width, height, native=self.native)
-        for channel, plane, source in zip(target, colours, image.cpu().numpy(), strict=True):
+        for channel, plane, source in zip(target, colours, image, strict=True):
             if self.detail_only:
-                wanted = smooth(source.astype(np.float32), sigma) + self.strength * (plane - smooth(plane, sigma))
+                x = in_unit_range(source).cpu().numpy().astype(np.float32)
+                wanted = smooth(x, sigma) + self.strength * (plane - smooth(plane, sigma))
             else:
                 wanted = exaggerated(plane, self.strength, sigma)
             channel[inside] = wanted[inside]
-        return torch.from_numpy(target).to(image)
+        return in_unit_of(image, torch.from_numpy(target)).to(image)
 
 
 class Likeness(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,13 +26,13 @@ class Aim(Protocol):
 
     def target(
         self,
-        image: Float[Tensor, "c h w"],
+        image: Shaped[Tensor, "c h w"],
         default: MarkStyle,
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
-    ) -> Float[Tensor, "c h w"]:
-        """The target image for the source `image` in [0, 1]; it may leave [0, 1].
+    ) -> Shaped[Tensor, "c h w"]:
+        """The target image for the source `image`, in [0, 1], which it may leave, or both in whole levels.
 
         Args:
             default, period, tint: how to draw what is drawn on the upright image, where nothing else was asked for.
@@ -57,12 +57,12 @@ class Design:
 
     def target(
         self,
-        image: Float[Tensor, "c h w"],
+        image: Shaped[Tensor, "c h w"],
         default: MarkStyle,
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
-    ) -> Float[Tensor, "c h w"]:
+    ) -> Shaped[Tensor, "c h w"]:
         """The target image, possibly outside [0, 1]: the mark is upright when the image is turned to be.
 
         Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,17 +109,18 @@ def visible_tint(
 
 
 def target_image(
-    image: Float[Tensor, "c h w"],
+    image: Shaped[Tensor, "c h w"],
     mark: Mark,
     placement: Placement,
     style: MarkStyle = "plain",
     period: Period = MODEL_PERIOD,
     tint: Tint = GREY,
-) -> Float[Tensor, "c h w"]:
+) -> Shaped[Tensor, "c h w"]:
     """What the watermarked image should look like: t = x + strength * opacity * change; may leave [0, 1].
 
     Args:
-        image: x in [0, 1], RGB or, with one channel, greyscale: then the mark is one of luminance.
+        image: x in [0, 1], or in whole levels, uint8, as t is then, too; RGB or, with one channel, greyscale: then the
+            mark is one of luminance.
         period: of the hatch's lines, and the width of an outline's; see `line_period`.
         tint: of hatch and outline; see `visible_tint`.
     """
@@ -129,7 +130,7 @@ def target_image(
     weight = placement.strength * placement.opacity
     for rows, seen in _bands(placed, _width(period)):
         down, across = slice(placed.top + seen.start, placed.top + seen.stop), placed.box[1]
-        x = image[:, down, across]
+        x = in_unit_range(image[:, down, across])
         colour = placed.colour[:, seen].to(x)
         layer = _Layer(
             x=x,
@@ -141,9 +142,20 @@ def target_image(
             period=period,
             tint=torch.tensor(tint if len(x) == 3 else (1.0,), dtype=x.dtype, device=x.device)[:, None, None],
         )
-        change = STYLES[style](layer)[:, rows.start - seen.start : rows.stop - seen.start]
-        target[:, placed.top + rows.start : placed.top + rows.stop, across] += weight * change
+        own = slice(rows.start - seen.start, rows.stop - seen.start)
+        drawn = x[:, own] + weight * STYLES[style](layer)[:, own]
+        target[:, placed.top + rows.start : placed.top + rows.stop, across] = in_unit_of(image, drawn)
     return target
+
+
+def in_unit_range(image: Shaped[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """An image in [0, 1], of one that may be in levels."""
+    return image if image.is_floating_point() else image.to(torch.float32).div_(255)
+
+
+def in_unit_of(image: Shaped[Tensor, "c h w"], target: Float[Tensor, "_ _ _"]) -> Shaped[Tensor, "_ _ _"]:
+    """A target in levels, clipped to them and rounded, where the image that it is for is in levels."""
+    return target if image.is_floating_point() else target.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def _with_margin(placed: Placed, margin: int, image: Float[Tensor, "c h w"]) -> Placed:

@@ -424,10 +424,9 @@ class _Task:
         """The target image within the bounds, in levels."""
         transposed = self.preimages.passes.transposed
         axes = (1, 2, 0) if transposed else (1, 0, 2)
-        image = torch.from_numpy(self.source.transpose(axes).astype(np.float32)).div_(255)
-        target = self.design.target(image, *drawing, tint, self.picture.turn)
-        levels = target.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(1, 2, 0).numpy()
-        return np.clip(_by_rows(levels, transposed), self.lower, self.upper)
+        target = self.design.target(torch.from_numpy(self.source.transpose(axes)), *drawing, tint, self.picture.turn)
+        levels = _by_rows(target.permute(1, 2, 0).numpy(), transposed)
+        return levels if isinstance(self.lower, int) else np.clip(levels, self.lower, self.upper)
 
     def _problem(self, target: Levels, wanted: View) -> PreimageProblem:
         return PreimageProblem(target, wanted, self.source, self.lower, self.upper)

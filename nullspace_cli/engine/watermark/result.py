@@ -80,7 +80,8 @@ def fidelity(result: Watermarked) -> dict[str, float | None]:
     """How close the picture stays to its source (PSNR in dB), and how well the change shows the wanted one."""
     count, sums = result.source.size, np.zeros(5)
     for change, wanted in _changes(result):
-        sums += change.sum(), wanted.sum(), (change**2).sum(), (wanted**2).sum(), (change * wanted).sum()
+        powers = (np.vdot(a, b) for a, b in ((change, change), (wanted, wanted), (change, wanted)))
+        sums += change.sum(), wanted.sum(), *powers
     mean_change, mean_wanted, power, wanted_power, product = sums / count
     spread = (power - mean_change**2) * (wanted_power - mean_wanted**2)
     return {
@@ -93,16 +94,19 @@ def attained(result: Watermarked) -> float:
     """How much of the wanted change was made: <z - x, t - x> / ||t - x||^2. 1 where nothing was wanted."""
     made = wished = 0.0
     for change, wanted in _changes(result):
-        made, wished = made + float((change * wanted).sum()), wished + float((wanted**2).sum())
+        made, wished = made + float(np.vdot(change, wanted)), wished + float(np.vdot(wanted, wanted))
     return made / wished if wished else 1.0
 
 
 def _changes(result: Watermarked) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """The change that was made and the one that was wanted, in levels, some rows at a time."""
+    """The change that was made and the one that was wanted, in levels, some rows at a time, wherever there are any."""
     for start in range(0, len(result.source), CHUNK):
-        rows = slice(start, start + CHUNK)
-        source = result.source[rows].astype(np.float64)
-        yield result.pixels[rows] - source, result.wanted[rows] - source
+        source, *others = (part[start : start + CHUNK] for part in (result.source, result.pixels, result.wanted))
+        columns = np.flatnonzero(np.any([(part != source).any((0, 2)) for part in others], 0))
+        if len(columns):
+            hull = slice(columns[0], columns[-1] + 1)
+            before = source[:, hull].astype(np.float64)
+            yield others[0][:, hull] - before, others[1][:, hull] - before
 
 
 def noise_picture(result: Watermarked) -> Pixels:

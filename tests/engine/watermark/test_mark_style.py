@@ -53,6 +53,14 @@ def test_plain_is_the_mark_over_the_picture() -> None:
     assert all(torch.equal(t[:, :29], image[:, :29]) for t in shown)
 
 
+@pytest.mark.parametrize("kind", get_args(MarkStyle))
+def test_of_an_image_in_levels_the_target_is_the_same_in_levels(kind: MarkStyle) -> None:
+    pixels = torch.randint(256, (3, 90, 120), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    placement = Placement(scale=0.7, strength=2.0)
+    expected = target_image(pixels.float() / 255, text_mark("ab"), placement, kind).clamp(0, 1).mul(255).round()
+    assert torch.equal(target_image(pixels, text_mark("ab"), placement, kind), expected.to(torch.uint8))
+
+
 @pytest.mark.parametrize("period", PERIODS)
 @pytest.mark.parametrize("level", [0.0, 0.03, 0.2, 0.5, 0.9, 0.98, 1.0])
 @pytest.mark.parametrize("tint", [GREY, GREEN_MAGENTA])
