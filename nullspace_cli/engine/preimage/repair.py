@@ -98,7 +98,8 @@ class Repair:
         assert problem.source is not None
         pixels, wrong, fewest = found.pixels.copy(), found.wrong, np.inf
         rows, columns = self._passes.row_windows, self._passes.col_windows
-        lower, upper = (np.array(bound, np.uint8) for bound in (problem.lower, problem.upper))
+        bounds = (problem.lower, problem.upper)
+        lower, upper = (np.array(np.broadcast_to(bound, pixels.shape), np.uint8) for bound in bounds)
         sweep = 0
         while True:
             amiss = wrong | problem.astray(pixels) if astray else wrong

@@ -258,7 +258,7 @@ class PreimageSolver:
         pixels, J = np.empty(problem.target.shape, np.uint8), None
         if problem.source is not None:  # values under which nothing can change are what they are
             fixed = problem.fixed
-            free = _array(self._touching.narrow(self._tensor(~fixed).flatten(1)) > 0)
+            free = _array(torch.cat([self._touching.narrow(part) > 0 for _, part in self._strips_of(~fixed)]))
             own = self.passes.first(problem.source)
             J_aim, lower, upper = (np.where(free, part, own) for part in (J_aim, lower, upper))
             pixels[:] = problem.source
@@ -309,7 +309,8 @@ class PreimageSolver:
         for start in range(0, len(places), size):
             part = places[start : start + size]
             step = within_cell(J_real[part] - J[part], J[part])
-            z = projection.rows(y, part).view(len(part), J.shape[1], -1) - self._tensor(step) @ spread
+            z = projection.rows(y, part).view(-1, self.resize.width)
+            z.addmm_(self._tensor(step).flatten(0, 1), spread, alpha=-1)
             error = within_cell(J_real[part] - step @ moved_by - J[part], J[part])
             lower, upper = (
                 bound if isinstance(bound, int) else _along_columns(bound[part])
@@ -360,4 +361,4 @@ def _near(marked: Bool[NDArray[np.bool_], "h c w"], reach: int = 4) -> Bool[NDAr
 
 def _along_columns(part: NDArray[Any]) -> NDArray[Any]:
     """[S, c, W] as W entries of S * c values each."""
-    return np.ascontiguousarray(part.reshape(-1, part.shape[2]).T)
+    return np.ascontiguousarray(part.reshape(-1, part.shape[-1]).T)

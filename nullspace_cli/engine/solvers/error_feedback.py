@@ -64,9 +64,14 @@ def round_along(
         lower, upper: whole numbers, one for all or [K, n].
     """
     q, e = np.empty_like(z), error.copy()
-    low, high = (np.broadcast_to(bound, z.shape) for bound in (lower, upper))
+    low, high = (
+        np.broadcast_to(bound if isinstance(bound, np.ndarray) else z.dtype.type(bound), z.shape)
+        for bound in (lower, upper)
+    )
     for k, (first, last, weights, gain) in enumerate(taps):
-        band = e[first:last]
-        q[k] = np.rint(np.clip(z[k] + gain @ band, low[k], high[k]))
-        band += weights[:, None] * (q[k] - z[k])
+        band, row = e[first:last], q[k]
+        np.add(z[k], gain @ band, out=row)
+        np.minimum(np.maximum(row, low[k], out=row), high[k], out=row)
+        np.rint(row, out=row)
+        band += weights[:, None] * (row - z[k])
     return q

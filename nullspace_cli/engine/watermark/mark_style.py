@@ -131,12 +131,12 @@ def target_image(
     for rows, seen in _bands(placed, _width(period)):
         down, across = slice(placed.top + seen.start, placed.top + seen.stop), placed.box[1]
         x = in_unit_range(image[:, down, across])
-        colour = placed.colour[:, seen].to(x)
+        colour, coverage = (part.to(x) for part in placed.part(seen, slice(None)))
         layer = _Layer(
             x=x,
             colour=colour if len(x) == 3 else _luminance(colour),
-            coverage=placed.coverage[seen].to(x),
-            ink=ink.plane(colour, placed.coverage[seen].to(x)),
+            coverage=coverage,
+            ink=ink.plane(colour, coverage),
             polarity=ink.polarity,
             corner=(down.start, across.start),
             period=period,
@@ -160,18 +160,18 @@ def in_unit_of(image: Shaped[Tensor, "c h w"], target: Float[Tensor, "_ _ _"]) -
 
 def _with_margin(placed: Placed, margin: int, image: Float[Tensor, "c h w"]) -> Placed:
     """The same mark with more of the canvas around it, as far as there is: contours have an outer side."""
-    (height, width), (h, w) = image.shape[1:], placed.coverage.shape
+    (height, width), (h, w) = image.shape[1:], placed.shape
     above, left = min(margin, placed.top), min(margin, placed.left)
     below, right = min(margin, height - placed.top - h), min(margin, width - placed.left - w)
     sides = (left, right, above, below)
     if not any(sides):
-        return placed  # a whole canvas is not copied
-    return Placed(placed.top - above, placed.left - left, F.pad(placed.colour, sides), F.pad(placed.coverage, sides))
+        return placed  # tiles have none
+    return Placed.once(placed.top - above, placed.left - left, F.pad(placed.layers, sides))
 
 
 def _bands(placed: Placed, margin: int) -> Iterator[tuple[slice, slice]]:
     """Rows of the mark that are treated together, and the same with the neighbours that smoothing needs."""
-    height, width = placed.coverage.shape
+    height, width = placed.shape
     step = max(1, BAND // width)
     for start in range(0, height, step):
         stop = min(start + step, height)
@@ -189,8 +189,8 @@ class _Ink:
     @classmethod
     def of(cls, placed: Placed) -> "_Ink":
         """The figure is the tone of the smaller area: letters on a disc, not the disc."""
-        step = math.ceil(math.sqrt(placed.coverage.numel() / BAND))
-        colour, coverage = placed.colour[:, ::step, ::step], placed.coverage[::step, ::step]
+        every = slice(None, None, math.ceil(math.sqrt(math.prod(placed.shape) / BAND)))
+        colour, coverage = placed.part(every, every)
         seen = _luminance(colour)[0][coverage >= 0.5 * coverage.max()]
         low, high, mean = float(seen.min()), float(seen.max()), float(seen.mean())
         if high - low < 0.2:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -105,19 +105,45 @@ class Placement:
 class Placed:
     """A mark at its final size: colour and coverage in [0, 1], of the part of the canvas that it touches.
 
-    `top` and `left` are that part's corner on the canvas, in pixels.
+    Attributes:
+        top, left: that part's corner on the canvas, in pixels.
+        layers: colour and coverage; of tiles, one of those that repeat.
+        down, across: for each row and column of the part, which of the layers' stands there.
     """
 
     top: int
     left: int
-    colour: Float32[Tensor, "3 h w"]
-    coverage: Float32[Tensor, "h w"]
+    layers: Float32[Tensor, "4 _ _"]
+    down: Int64[Tensor, " h"]
+    across: Int64[Tensor, " w"]
+
+    @classmethod
+    def once(cls, top: int, left: int, layers: Float32[Tensor, "4 h w"]) -> "Placed":
+        """The layers as they are."""
+        return cls(top, left, layers, *map(torch.arange, layers.shape[1:]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.down), len(self.across)
 
     @property
     def box(self) -> tuple[slice, slice]:
         """The rows and columns of the canvas."""
-        height, width = self.coverage.shape
+        height, width = self.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+    def part(self, rows: slice, columns: slice) -> tuple[Float32[Tensor, "3 k m"], Float32[Tensor, "k m"]]:
+        """Colour and coverage of some rows and columns: of a whole canvas of tiles they would take gigabytes."""
+        layers = self.layers[:, self.down[rows]][:, :, self.across[columns]]
+        return layers[:3], layers[3]
+
+    @property
+    def colour(self) -> Float32[Tensor, "3 h w"]:
+        return self.part(slice(None), slice(None))[0]
+
+    @property
+    def coverage(self) -> Float32[Tensor, "h w"]:
+        return self.part(slice(None), slice(None))[1]
 
 
 def read_mark(path: Path, notice: Callable[[str], None] = lambda text: None) -> Mark:
@@ -213,10 +239,9 @@ def place(mark: Mark, width: int, height: int, placement: Placement) -> Placed:
     top, left = (
         margin + round((side - 2 * margin - own) * at) for side, own, at in ((height, h, down), (width, w, right))
     )
-    if placement.fit == "tile":
-        layers, top, left = _tiled(layers, width, height, top, left), 0, 0
-    colour = layers[:3].div_(layers[3].clamp_min(1e-6)).clamp_(0, 1)
-    return Placed(top, left, colour, layers[3].clamp_(0, 1))
+    layers[:3].div_(layers[3].clamp_min(1e-6))
+    layers.clamp_(0, 1)
+    return _tiled(layers, width, height, top, left) if placement.fit == "tile" else Placed.once(top, left, layers)
 
 
 def _resized(mark: Mark, size: tuple[int, int], part: tuple[int, int, int, int]) -> Float32[Tensor, "4 h w"]:
@@ -235,7 +260,7 @@ def _resized(mark: Mark, size: tuple[int, int], part: tuple[int, int, int, int])
     return torch.from_numpy(layers)
 
 
-def _tiled(layers: Float[Tensor, "4 h w"], width: int, height: int, top: int, left: int) -> Float[Tensor, "4 H W"]:
+def _tiled(layers: Float32[Tensor, "4 h w"], width: int, height: int, top: int, left: int) -> Placed:
     """The tile over the whole canvas, one of them at (top, left), every other row shifted by half, as bricks are."""
     _, h, w = layers.shape
     gap = max(1, round(GAP * (h * w) ** 0.5))
@@ -243,7 +268,7 @@ def _tiled(layers: Float[Tensor, "4 h w"], width: int, height: int, top: int, le
     course[:, :h, :w] = layers
     pair = torch.cat([course, course.roll((w + gap) // 2, 2)], 1)
     rows, columns = torch.arange(height) - top, torch.arange(width) - left
-    return pair[:, (rows % pair.shape[1])[:, None], columns % pair.shape[2]]
+    return Placed(0, 0, pair, rows % pair.shape[1], columns % pair.shape[2])
 
 
 def _corner(position: Position) -> tuple[float, float]:
