@@ -81,31 +81,18 @@ class Rounded(NamedTuple):
     wrong: Bool[NDArray[np.bool_], "h c w"]
 
 
-class Preimage(NamedTuple):
-    """A picture found.
+class Projected(NamedTuple):
+    """The exact projection that a picture was rounded from.
 
     Attributes:
-        pixels: uint8 [H, c, W].
-        wrong: which values of its view are not the wanted ones.
-        target: the target that was aimed at in the end, blended to the source in places.
-        projection, solution: the exact projection that the picture was rounded from, of the pixels in `window`.
-        window: around it the picture is its target.
+        target: of the whole picture.
+        projection, solution: of the pixels in `window`; around it the projection is the target.
     """
 
-    pixels: Levels
-    wrong: Bool[NDArray[np.bool_], "h c w"]
     target: Levels
     projection: ResizeProblem
     solution: DualPoint
     window: Window
-
-    def within(self, problem: PreimageProblem, values: Window) -> "Preimage":
-        """The same of the whole problem, of which it was found for some values alone."""
-        down, across = values
-        wrong = np.zeros(problem.wanted.shape, bool)
-        wrong[down, :, across] = self.wrong
-        pixels = framed(self.pixels, self.window, problem.within_bounds)
-        return self._replace(pixels=pixels, wrong=wrong, target=framed(self.target, self.window, problem.target))
 
     def unrounded(self) -> Float[NDArray[np.float32], "H c W"]:
         """The exact projection, in levels."""
@@ -123,6 +110,30 @@ class Preimage(NamedTuple):
             part = image[rows.start + strip.start : rows.start + strip.stop, :, columns]
             part[:] = values.reshape(part.shape)
         return image
+
+
+class Preimage(NamedTuple):
+    """A picture found.
+
+    Attributes:
+        pixels: uint8 [H, c, W].
+        wrong: which values of its view are not the wanted ones.
+        projected: what it was rounded from, with the target that was aimed at in the end, blended to the source in
+            places.
+    """
+
+    pixels: Levels
+    wrong: Bool[NDArray[np.bool_], "h c w"]
+    projected: Projected
+
+    def within(self, problem: PreimageProblem, values: Window) -> "Preimage":
+        """The same of the whole problem, of which it was found for some values alone."""
+        (down, across), window = values, self.projected.window
+        wrong = np.zeros(problem.wanted.shape, bool)
+        wrong[down, :, across] = self.wrong
+        target = framed(self.projected.target, window, problem.target)
+        pixels = framed(self.pixels, window, problem.within_bounds)
+        return Preimage(pixels, wrong, self.projected._replace(target=target))
 
 
 def framed(part: NDArray[np.uint8], window: Window, around: Levels) -> Levels:

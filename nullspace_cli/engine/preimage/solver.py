@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nullspace_cli.engine.preimage.kept import Kept
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, Window, within_cell
-from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Rounded, halved
+from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Projected, Rounded, halved
 from nullspace_cli.engine.preimage.repair import Repair
 from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.error_feedback import Tap, feedback_taps, round_along
@@ -110,11 +110,10 @@ class PreimageSolver:
         aims = self._aims(problem, J_real)
         if problem.source is not None:
             target = self._masked(problem.source, target, J_real)
-        lower, upper = self._with_margin(problem)
         best: Preimage | None = None
         fewest = 0
         for k in range(rounds if problem.strayed is None else rounds + STRAYED_ROUNDS):
-            projection = self.projection(replace(problem, target=target, lower=lower, upper=upper))
+            projection = self._with_margin(replace(problem, target=target))
             beyond = self._second_real(J_real - J_real.clip(0, 255))  # what PIL cuts off between its passes
             solution = project_onto_view(
                 projection, self._tensor(aims + beyond), y, max_iterations=8 if y is None else 4
@@ -123,7 +122,7 @@ class PreimageSolver:
             stage(f"rounding, attempt {k + 1}")
             pixels, wrong = self._round(projection, solution.y, J_real, problem)
             repaired = self.repair(Rounded(pixels, wrong), problem)
-            found = Preimage(*repaired, target, projection, solution, self.passes.window)
+            found = Preimage(*repaired, Projected(target, projection, solution, self.passes.window))
             strayed = problem.astray(found.pixels)
             count = int((found.wrong | strayed).sum())
             if best is None or count < fewest:
@@ -139,15 +138,12 @@ class PreimageSolver:
         restored = self.repair.restored(Rounded(best.pixels, best.wrong), problem)
         return best._replace(pixels=restored.pixels, wrong=restored.wrong)
 
-    def _with_margin(self, problem: PreimageProblem) -> tuple[Levels, Levels]:
-        """The bounds for the exact projection: MARGIN inside those for whole numbers, where anything reads a pixel."""
+    def _with_margin(self, problem: PreimageProblem) -> ResizeProblem:
+        """The exact projection, MARGIN inside the bounds for whole numbers where anything reads a pixel."""
         shown = problem.target if problem.source is None else problem.source
         read = np.logical_and.outer(self.passes.rows.any(0), self.passes.cols.any(0))[:, None]
-        lower, upper = (
-            np.broadcast_to(np.asarray(bound, np.uint8), shown.shape) for bound in (problem.lower, problem.upper)
-        )
-        lower = np.where(read, np.maximum(lower, np.minimum(shown, MARGIN)), lower)
-        return lower, np.where(read, np.minimum(upper, np.maximum(shown, 255 - MARGIN)), upper)
+        own = shown if read.all() else np.where(read, shown, problem.target)
+        return replace(self.projection(problem), shown=self._levels(own), margin=MARGIN)
 
     def projection(self, problem: PreimageProblem, constraint: Constraint | None = None) -> ResizeProblem:
         """The exact projection behind a problem, on the device."""

@@ -170,6 +170,7 @@ class ResizeProblem:
     Attributes:
         target: t.
         lower, upper: the bounds, of the image's shape or numbers.
+        shown: z stays `margin` levels off black and white, but where this is nearer to them; None for no margin.
     """
 
     resize: SeparableResize
@@ -177,6 +178,16 @@ class ResizeProblem:
     target: UInt8[Tensor, "H c W"]
     lower: UInt8[Tensor, "H c W"] | int = 0
     upper: UInt8[Tensor, "H c W"] | int = 255
+    shown: UInt8[Tensor, "H c W"] | None = None
+    margin: int = 0
+
+    def bounds(self, rows: slice | Tensor) -> tuple[UInt8[Tensor, "s cW"] | int, UInt8[Tensor, "s cW"] | int]:
+        """Of some rows: made as they are needed, because two of an image's size are much of its memory."""
+        low, high = (bound if isinstance(bound, int) else bound[rows].flatten(1) for bound in (self.lower, self.upper))
+        if self.shown is None:
+            return low, high
+        shown = self.shown[rows].flatten(1)
+        return shown.clamp(max=self.margin).clamp_(min=low), shown.clamp(min=255 - self.margin).clamp_(max=high)  # type: ignore[arg-type]
 
     def images(
         self, y: Tensor, strips: Iterable[Strip] | None = None
@@ -184,10 +195,7 @@ class ResizeProblem:
         """u = t + R_h^T (C^T y) R_w and z = clip(u), strip by strip."""
         for strip, shift in self.resize.shifts(self.constraint.spread(y), strips):
             u = shift.add_(self.target[strip.start : strip.stop].reshape(shift.shape))
-            low, high = (
-                bound if isinstance(bound, int) else bound[strip.start : strip.stop].reshape(shift.shape)
-                for bound in (self.lower, self.upper)
-            )
+            low, high = self.bounds(slice(strip.start, strip.stop))
             yield strip, u, u.clamp(low, high)  # type: ignore[arg-type]
 
     def rows(self, y: Tensor, places: NDArray[np.intp]) -> Float[Tensor, "n cW"]:
@@ -197,7 +205,7 @@ class ResizeProblem:
         reading = slice(used[0], used[-1] + 1) if len(used) else slice(0, 0)
         shift = resize.rows[reading, at].T @ resize.widen(self.constraint.spread(y)[reading])
         u = shift.add_(self.target[at].view(shift.shape))
-        low, high = (bound if isinstance(bound, int) else bound[at].view(u.shape) for bound in (self.lower, self.upper))
+        low, high = self.bounds(at)
         return u.clamp_(low, high)  # type: ignore[arg-type]
 
     def view(self, y: Tensor, weights: UInt8[Tensor, "H cW"]) -> Float[Tensor, "h c w"]:
@@ -226,9 +234,7 @@ class ResizeProblem:
         distance = excess = 0.0
         for strip, _, z in self.images(point.y):
             rows = slice(strip.start, strip.stop)
-            lower, upper = (
-                bound if isinstance(bound, int) else bound[rows].reshape(z.shape) for bound in (self.lower, self.upper)
-            )
+            lower, upper = self.bounds(rows)
             distance += float((z - self.target[rows].reshape(z.shape)).square().sum(dtype=torch.float64))
             excess = max(excess, float((z - upper).max()), float((lower - z).max()))
         primal = distance / 2 / unit**2

@@ -143,5 +143,5 @@ def drawn_on_grey(
     aim: Aim, height: int, width: int, default: MarkStyle, period: Period, turn: Orientation = UPRIGHT
 ) -> Float[NDArray[np.float32], "h w"]:
     """The change of luminance that a mark makes on mid-grey, where there is head-room for all of it."""
-    grey = torch.full((1, height, width), 0.5)
-    return (aim.target(grey, default, period, GREY, turn) - grey)[0].numpy()
+    grey = torch.tensor(0.5)
+    return aim.target(grey.expand(1, height, width), default, period, GREY, turn).sub_(grey)[0].numpy()

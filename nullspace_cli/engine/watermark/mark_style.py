@@ -9,6 +9,7 @@ a carrier: lines so fine that the network reads their local mean only, and that 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import torch
@@ -24,6 +25,8 @@ Period = tuple[float, float]
 """Of a carrier, in pixels down and across; `inf` along an axis on which it does not vary."""
 Tint = tuple[float, float, float]
 """How far each channel follows a carrier or an outline, in [-1, 1]."""
+
+Square = tuple[slice, slice]
 
 GREY: Tint = (1.0, 1.0, 1.0)
 GREEN_MAGENTA: Tint = (-0.6, 1.0, -0.6)
@@ -52,8 +55,11 @@ FAINT = 0.2
 EDGE = 0.8
 """Height of an outline's light and of its dark line."""
 
-BAND = 1 << 21
-"""Pixels treated at a time: of a whole canvas of 50 megapixels, the intermediate planes would take gigabytes."""
+SIDE = 512
+"""Pixels of the squares that are treated one by one: their intermediate planes stay in the cache, and one in which
+nothing of the mark lies is left out."""
+SAMPLED = 1 << 21
+"""Pixels of a mark by which its tones are told."""
 
 
 DISCARDED = 1.0
@@ -128,10 +134,13 @@ def target_image(
     ink = _Ink.of(placed)
     target = image.clone()
     weight = placement.strength * placement.opacity
-    for rows, seen in _bands(placed, _width(period)):
-        down, across = slice(placed.top + seen.start, placed.top + seen.stop), placed.box[1]
+    for own, seen in _squares(placed.shape, _width(period)):
+        colour, coverage = placed.part(*seen)
+        if not coverage.any():
+            continue
+        down, across = (_moved(side, start) for side, start in zip(seen, (placed.top, placed.left), strict=True))
         x = in_unit_range(image[:, down, across])
-        colour, coverage = (part.to(x) for part in placed.part(seen, slice(None)))
+        colour, coverage = colour.to(x), coverage.to(x)
         layer = _Layer(
             x=x,
             colour=colour if len(x) == 3 else _luminance(colour),
@@ -142,9 +151,9 @@ def target_image(
             period=period,
             tint=torch.tensor(tint if len(x) == 3 else (1.0,), dtype=x.dtype, device=x.device)[:, None, None],
         )
-        own = slice(rows.start - seen.start, rows.stop - seen.start)
-        drawn = x[:, own] + weight * STYLES[style](layer)[:, own]
-        target[:, placed.top + rows.start : placed.top + rows.stop, across] = in_unit_of(image, drawn)
+        drawn = (x + weight * STYLES[style](layer))[:, *(_moved(a, -b.start) for a, b in zip(own, seen, strict=True))]
+        rows, columns = (_moved(side, start) for side, start in zip(own, (placed.top, placed.left), strict=True))
+        target[:, rows, columns] = in_unit_of(image, drawn)
     return target
 
 
@@ -169,13 +178,20 @@ def _with_margin(placed: Placed, margin: int, image: Float[Tensor, "c h w"]) -> 
     return Placed.once(placed.top - above, placed.left - left, F.pad(placed.layers, sides))
 
 
-def _bands(placed: Placed, margin: int) -> Iterator[tuple[slice, slice]]:
-    """Rows of the mark that are treated together, and the same with the neighbours that smoothing needs."""
-    height, width = placed.shape
-    step = max(1, BAND // width)
-    for start in range(0, height, step):
-        stop = min(start + step, height)
-        yield slice(start, stop), slice(max(0, start - margin), min(height, stop + margin))
+def _squares(shape: tuple[int, int], margin: int) -> Iterator[tuple[Square, Square]]:
+    """The squares that are treated one by one, and the same with the neighbours that smoothing needs."""
+
+    def cut(size: int) -> Iterator[tuple[slice, slice]]:
+        for start in range(0, size, SIDE):
+            stop = min(start + SIDE, size)
+            yield slice(start, stop), slice(max(0, start - margin), min(size, stop + margin))
+
+    for (rows, seen_rows), (columns, seen_columns) in product(*map(cut, shape)):
+        yield (rows, columns), (seen_rows, seen_columns)
+
+
+def _moved(side: slice, by: int) -> slice:
+    return slice(side.start + by, side.stop + by)
 
 
 @dataclass(frozen=True)
@@ -189,7 +205,7 @@ class _Ink:
     @classmethod
     def of(cls, placed: Placed) -> "_Ink":
         """The figure is the tone of the smaller area: letters on a disc, not the disc."""
-        every = slice(None, None, math.ceil(math.sqrt(math.prod(placed.shape) / BAND)))
+        every = slice(None, None, math.ceil(math.sqrt(math.prod(placed.shape) / SAMPLED)))
         colour, coverage = placed.part(every, every)
         seen = _luminance(colour)[0][coverage >= 0.5 * coverage.max()]
         low, high, mean = float(seen.min()), float(seen.max()), float(seen.mean())
@@ -251,15 +267,18 @@ def _carrier(base: Float[Tensor, "c h w"], contrast: Float[Tensor, "c h w"], lay
         for own, other in ((up, down), (down, up))
     )
     share = fall / (rise + fall).clamp_min(1e-6)
-    lit = torch.where(layer.tint < 0, 1 - _lines(1 - share, layer), _lines(share, layer))
+    lit = _lines(share, layer)
+    if bool((layer.tint < 0).any()):
+        lit = torch.where(layer.tint < 0, 1 - _lines(1 - share, layer), lit)
     return lit * (rise + fall) - fall
 
 
 def _lines(share: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w"]:
     """How much of each pixel lies on lines that cover `share` of each period, centred on whole pixels."""
-    height, width = share.shape[1:]
-    down = torch.arange(layer.corner[0], layer.corner[0] + height, dtype=torch.float64) / layer.period[0]
-    across = torch.arange(layer.corner[1], layer.corner[1] + width, dtype=torch.float64) / layer.period[1]
+    down, across = (
+        torch.arange(corner, corner + (1 if math.isinf(period) else size), dtype=torch.float64) / period
+        for corner, size, period in zip(layer.corner, share.shape[1:], layer.period, strict=True)
+    )
     phase = (down[:, None] + across) % 1
     distance = torch.minimum(phase, 1 - phase).to(share)
     pixel = 1 / _width(layer.period)

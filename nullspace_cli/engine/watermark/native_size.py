@@ -204,16 +204,15 @@ class _Task:
         problem = self._problem(target, self.preimages.passes(self.source))
         if np.array_equal(target, self.source):
             return self._unchanged("resize", problem)
-        found = self.preimages(self._with_other_reading(problem))
-        pixels = found.pixels
+        pixels, _, projected = self.preimages(self._with_other_reading(problem))
         if self.maker.rounding == "nearest":
-            pixels = found.nearest()
+            pixels = projected.nearest()
         solver = {
-            **_figures(found.projection, found.solution),
-            "gave_way": float((found.target != target).any(1).mean()),
+            **_figures(projected.projection, projected.solution),
+            "gave_way": float((projected.target != target).any(1).mean()),
         }
         return self._watermarked(
-            "resize", target, pixels, solver, lambda: torch.from_numpy(found.unrounded()), self._drawing("resize")
+            "resize", target, pixels, solver, lambda: torch.from_numpy(projected.unrounded()), self._drawing("resize")
         )
 
     def _with_other_reading(self, problem: PreimageProblem) -> PreimageProblem:

@@ -140,7 +140,7 @@ def test_finds_a_picture_that_looks_the_same(interpolation: Interpolation, index
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
     assert not found.wrong.any()
     assert share_made(found.pixels, source, target) > 0.5
-    deviation = found.pixels - found.nearest().astype(float)
+    deviation = found.pixels - found.projected.nearest().astype(float)
     assert np.square(deviation).mean() ** 0.5 < 3  # levels, of what rounding and mending cost
 
 
@@ -197,17 +197,17 @@ def test_a_small_change_is_looked_for_in_a_window_alone(*, bounded: bool) -> Non
     wanted = preimages.passes(source)
     problem = PreimageProblem(target, wanted, source, *bounds, strayed)
     found, whole = realise(preimages, problem), preimages._find(problem, 3)
-    (rows, columns), projection = found.window, found.projection
+    (rows, columns), projection = found.projected.window, found.projected.projection
     assert projection.target.shape == source[rows, :, columns].shape
     assert projection.target.numel() < source.size / 4
-    assert found.solution.iterations <= whole.solution.iterations
+    assert found.projected.solution.iterations <= whole.projected.solution.iterations
     assert set(shown) == {source.shape}  # another reader is shown all of it
     assert not found.wrong.any()
     around = np.ones(source.shape, bool)
     around[rows, :, columns] = False
-    for picture in (found.pixels, found.unrounded(), found.nearest()):
+    for picture in (found.pixels, found.projected.unrounded(), found.projected.nearest()):
         np.testing.assert_array_equal(picture[around], source[around])
-    assert np.abs(found.unrounded() - whole.unrounded()).max() < 1
+    assert np.abs(found.projected.unrounded() - whole.projected.unrounded()).max() < 1
     assert share_made(found.pixels, source, target) > share_made(whole.pixels, source, target) - 0.01
 
 
@@ -262,10 +262,10 @@ def test_what_cannot_be_had_gives_way_to_the_source() -> None:
     source = HARD["black on white"]()
     target = striped(source)
     found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
-    gave_way = found.target != target
+    gave_way = found.projected.target != target
     assert 0.001 < gave_way.mean() < 0.5
-    assert (found.target >= np.minimum(source, target)).all()
-    assert (found.target <= np.maximum(source, target)).all()
+    assert (found.projected.target >= np.minimum(source, target)).all()
+    assert (found.projected.target <= np.maximum(source, target)).all()
 
 
 @pytest.mark.parametrize("seed", [2, 3, 4, 5])
@@ -332,7 +332,7 @@ def test_a_view_of_no_known_picture() -> None:
     wanted = (preimages.passes(target) + change).astype(np.uint8)
     found = realise(preimages, PreimageProblem(target, wanted, None))
     assert found.wrong.mean() < 0.001
-    np.testing.assert_array_equal(found.target, target)
+    np.testing.assert_array_equal(found.projected.target, target)
     assert np.abs(found.pixels.astype(float) - target).mean() < 12
 
 

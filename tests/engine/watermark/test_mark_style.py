@@ -176,12 +176,12 @@ def test_the_figure_of_a_mark_stands_out_from_its_ground() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(MarkStyle))
-def test_bands_join_without_a_seam(kind: MarkStyle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_squares_join_without_a_seam(kind: MarkStyle, monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.rand(3, 90, 70, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     placement = Placement(position="bottom-right", scale=0.9, strength=1)
     whole = target_image(image, text_mark("ab\ncd"), placement, kind, (5, math.inf))
     monkeypatch.setattr(style._Ink, "of", lambda _: style._Ink(1.0, math.inf, 1.0))
-    monkeypatch.setattr(style, "BAND", 7 * 60)
+    monkeypatch.setattr(style, "SIDE", 17)
     torch.testing.assert_close(target_image(image, text_mark("ab\ncd"), placement, kind, (5, math.inf)), whole)
 
 
