@@ -36,10 +36,14 @@ class Figure:
 
 
 class Ran(NamedTuple):
-    """A run of the command line: its JSON document, seconds from start to end, and peak resident memory in bytes."""
+    """A run of the command line: its JSON document, seconds from start to end, and peak resident memory in bytes.
+
+    `processor` are the seconds of all processors, which a busy machine lengthens less.
+    """
 
     document: dict[str, Any]
     seconds: float
+    processor: float
     memory: int
 
 
@@ -60,7 +64,8 @@ def in_turns(ours: Callable[[], object], theirs: Callable[[], object], rounds: i
 LAUNCHER = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 """Between us and the command, because a process's peak counts what its parent held when it was forked."""
 
@@ -71,5 +76,6 @@ def vitnull(*arguments: object) -> Ran:
     start = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own arguments
     elapsed = time.perf_counter() - start
-    document, peak = done.stdout.rstrip().rsplit("\n", 1)
-    return Ran(json.loads(document), elapsed, int(peak) * (1 if sys.platform == "darwin" else 1024))
+    document, used = done.stdout.rstrip().rsplit("\n", 1)
+    processor, peak = used.split()
+    return Ran(json.loads(document), elapsed, float(processor), int(peak) * (1 if sys.platform == "darwin" else 1024))
