@@ -1,6 +1,7 @@
 """Learning encoder-level noise for ViT-S/32 over several rounds, against the authors' procedure written out again.
 
-Theirs decodes every image in every round and runs the clean image beside the noisy one in every step.
+Theirs decodes every image in every round and runs the clean image beside the noisy one in every step. And the command's
+memory, with one photo's share of the data and with four times as many.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.measure import Row, in_turns
+from benchmarks.measure import Figure, Row, in_turns, vitnull
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.data.datasets import open_data
 from nullspace_cli.engine.data.loader import Store
@@ -31,13 +32,36 @@ from nullspace_cli.engine.runtime.distributed import Ranks
 IMAGES, STEP, ROUNDS, LIMIT, LR = 64, 32, 6, 0.5, 0.01
 
 
-def rows() -> list[Row]:
+def rows() -> list[Row | Figure]:
+    return [*against_theirs(), memory()]
+
+
+def memory() -> Figure:
+    """Of the command in a process of its own, by the number of photos, of which no more than a batch need be held."""
+    few, many = IMAGES, 4 * IMAGES
+    with TemporaryDirectory() as folder:
+        peaks = []
+        for count in (few, many):
+            run = vitnull(
+                "learn-noise", "vit_small_patch32_224", "--no-pretrained", "--data", save_photos(Path(folder), count),
+                "--fraction", 1, "--rounds", 1, "--step-images", STEP, "--cache-limit", 0, "--device", "cpu",
+                "--out-dir", Path(folder) / f"{count} noises", "--no-preview",
+            )  # fmt: skip
+            peaks.append(run.memory)
+    return Figure(
+        f"vitnull learn-noise, ViT-S/32, {few} and {many} photos, peak memory",
+        " and ".join(f"{peak / 2**30:.3f} GiB" for peak in peaks),
+        besides=f"{(peaks[1] - peaks[0]) / (many - few) / 2**10:.0f} KiB for each photo more, which a file holds",
+    )
+
+
+def against_theirs() -> list[Row]:
     model = load_model(ModelRequest("vit_small_patch32_224", pretrained=False, device="cpu", batch_size=STEP))
     site = injection_site(model, "encoder")
     transform = model.transform.squashed()
     with TemporaryDirectory() as folder:
-        data = ImageFolder(save_photos(Path(folder)), their_transform(model))
-        images = open_data(folder)
+        photos = save_photos(Path(folder), IMAGES)
+        data, images = ImageFolder(photos, their_transform(model)), open_data(str(photos))
         plan = Plan("encoder", (LIMIT,), "paper-accum", ROUNDS, LR, 1.0, 2.0, None, STEP, 0, "", IMAGES, {})
 
         def read() -> ReferenceCache:
@@ -85,11 +109,12 @@ def their_transform(model: Model) -> Any:
     return transforms.Compose([transforms.Resize(size), transforms.ToTensor(), normalize])
 
 
-def save_photos(folder: Path) -> Path:
+def save_photos(folder: Path, count: int) -> Path:
     """JPEG files of Imagenette's usual size, with grain, so that they take as long to decode as photos do."""
-    (folder / "photos").mkdir()
+    photos = folder / f"{count} photos"
+    (photos / "all").mkdir(parents=True)
     dice = np.random.default_rng(0)
-    for i in range(IMAGES):
+    for i in range(count):
         pixels = draw("train", i, size=500)[0][:375] + dice.normal(0, 8, (375, 500, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "photos" / f"{i}.jpg", quality=90)
-    return folder
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(photos / "all" / f"{i}.jpg", quality=90)
+    return photos
