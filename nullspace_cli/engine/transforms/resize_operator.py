@@ -1,6 +1,7 @@
 """timm's eval transform as a linear operator with an adjoint: sparse resize matrices, crop and padding."""
 
 import copy
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -16,8 +17,8 @@ from nullspace_cli.engine.transforms.tensor_resize import TensorResize
 Resize = str | TensorResize
 """One of PIL's filters by its name, or a resize of tensors."""
 
-IDENTITY_NUMBERS = 2**22
-"""How much of the identity is resized at once: 16 MiB."""
+WIDEST = 6
+"""Of the kernels, Lanczos': in positions of the finer of image and result."""
 
 
 class ResizeOperator:
@@ -91,19 +92,25 @@ def _resampling(resize: Resize, size: int, resized: int, start: int, crop: int) 
 def _coefficients(
     resize: Resize, size: int, resized: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """What a resize multiplies with, as it says itself: by resizing the rows of the identity, which are not rounded.
+    """What a resize multiplies with, as it says itself: by resizing combs of ones, which are not rounded.
+
+    The teeth of a comb stand so far apart that no position of the result reads two of them.
 
     Returns:
         The result's positions, in order; the image's positions that each reads, in order; and how much of them. For
         each position of the result that sums to 1.
     """
-    strips = []
-    for first in range(0, size, step := max(1, IDENTITY_NUMBERS // size)):
-        rows = np.eye(min(step, size - first), size, first, np.float32)
-        strips.append(_resize_rows(rows, resized, resize))
-    matrix = np.concatenate(strips).T
-    row, tap = matrix.nonzero()
-    weight = matrix[row, tap].astype(np.float64)
+    scale = size / resized
+    apart = math.ceil(WIDEST * max(1.0, scale)) + 2
+    combs = np.zeros((apart, size), np.float32)
+    combs[np.arange(size) % apart, np.arange(size)] = 1
+    read = _resize_rows(combs, resized, resize)
+    comb, row = read.nonzero()
+    centre = (row + 0.5) * scale - 0.5
+    tap = comb + apart * np.rint((centre - comb) / apart).astype(np.intp)
+    order = np.lexsort((tap, row))
+    weight = read[comb, row].astype(np.float64)[order]
+    row, tap = row[order], tap[order]
     return row, tap, weight / np.bincount(row, weight)[row]
 
 
