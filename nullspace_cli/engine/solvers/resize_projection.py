@@ -187,7 +187,7 @@ class ResizeProblem:
         if self.shown is None:
             return low, high
         shown = self.shown[rows].flatten(1)
-        return shown.clamp(max=self.margin).clamp_(min=low), shown.clamp(min=255 - self.margin).clamp_(max=high)  # type: ignore[arg-type]
+        return shown.clamp(max=self.margin).clamp_(min=low), shown.clamp(min=255 - self.margin).clamp_(max=high)
 
     def images(
         self, y: Tensor, strips: Iterable[Strip] | None = None
