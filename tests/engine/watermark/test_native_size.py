@@ -487,7 +487,7 @@ def test_a_broken_bound_shows_in_the_certificate(forgotten: str, excess: float, 
     solution = DualPoint(y, torch.zeros_like(y), 0)
     kept = ResizeProblem(resize, WholeView(), target, lower, upper)
     assert kept.certificate(solution, tolerance=0.5).figures(2)["bound_violation"] == 0
-    broken = Loose(resize, WholeView(), target, lower, upper, forgotten)
+    broken = Loose(resize, WholeView(), target, lower, upper, forgotten=forgotten)
     assert broken.certificate(solution, tolerance=0.5).figures(2)["bound_violation"] == pytest.approx(excess, rel=1e-6)
 
 
