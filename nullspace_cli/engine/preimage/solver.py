@@ -96,8 +96,8 @@ class PreimageSolver:
 
     def _part(self, rows: slice, cols: slice) -> "PreimageSolver":
         """The solver of some of the view's values and the pixels that they read; kept, as marks lie alike."""
-        passes = self.passes.part(rows, cols)
-        if passes.window == self.passes.window:
+        passes, all_values = self.passes.part(rows, cols), (len(self.passes.rows), len(self.passes.cols))
+        if passes.window == self.passes.window and (len(passes.rows), len(passes.cols)) == all_values:
             return self
         key = (rows.start, rows.stop, cols.start, cols.stop)
         return self._parts(key, lambda: PreimageSolver(passes, self.resize.channels, self.resize.device, self._damping))

@@ -211,6 +211,19 @@ def test_a_small_change_is_looked_for_in_a_window_alone(*, bounded: bool) -> Non
     assert share_made(found.pixels, source, target) > share_made(whole.pixels, source, target) - 0.01
 
 
+def test_values_at_the_edge_that_read_no_change() -> None:
+    """Others read the same edge: all pixels are looked at, and not all values."""
+    uncropped = replace(transform_of(crop_mode="squash"), crop_pct=1.0)
+    preimages = PreimageSolver(ResizeOperator(uncropped, 2 * WIDTH, 2 * HEIGHT))
+    source = drawing(2 * WIDTH, 2 * HEIGHT)
+    target = source.copy()
+    inner = slice(42, -42), slice(None), slice(52, -52)
+    target[inner] = striped(source)[inner]
+    found = realise(preimages, PreimageProblem(target, preimages.passes(source), source))
+    assert found.projected.window == preimages.passes.window
+    assert not found.wrong.any()
+
+
 def test_the_source_itself_is_found_again() -> None:
     preimages = PreimageSolver(ResizeOperator(transform_of(), WIDTH, HEIGHT))
     source = noise(0, 1, 127, 254, 255)
