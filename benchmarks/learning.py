@@ -1,7 +1,7 @@
 """Learning encoder-level noise for ViT-S/32 over several rounds, against the authors' procedure written out again.
 
 Theirs decodes every image in every round and runs the clean image beside the noisy one in every step. And the command's
-memory, with one photo's share of the data and with four times as many.
+memory, with some photos and with four times as many.
 """
 
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def memory() -> Figure:
         peaks = []
         for count in (few, many):
             run = vitnull(
-                "learn-noise", "vit_small_patch32_224", "--no-pretrained", "--data", save_photos(Path(folder), count),
+                "learn-noise", "vit_small_patch32_224", "--no-pretrained", "--data", save_photos(Path(folder, str(count)), count),
                 "--fraction", 1, "--rounds", 1, "--step-images", STEP, "--cache-limit", 0, "--device", "cpu",
                 "--out-dir", Path(folder) / f"{count} noises", "--no-preview",
             )  # fmt: skip
@@ -60,8 +60,8 @@ def against_theirs() -> list[Row]:
     site = injection_site(model, "encoder")
     transform = model.transform.squashed()
     with TemporaryDirectory() as folder:
-        photos = save_photos(Path(folder), IMAGES)
-        data, images = ImageFolder(photos, their_transform(model)), open_data(str(photos))
+        data = ImageFolder(save_photos(Path(folder)), their_transform(model))
+        images = open_data(folder)
         plan = Plan("encoder", (LIMIT,), "paper-accum", ROUNDS, LR, 1.0, 2.0, None, STEP, 0, "", IMAGES, {})
 
         def read() -> ReferenceCache:
@@ -109,12 +109,11 @@ def their_transform(model: Model) -> Any:
     return transforms.Compose([transforms.Resize(size), transforms.ToTensor(), normalize])
 
 
-def save_photos(folder: Path, count: int) -> Path:
+def save_photos(folder: Path, count: int = IMAGES) -> Path:
     """JPEG files of Imagenette's usual size, with grain, so that they take as long to decode as photos do."""
-    photos = folder / f"{count} photos"
-    (photos / "all").mkdir(parents=True)
+    (folder / "photos").mkdir(parents=True)
     dice = np.random.default_rng(0)
     for i in range(count):
         pixels = draw("train", i, size=500)[0][:375] + dice.normal(0, 8, (375, 500, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(photos / "all" / f"{i}.jpg", quality=90)
-    return photos
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / "photos" / f"{i}.jpg", quality=90)
+    return folder
