@@ -42,8 +42,9 @@ def memory() -> Figure:
     with TemporaryDirectory() as folder:
         peaks = []
         for count in (few, many):
+            photos = save_photos(Path(folder, str(count)), count)
             run = vitnull(
-                "learn-noise", "vit_small_patch32_224", "--no-pretrained", "--data", save_photos(Path(folder, str(count)), count),
+                "learn-noise", "vit_small_patch32_224", "--no-pretrained", "--data", photos,
                 "--fraction", 1, "--rounds", 1, "--step-images", STEP, "--cache-limit", 0, "--device", "cpu",
                 "--out-dir", Path(folder) / f"{count} noises", "--no-preview",
             )  # fmt: skip
