@@ -4,7 +4,6 @@ Of each entry there are two slacks, the distances to its bounds, and two dual va
 a slack and its dual variable are 0. Arrays hold them as [p, 2, ...], the lower bound's first.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +13,7 @@ SHORT_OF_THE_BOUND = 0.995
 
 def step_length(values: Float[Tensor, "p *n"], step: Float[Tensor, "p *n"]) -> Float[Tensor, " p"]:
     """How much of the step, at most all, keeps every value from falling below zero."""
-    return torch.where(step < 0, -values / step.clamp_max(-1e-300), 1.0).flatten(1).amin(1).clamp_max(1)
+    return 1 / (step / values).flatten(1).amin(1).neg().clamp_min(1)
 
 
 def newton_rhs(
