@@ -185,11 +185,22 @@ def test_hardly_an_interior(norm: Norm) -> None:
     assert solution.iterations.max() > FIRST_TRY
 
 
+WAYS = {
+    "graded rows": ("FIRST_TRY", 0),
+    "double precision throughout": ("ROUGH", torch.inf),
+    "single precision to its end": ("ROUGH", 0.0),
+    "all weights multiplied out": ("SETTLED", 0.0),
+    "no weight multiplied out": ("SETTLED", 1e9),
+}
+
+
 @pytest.mark.parametrize("norm", NORMS)
-def test_graded_rows_lead_to_the_same_answer(norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ways_lead_to_the_same_answer(way: str, norm: Norm, monkeypatch: pytest.MonkeyPatch) -> None:
     A, (x, t) = row_space(10, 60), points(60, saturated=0.3)
     expected = solve_affine_box(A, x, t, norm=norm)
-    monkeypatch.setattr("nullspace_cli.engine.solvers.interior_point.FIRST_TRY", 0)
+    name, value = WAYS[way]
+    monkeypatch.setattr(f"nullspace_cli.engine.solvers.interior_point.{name}", value)
     solution = solve_affine_box(A, x, t, norm=norm)
     check(solution, A, x)
     torch.testing.assert_close(
