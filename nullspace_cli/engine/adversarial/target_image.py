@@ -66,6 +66,7 @@ class TargetImage:
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
+        phase: float = 0.0,
     ) -> Shaped[Tensor, "c h w"]:
         _, height, width = image.shape
         fitted = _in_unit_range(fit(turn.stored(self.pixels), width, height))

@@ -108,6 +108,11 @@ class BlockView:
             hit |= np.outer(self._rows.reach[i], self._cols.reach[j]) > share
         return self._stored(hit)
 
+    def blame(self, off: float) -> Float[NDArray[np.float64], "n m"]:
+        """How many values that are off by more each block has to answer for: of each, its share."""
+        wrong = (np.abs(self.error()) > off).sum(1)
+        return self._stored(self._rows.reach.T @ wrong @ self._cols.reach)
+
     def wish(self, free: Bool[NDArray[np.bool_], "n m"]) -> Plane:
         """How far the view of a plane that all channels follow lies from where it shall, as these blocks change.
 

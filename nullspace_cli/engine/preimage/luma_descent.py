@@ -5,7 +5,8 @@ first takes, block by block, the nearest ones in the metric of the resize, by th
 channels' values lie within their cells. The second tries many that are nearly as near, then changes of one or two
 coefficients, and keeps what lessens the error of the views as they are with all roundings and clippings of decoder and
 resize. The third gives the source its own blocks back where that does not help: wherever a value is off by more than
-two levels, and under a last few wrong ones, as long as most of the change is left.
+two levels, under a last few wrong ones, and where that brings the wrong ones within a bound, as long as most of the
+change is left.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,8 +30,8 @@ Blocks = Bool[NDArray[np.bool_], "n m"]
 LARGEST = 1023
 """Of a coefficient that baseline JPEG has a code for; libjpeg ends the process at larger ones."""
 
-LOOSE = 0.03
-"""Weight of a level off the wanted pixels against one off the wanted view, where the resize keeps all pixels apart."""
+LOOSE = 0.001
+"""Weight of a level off the wanted pixels against one off the wanted view."""
 
 DESCENTS = (1, 1)
 """Sweeps over all blocks; after each number of them the picture is decoded, clipped and resized anew."""
@@ -78,6 +79,12 @@ GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
 KEPT = 0.9
 """Share of the change's energy that must be left."""
 
+TOLERATED, SETTLED = 0.01, 0.75
+"""Share of a view's values that may be wrong, and of the change's energy that must be left to come to that."""
+
+AHEAD = 0.05
+"""Share of what may be wrong that is aimed for at a time besides what is too much."""
+
 
 @dataclass(eq=False)
 class LumaDescent:
@@ -101,10 +108,11 @@ class LumaDescent:
         self.coefficients: Coefficients = np.where(self.free[..., None, None], _codable(self.wanted), self.own)
         read = np.logical_or.reduce([view.read for view in self.views])
         self._movable: Blocks = binary_dilation(self.free, np.ones((3, 3), bool)) & read
+        self._changing: Grid = np.nonzero(self.free | self._movable)
         self._judged = [view.reads(self._movable) for view in self.views]
         self._spacing = tuple(max(sides) for sides in zip(*(view.spacing for view in self.views), strict=True))
         self._table = self.decoder.table.astype(np.float64)
-        self._loose = LOOSE * self.views[0].wanted[:, 0].size / self.own.size
+        self._pixels = self.decoder(self.own)
 
     def __call__(self) -> Coefficients:
         """The best that was found."""
@@ -118,12 +126,14 @@ class LumaDescent:
         stage(f"repairing {self._wrong()} values")
         self._mend()
         self._give_back()
+        self._settle()
         return self.coefficients
 
     def _see(self) -> None:
-        pixels = self.decoder(self.coefficients)
+        at = self._changing
+        self._pixels[at] = self.decoder(self.coefficients[at][:, None], at)[:, 0]
         for view in self.views:
-            view.see(pixels)
+            view.see(self._pixels)
 
     def _wrong(self, off: float = EDGE) -> int:
         """How many values are off by more, of those that read a block that may change."""
@@ -165,15 +175,15 @@ class LumaDescent:
     ) -> Int[NDArray[np.int32], "N K 8 8"]:
         """Coefficients of each block by which, with those around it as they are, that is least; the best first."""
         k, q = self.coefficients[blocks], self._table.ravel()
-        slopes = self._loose * (k - self.wanted[blocks]) * self._table
+        slopes = LOOSE * (k - self.wanted[blocks]) * self._table
         slopes += _total(hood.slopes(hood.of_field(want)) for hood, want in zip(hoods, fields, strict=True))
         grams = [hood.grams() for hood in hoods]
         gains = _total(np.einsum("nuu,nvv->uv", down, across) / len(k) for down, across in grams).ravel()
-        seen = np.flatnonzero(gains > SEEN * self._loose)
-        order = seen[np.argsort(-(gains[seen] + self._loose) * q[seen] ** 2)]
+        seen = np.flatnonzero(gains > SEEN * LOOSE)
+        order = seen[np.argsort(-(gains[seen] + LOOSE) * q[seen] ** 2)]
         u, v = np.divmod(order, SIDE)
         H = _total(down[:, u[:, None], u] * across[:, v[:, None], v] for down, across in grams)
-        H += self._loose * np.eye(len(order))
+        H += LOOSE * np.eye(len(order))
         H *= np.outer(q[order], q[order])
         found = closest_vectors(H, slopes.reshape(len(k), -1)[:, order] * q[order], BEAM, count)
         steps = np.zeros((*found.shape[:2], SIDE**2), np.int32)
@@ -295,6 +305,34 @@ class LumaDescent:
             self._see()
             self._mend()
 
+    def _settle(self) -> None:
+        """The source's own blocks where the change costs most for what it shows, until few enough values are wrong.
+
+        Where that would take too much of the change, all of it stays.
+        """
+        allowed = TOLERATED * sum(view.wanted.size for view in self.views)
+        found, whole = self.coefficients.copy(), self._energy(self.coefficients)
+        for _ in range(ROUNDS):
+            excess = self._wrong() - allowed
+            if excess <= 0:
+                return
+            self._keep_own(self._costly(excess + AHEAD * allowed))
+            if self._energy(self.coefficients) < SETTLED * whole:
+                break
+            self._see()
+            self._mend()
+            self._spare_far()
+        self.coefficients = found
+
+    def _costly(self, values: float) -> Blocks:
+        """The changed blocks that have to answer for so many wrong values, the fewest that can be seen."""
+        energy = self._energies(self.coefficients).ravel()
+        cost = np.where(energy > 0, _total(view.blame(EDGE) for view in self.views).ravel(), 0)
+        worst = np.argsort(-cost / np.sqrt(energy + 1), kind="stable")
+        chosen: Blocks = np.zeros(self.free.size, bool)
+        chosen[worst[: np.searchsorted(cost[worst].cumsum(), values) + 1]] = True
+        return chosen.reshape(self.free.shape)
+
     def _keep_own(self, blocks: Blocks) -> None:
         self.coefficients[blocks] = self.own[blocks]
         self.wanted = np.where(blocks[..., None, None], self.own, self.wanted)
@@ -309,7 +347,11 @@ class LumaDescent:
         )
 
     def _energy(self, coefficients: Coefficients) -> float:
-        return float((((coefficients - self.own) * self._table) ** 2).sum())
+        return float(self._energies(coefficients).sum())
+
+    def _energies(self, coefficients: Coefficients) -> Float[NDArray[np.float64], "n m"]:
+        energies: Float[NDArray[np.float64], "n m"] = (((coefficients - self.own) * self._table) ** 2).sum((2, 3))
+        return energies
 
 
 def _total(parts: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:

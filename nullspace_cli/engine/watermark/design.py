@@ -31,11 +31,13 @@ class Aim(Protocol):
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
+        phase: float = 0.0,
     ) -> Shaped[Tensor, "c h w"]:
         """The target image for the source `image`, in [0, 1], which it may leave, or both in whole levels.
 
         Args:
-            default, period, tint: how to draw what is drawn on the upright image, where nothing else was asked for.
+            default, period, tint, phase: how to draw what is drawn on the upright image, where nothing else was asked
+                for.
             turn: of the image, to be upright.
         """
         ...
@@ -62,6 +64,7 @@ class Design:
         period: Period,
         tint: Tint = GREY,
         turn: Orientation = UPRIGHT,
+        phase: float = 0.0,
     ) -> Shaped[Tensor, "c h w"]:
         """The target image, possibly outside [0, 1]: the mark is upright when the image is turned to be.
 
@@ -72,7 +75,7 @@ class Design:
         strength = DEFAULT_STRENGTH[style] if self.strength is None else self.strength
         placement = replace(self.placement, strength=strength)
         upright = turn.upright(image, (1, 2))
-        return turn.stored(target_image(upright, self.mark, placement, style, period, tint), (1, 2))
+        return turn.stored(target_image(upright, self.mark, placement, style, period, tint, phase), (1, 2))
 
     @property
     def sha256(self) -> str:
@@ -140,8 +143,14 @@ def own_design(given: Aim | None, of_all: Aim | None) -> Aim:
 
 
 def drawn_on_grey(
-    aim: Aim, height: int, width: int, default: MarkStyle, period: Period, turn: Orientation = UPRIGHT
+    aim: Aim,
+    height: int,
+    width: int,
+    default: MarkStyle,
+    period: Period,
+    turn: Orientation = UPRIGHT,
+    phase: float = 0.0,
 ) -> Float[NDArray[np.float32], "h w"]:
     """The change of luminance that a mark makes on mid-grey, where there is head-room for all of it."""
     grey = torch.tensor(0.5)
-    return aim.target(grey.expand(1, height, width), default, period, GREY, turn).sub_(grey)[0].numpy()
+    return aim.target(grey.expand(1, height, width), default, period, GREY, turn, phase).sub_(grey)[0].numpy()

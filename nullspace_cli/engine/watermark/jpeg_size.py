@@ -32,7 +32,7 @@ from nullspace_cli.engine.solvers.resize_projection import (
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform, in_grey
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Aim, drawn_on_grey, own_design
-from nullspace_cli.engine.watermark.mark_style import Period, line_period
+from nullspace_cli.engine.watermark.mark_style import Period, wave_period, wave_phase
 from nullspace_cli.engine.watermark.native_size import VISIBLE
 from nullspace_cli.engine.watermark.result import Jpeg, Rounding, Unrounded, Watermarked, attained
 
@@ -49,6 +49,9 @@ NOISE = 1.2
 
 CRAMPED = 0.25
 """Share of a block's pixels without head-room from which on it is left as it is."""
+
+FAINT = 1.5
+"""Steps below which a coefficient that the source goes without is not made: most bytes of a mark would be for such."""
 
 
 @dataclass(eq=False)
@@ -132,6 +135,7 @@ class _Task:
         change = DCT @ self._blocks(real - luma) @ DCT.T
         own = self.jpeg.luma.coefficients
         wanted = own.astype(np.float64) + np.where(free[..., None, None], change / self.jpeg.luma.table, 0)
+        wanted = np.where((own == 0) & (np.abs(wanted) < FAINT), 0, wanted)
         descent = LumaDescent(self.decoder, self.readers, own, wanted, free)
         found = descent() if self.maker.rounding == "aware" else descent.coefficients
         data = self.jpeg.written(found)
@@ -155,6 +159,10 @@ class _Task:
             planes = (coloured(plane) for plane in (real, self.jpeg.brightness, target))
             return Unrounded(*(torch.from_numpy(np.moveaxis(plane, 2, 0) / 255).float() for plane in planes))
 
+        def drawn() -> NDArray[np.float32]:
+            period, phase = self._waves
+            return drawn_on_grey(self.design, picture.height, picture.width, "hatch", period, picture.turn, phase)
+
         return Watermarked(
             picture.pixels,
             coloured(target).astype(np.uint8),
@@ -163,21 +171,27 @@ class _Task:
             self.maker.rounding,
             certificate,
             unrounded,
-            lambda: drawn_on_grey(self.design, picture.height, picture.width, "hatch", self._period, picture.turn),
+            drawn,
             Jpeg(data, self.jpeg.lost, self.jpeg.compared_with, len(data) / len(self.jpeg.data), changed),
         )
 
-    @property
-    def _period(self) -> Period:
-        """Of the lines, on the picture as it is to be seen."""
+    @cached_property
+    def _waves(self) -> tuple[Period, float]:
+        """Period and phase of the hatch on the picture as it is to be seen: those of the stored blocks."""
         picture, geometry = self.jpeg.picture, self.view.geometry
+        stored, size = picture.orientation, self.jpeg.brightness.shape
         ratios = picture.height / geometry.resized[1], picture.width / geometry.resized[0]
-        return line_period(ratios[::-1] if picture.turn.transposed else ratios)
+        as_stored = picture.turn.transposed != stored.transposed
+        period = wave_period(ratios[::-1] if as_stored else ratios)
+        if stored.transposed:
+            period, size = period[::-1], size[::-1]
+        return period, wave_phase(period, size, stored.flipped)
 
     def _wish(self) -> Plane:
         """The luma with the mark on it."""
         image = torch.from_numpy(self.jpeg.brightness.astype(np.float32))[None].div_(255)
-        target = self.design.target(image, "hatch", self._period, turn=self.jpeg.picture.orientation)
+        period, phase = self._waves
+        target = self.design.target(image, "hatch", period, turn=self.jpeg.picture.orientation, phase=phase)
         levels: Plane = target[0].clamp_(0, 1).mul_(255).round_().to(torch.uint8).numpy()
         return levels
 

@@ -7,7 +7,7 @@ a carrier: lines so fine that the network reads their local mean only, and that 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -55,6 +55,9 @@ FAINT = 0.2
 EDGE = 0.8
 """Height of an outline's light and of its dark line."""
 
+BLOCK_WAVE = 16
+"""Pixels of the slowest wave that the blocks of a JPEG are coded by."""
+
 SIDE = 512
 """Pixels of the squares that are treated one by one: their intermediate planes stay in the cache, and one in which
 nothing of the mark lies is left out."""
@@ -79,6 +82,30 @@ def line_period(ratios: tuple[float, float]) -> Period:
     if max(down, across) < 2:
         return (2, 2)
     return (down, math.inf) if down >= across else (math.inf, across)
+
+
+def wave_period(ratios: tuple[float, float]) -> Period:
+    """As `line_period`, for a JPEG: whole halves of a wave fill a block of 8 x 8 pixels, or whole blocks a half.
+
+    With `wave_phase` such a wave is one of those that a block is coded by: a coefficient or two make it, where lines of
+    another period take many. Where either would do it varies along rows: there the usual tables are coarser.
+    """
+    down, across = (math.floor(1.5 * ratio + 1e-6) for ratio in ratios)
+    lines = max(down, across)
+    if lines < 3:  # finer than a block's finest wave
+        return line_period(ratios)
+    length = BLOCK_WAVE / math.ceil(BLOCK_WAVE / lines) if lines < BLOCK_WAVE else lines // BLOCK_WAVE * BLOCK_WAVE
+    return (length, math.inf) if down > across else (math.inf, length)
+
+
+def wave_phase(period: Period, size: tuple[int, int], flipped: Sequence[bool]) -> float:
+    """The phase of an upright picture's waves that are those of the blocks of 8 x 8 pixels that it is stored in.
+
+    Args:
+        size: of the picture, down and across.
+        flipped: whether its rows and its columns are stored from their end.
+    """
+    return sum((0.5 - (side if back else 0)) / length for length, side, back in zip(period, size, flipped, strict=True))
 
 
 def diagonal_period(ratio: float) -> Period:
@@ -121,6 +148,7 @@ def target_image(
     style: MarkStyle = "plain",
     period: Period = MODEL_PERIOD,
     tint: Tint = GREY,
+    phase: float = 0.0,
 ) -> Shaped[Tensor, "c h w"]:
     """What the watermarked image should look like: t = x + strength * opacity * change; may leave [0, 1].
 
@@ -129,6 +157,7 @@ def target_image(
             mark is one of luminance.
         period: of the hatch's lines, and the width of an outline's; see `line_period`.
         tint: of hatch and outline; see `visible_tint`.
+        phase: of the hatch where the image begins, in periods; see `wave_phase`.
     """
     placed = _with_margin(place(mark, image.shape[2], image.shape[1], placement), _width(period), image)
     ink = _Ink.of(placed)
@@ -149,6 +178,7 @@ def target_image(
             polarity=ink.polarity,
             corner=(down.start, across.start),
             period=period,
+            phase=phase,
             tint=torch.tensor(tint if len(x) == 3 else (1.0,), dtype=x.dtype, device=x.device)[:, None, None],
         )
         drawn = (x + weight * STYLES[style](layer))[:, *(_moved(a, -b.start) for a, b in zip(own, seen, strict=True))]
@@ -231,6 +261,7 @@ class _Layer:
     polarity: float
     corner: tuple[int, int]
     period: Period
+    phase: float
     tint: Float[Tensor, "c 1 1"]
 
 
@@ -279,7 +310,7 @@ def _lines(share: Float[Tensor, "c h w"], layer: _Layer) -> Float[Tensor, "c h w
         torch.arange(corner, corner + (1 if math.isinf(period) else size), dtype=torch.float64) / period
         for corner, size, period in zip(layer.corner, share.shape[1:], layer.period, strict=True)
     )
-    phase = (down[:, None] + across) % 1
+    phase = (down[:, None] + across + layer.phase) % 1
     distance = torch.minimum(phase, 1 - phase).to(share)
     pixel = 1 / _width(layer.period)
     # The line of this period and, where lines are so wide that they nearly meet, that of the next.
