@@ -79,8 +79,8 @@ GIVEN_BACK = (0.3, 0.3, 0.1, 0.0)
 KEPT = 0.9
 """Share of the change's energy that must be left."""
 
-TOLERATED, SETTLED = 0.01, 0.75
-"""Share of a view's values that may be wrong, and of the change's energy that must be left to come to that."""
+TOLERATED, SPENT = 0.01, 0.25
+"""Share of a view's values that may be wrong, and of the change's energy that may go to come to that."""
 
 AHEAD = 0.05
 """Share of what may be wrong that is aimed for at a time besides what is too much."""
@@ -108,7 +108,8 @@ class LumaDescent:
         self.coefficients: Coefficients = np.where(self.free[..., None, None], _codable(self.wanted), self.own)
         read = np.logical_or.reduce([view.read for view in self.views])
         self._movable: Blocks = binary_dilation(self.free, np.ones((3, 3), bool)) & read
-        self._changing: Grid = np.nonzero(self.free | self._movable)
+        rows, columns = np.nonzero(self.free | self._movable)
+        self._changing = rows, columns
         self._judged = [view.reads(self._movable) for view in self.views]
         self._spacing = tuple(max(sides) for sides in zip(*(view.spacing for view in self.views), strict=True))
         self._table = self.decoder.table.astype(np.float64)
@@ -311,17 +312,21 @@ class LumaDescent:
         Where that would take too much of the change, all of it stays.
         """
         allowed = TOLERATED * sum(view.wanted.size for view in self.views)
-        found, whole = self.coefficients.copy(), self._energy(self.coefficients)
+        found, whole, first = self.coefficients.copy(), self._energy(self.coefficients), self._wrong() - allowed
+        excess = first
         for _ in range(ROUNDS):
-            excess = self._wrong() - allowed
             if excess <= 0:
                 return
             self._keep_own(self._costly(excess + AHEAD * allowed))
-            if self._energy(self.coefficients) < SETTLED * whole:
+            lost = 1 - self._energy(self.coefficients) / whole
+            if lost > SPENT:
                 break
             self._see()
             self._mend()
             self._spare_far()
+            excess = self._wrong() - allowed
+            if lost * first > SPENT * (first - excess):  # at this rate it would take too much
+                break
         self.coefficients = found
 
     def _costly(self, values: float) -> Blocks:

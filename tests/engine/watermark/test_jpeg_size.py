@@ -1,25 +1,28 @@
 """Marks on JPEGs: what plain Pillow and the transform make of the files, and whose coefficients they hold."""
 
 import io
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from scipy.fft import dctn
 
 from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.jpeg_coefficients import read_luma
 from nullspace_cli.engine.files.jpeg_pictures import JpegPicture, jpeg_of
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.files.two_readings import Reading
+from nullspace_cli.engine.preimage import luma_descent
 from nullspace_cli.engine.preimage.pillow_passes import Passes
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 from nullspace_cli.engine.watermark.design import Design
 from nullspace_cli.engine.watermark.jpeg_size import JpegSize, _Task
 from nullspace_cli.engine.watermark.lettering import text_mark
-from nullspace_cli.engine.watermark.marks import Placement
+from nullspace_cli.engine.watermark.marks import Mark, Placement
 from nullspace_cli.engine.watermark.result import Watermarked, fidelity
 
 WIDTH, HEIGHT = 333, 250
@@ -107,6 +110,37 @@ def test_no_value_moves_by_more_than_two_levels_where_channels_are_clipped(tmp_p
     assert made.jpeg is not None
     before, after = (seen(file, "RGB", side=side) for file in (path, io.BytesIO(made.jpeg.data)))
     assert 0 < np.abs(after - before).max() <= 2
+
+
+@pytest.mark.parametrize(("reading", "orientation"), list(product(("timm", "shown"), range(1, 9))))
+def test_the_hatch_is_a_cosine_wave_of_the_stored_blocks(reading: Reading, orientation: int, tmp_path: Path) -> None:
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)).save(path, exif=exif)  # the sides are no multiples of 8
+    ground = Mark(np.ones((8, 8, 3), np.float32), np.ones((8, 8), np.float32), "a block")
+    design = Design(ground, Placement("stretch", "center", 0.8, strength=1))
+    task = _Task(JpegSize(transform_of(), design), jpeg_of(read_picture(path, reading)), design)
+    blocks = task._wish()[80:160, 80:240].astype(float).reshape(10, 8, 20, 8).swapaxes(1, 2)
+    power = (dctn(blocks - 128, axes=(2, 3), norm="ortho") ** 2).sum((0, 1))
+    along = power[0, 1:].sum()
+    assert along > 0.99 * power.sum()  # the rest is roundings
+    assert power.max() > 0.8 * along
+
+
+@pytest.mark.parametrize(("side", "within"), [(100, True), (108, False)])
+def test_blocks_are_given_back_where_few_of_them_bring_the_input_within_one_percent(
+    side: int, within: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = photo(tmp_path / "a.jpg", quality=85)
+    before, changed, files = seen(path, "RGB", side=side), [], []
+    for tolerated in (1.0, 0.01):
+        monkeypatch.setattr(luma_descent, "TOLERATED", tolerated)
+        made = JpegSize(transform_of(side=side), DESIGN)(jpeg_of(read_picture(path)))
+        assert made.jpeg is not None
+        files.append(made.jpeg.data)
+        changed.append((seen(io.BytesIO(made.jpeg.data), "RGB", side=side) != before).mean())
+    assert changed[0] > 0.01
+    assert changed[1] <= 0.01 if within else files[0] == files[1]
 
 
 def test_trials_are_what_pillow_makes_of_the_whole_picture(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from nullspace_cli.engine.watermark.mark_style import (
     line_period,
     target_image,
     visible_tint,
+    wave_period,
 )
 from nullspace_cli.engine.watermark.marks import Mark, Placement
 
@@ -111,6 +112,21 @@ def test_what_a_resize_reads_of_a_hatch_is_next_to_nothing(ratio: float) -> None
 )
 def test_line_period(ratios: tuple[float, float], period: Period) -> None:
     assert line_period(ratios) == period
+
+
+@pytest.mark.parametrize(
+    ("ratios", "period"),
+    [
+        ((2.0, 2.0), (math.inf, 16 / 6)),
+        ((4.0, 4.0), (math.inf, 16 / 3)),
+        ((7.5, 5.0), (8, math.inf)),
+        ((12.0, 12.0), (math.inf, 16)),
+        ((24.0, 24.0), (math.inf, 32)),
+        ((1.5, 1.5), (2, math.inf)),
+    ],
+)
+def test_wave_period(ratios: tuple[float, float], period: Period) -> None:
+    assert wave_period(ratios) == period
 
 
 def test_the_hatch_takes_the_place_of_the_pictures_own_detail() -> None:
