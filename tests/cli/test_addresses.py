@@ -159,6 +159,7 @@ def test_what_is_not_installed_is_named(
         ("s3:/b/x.png", "s3://b/x.png"),
         ("s3://b/x.png", "s3://b/x.png"),
         ("Cannot read https:/h/x and gs:/b: no", "Cannot read https://h/x and gs://b: no"),
+        ("file:/x.png, file:///x.png", "file:///x.png, file:///x.png"),
         ("local-dir:/models/x", "local-dir:/models/x"),
         ("torch/cifar10:/data", "torch/cifar10:/data"),
         (r"C:/x.png C:\x.png", r"C:/x.png C:\x.png"),

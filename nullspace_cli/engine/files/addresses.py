@@ -25,8 +25,13 @@ def is_address(path: Path | str) -> bool:
 
 
 def with_both_slashes(text: str) -> str:
-    """A text in which addresses are as people write them."""
-    return _IN_TEXT.sub(r"\1://", text) if ":/" in text else text
+    """A text in which addresses are as people write them, with the slashes that a path has lost."""
+    return _IN_TEXT.sub(lambda found: f"{found[1]}:{_slashes(found[1])}", text) if ":/" in text else text
+
+
+def _slashes(scheme: str) -> str:
+    """Behind two comes whose file it is; of one here, nobody's."""
+    return "///" if scheme in _LOCAL else "//"
 
 
 def is_there(path: Path) -> bool:
@@ -113,7 +118,7 @@ def _elsewhere(path: Path, doing: str = "read") -> Iterator[tuple[Any, str]]:
     except ImportError:
         raise DataError(f"{path} is read by fsspec, which is not here. Run pip install 'vitnull[data]'.") from None
     try:
-        yield fsspec.core.url_to_fs(f"{scheme}:///{rest}" if scheme in _LOCAL else f"{scheme}://{rest}")
+        yield fsspec.core.url_to_fs(f"{scheme}:{_slashes(scheme)}{rest}")
     except FileNotFoundError as error:
         raise DataError(f"Cannot {doing} {path}: there is no such file. Check the name.") from error
     except ImportError as error:
