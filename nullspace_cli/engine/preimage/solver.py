@@ -23,7 +23,7 @@ from torch import Tensor
 from nullspace_cli.engine.preimage.kept import Kept
 from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, Plane, Window, within_cell
 from nullspace_cli.engine.preimage.problem import Preimage, PreimageProblem, Projected, Rounded, halved
-from nullspace_cli.engine.preimage.repair import Repair
+from nullspace_cli.engine.preimage.repair import FEW, Repair
 from nullspace_cli.engine.runtime.stages import stage
 from nullspace_cli.engine.solvers.error_feedback import Tap, feedback_taps, round_along
 from nullspace_cli.engine.solvers.resize_projection import (
@@ -38,6 +38,9 @@ from nullspace_cli.engine.transforms.resize_operator import ResizeOperator
 
 BLOCK_ROWS = 512
 """Rows that are rounded together: enough for long vectors, few enough to be held as floats."""
+
+CHOICES, LEFT = 3, 0.8
+"""Tries that are kept, of few wrong values; share of the change of one that must be left for others to be left out."""
 
 STRAYED_ROUNDS = 4
 """Tries of a whole picture besides, where another reader is looked at, too."""
@@ -110,8 +113,7 @@ class PreimageSolver:
         aims = self._aims(problem, J_real)
         if problem.source is not None:
             target = self._masked(problem.source, target, J_real)
-        best: Preimage | None = None
-        fewest = 0
+        tries: list[tuple[int, Preimage]] = []
         for k in range(rounds if problem.strayed is None else rounds + STRAYED_ROUNDS):
             projection = self._with_margin(replace(problem, target=target))
             beyond = self._second_real(J_real - J_real.clip(0, 255))  # what PIL cuts off between its passes
@@ -125,18 +127,32 @@ class PreimageSolver:
             found = Preimage(*repaired, Projected(target, projection, solution, self.passes.window))
             strayed = problem.astray(found.pixels)
             count = int((found.wrong | strayed).sum())
-            if best is None or count < fewest:
-                best, fewest = found, count
-            if problem.source is None or not fewest:
+            tries = sorted([*tries, (count, found)], key=lambda tried: tried[0])
+            del tries[CHOICES if tries[0][0] <= FEW else 1 :]
+            if problem.source is None or not count:
                 break
             amiss = found.wrong | strayed
             target = self.repair.blended(target, problem.source, amiss, wholly=k >= rounds)
             y = solution.y * self._tensor(~_near(amiss))
-        assert best is not None
         if problem.source is None:
-            return best
-        restored = self.repair.restored(Rounded(best.pixels, best.wrong), problem)
-        return best._replace(pixels=restored.pixels, wrong=restored.wrong)
+            return tries[0][1]
+        return self._restored([found for _, found in tries], problem)
+
+    def _restored(self, tries: Sequence[Preimage], problem: PreimageProblem) -> Preimage:
+        """The first of the pictures of which most is left where it is right everywhere, or that of which most is.
+
+        A single value that nothing puts right may cost all of one picture, and of another nothing.
+        """
+        best, most = tries[0], -1
+        for found in tries:
+            before = (found.pixels != problem.source).sum()
+            restored = self.repair.restored(Rounded(found.pixels, found.wrong), problem)
+            left = int((restored.pixels != problem.source).sum())
+            if left > most:
+                best, most = found._replace(pixels=restored.pixels, wrong=restored.wrong), left
+            if left >= LEFT * before:
+                break
+        return best
 
     def _with_margin(self, problem: PreimageProblem) -> ResizeProblem:
         """The exact projection, MARGIN inside the bounds for whole numbers where anything reads a pixel."""
