@@ -154,7 +154,7 @@ def _draw_spectrum(axes: Axes, basis: PatchBasis) -> None:
         color=ORANGE,
         fontsize=11,
     )
-    plain_ticks(axes.yaxis, sigma.tolist())
+    plain_ticks(axes.yaxis, sigma.flatten().tolist())
     axes.set(xlim=(0, end), xlabel="direction", ylabel="singular value", title="Spectrum")
     axes.spines[["top", "right"]].set_visible(False)
 
