@@ -90,7 +90,7 @@ def shard_files(data: str, split: Split) -> list[Path]:
         return next((found for folder in (inner, root) if (found := _only_shards(folder))), [])
     if not data.endswith(SUFFIX):
         return []
-    if root.exists():
+    if exists(root):
         return [root]
     return spelled(data)
 

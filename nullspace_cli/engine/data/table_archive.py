@@ -15,7 +15,7 @@ from nullspace_cli.engine.data.archive import Stored
 from nullspace_cli.engine.documents.base import parse_json, read_json
 from nullspace_cli.engine.documents.datasets_folder import SavedSplits, SavedState, TableInfo
 from nullspace_cli.engine.errors import DataError, first_line
-from nullspace_cli.engine.files.paths import is_folder
+from nullspace_cli.engine.files.paths import exists, is_folder
 from nullspace_cli.engine.files.reading import MIB
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ _AT_ONCE = 256 * MIB
 
 def is_saved(root: Path) -> bool:
     """Whether a folder is a data set, or one split of it, that `save_to_disk` wrote."""
-    return (root / "state.json").exists() and (root / "dataset_info.json").exists()
+    return exists(root / "state.json") and exists(root / "dataset_info.json")
 
 
 def saved_splits(root: Path) -> list[Path]:
     """The splits of a data set that `save_to_disk` wrote with several; empty where it is none."""
     listed = root / "dataset_dict.json"
-    if not listed.exists():
+    if not exists(listed):
         return []
     found = SavedSplits.read(read_json(listed, "the splits of a saved data set", DataError), str(listed), DataError)
     return [root / name for name in found.splits]

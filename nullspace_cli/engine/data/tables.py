@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nullspace_cli.engine.data.collection import Decoded, Split, names_of_indices, numbered
 from nullspace_cli.engine.data.encoded import decode_file
 from nullspace_cli.engine.errors import DataError, ImageError, first_line
-from nullspace_cli.engine.files.paths import is_folder
+from nullspace_cli.engine.files.paths import exists, is_folder
 from nullspace_cli.engine.files.pictures import read_picture
 from nullspace_cli.engine.files.two_readings import Reading
 
@@ -80,7 +80,7 @@ def is_table(data: str) -> bool:
     root = Path(data)
     if is_folder(root):
         return _is_saved(root) or any(next(root.glob(f"{place}*{PARQUET}"), None) for place in ("", "data/"))
-    return data.startswith(HUB) or (root.suffix == PARQUET and root.exists())
+    return data.startswith(HUB) or (root.suffix == PARQUET and exists(root))
 
 
 def _is_saved(root: Path) -> bool:
