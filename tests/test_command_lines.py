@@ -24,11 +24,12 @@ OWN = r"PHOTOS|ROOMS|OBJECTS|SUSPECT|\bFILE\b|\.\.\."
 NOT_RUN = {
     "it is for a cluster, or several processes, which tests/cli/test_machines.py starts": r"\b(srun|torchrun)\b",
     "tests/cli/test_demo.py runs it": r"^vitnull demo$",
-    "it names the reader's own": rf"{OWN}|imagenette2|imagenet/|my[_-]|--checkpoint|local-dir:|\.ttf|logo\.svg",
+    "it names the reader's own": rf"{OWN}|s3://|gs://|train-\{{|table/|\.parquet|imagenette2|imagenet/|my[_-]|--checkpoint|local-dir:|\.ttf|logo\.svg",
     "it takes weights or files from the hub": r"hf-hub:"
     r"|(basis|commit|learn-noise|eval|--model|check revealed\S*) (?!.*--no-pretrained)(\w*vit_|tf_|resnet)",
     "it wants a photo of a megapixel, as tests/cli/test_watermark_for.py has": r"--for (common|384)|--format same"
     r"|-o (marked|small)\.jpg|photo\.jpg marked\.jpg",
+    "it wants a GPU": r"--device cuda",
     "it goes on with a line that is not run": r"revealed\S*\.safetensors|--results vit\.json",
 }
 """Why a line is not run, and by which lines that is known."""
