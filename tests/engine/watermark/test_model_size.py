@@ -297,12 +297,16 @@ def test_several_pictures_together_are_as_one_by_one(
     together = make(pictures)
     for source, result in zip(pictures, together, strict=True):
         (alone,) = make([source])
-        torch.testing.assert_close(alone.unrounded().image, result.unrounded().image, rtol=0, atol=1e-6)
-        assert (alone.pixels != result.pixels).mean() < 0.002  # where a value lies half way between two levels
+        distances = [float((each.unrounded().image - each.unrounded().target).norm(p=norm)) for each in (alone, result)]
+        assert distances[0] == pytest.approx(distances[1], rel=1e-6)
+        # p = 1 has many pictures within its gap of the optimum.
+        off, changed = (1e-2, 0.01) if norm == 1 else (1e-6, 0.002)  # where a value lies half way between two levels
+        torch.testing.assert_close(alone.unrounded().image, result.unrounded().image, rtol=0, atol=off)
+        assert (alone.pixels != result.pixels).mean() < changed
         np.testing.assert_array_equal(alone.wanted, result.wanted)
         assert result.solver["patches"] == PATCHES
         assert result.solver["residual"] <= 1e-8
-        assert result.solver["gap"] == pytest.approx(alone.solver["gap"], rel=0.01, abs=1e-13)
+        assert result.solver["gap"] == pytest.approx(alone.solver["gap"], rel=0.01, abs=1e-7 if norm == 1 else 1e-13)
 
 
 def test_grey_pictures_come_out_in_colour_and_elongated_ones_are_refused(
