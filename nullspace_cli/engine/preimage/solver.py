@@ -128,7 +128,7 @@ class PreimageSolver:
             strayed = problem.astray(found.pixels)
             count = int((found.wrong | strayed).sum())
             tries = sorted([*tries, (count, found)], key=lambda tried: tried[0])
-            del tries[CHOICES if tries[0][0] <= FEW else 1 :]
+            del tries[CHOICES if 0 < tries[0][0] <= FEW else 1 :]
             if problem.source is None or not count:
                 break
             amiss = found.wrong | strayed
