@@ -91,18 +91,24 @@ def against_theirs() -> list[Row]:
 
 
 def theirs(model: Model, loader: Iterable[Any]) -> Tensor:
-    vit: Any = model.module
     noise = torch.empty(1, 49, 384).uniform_(-LIMIT, LIMIT).requires_grad_()
     for _ in range(ROUNDS):
-        for images, _ in loader:
-            with torch.no_grad():
-                clean = vit(images)
-            tokens = vit.blocks(vit.norm_pre(vit._pos_embed(vit.patch_embed(images) + noise)))
-            loss = ((vit.forward_head(vit.norm(tokens)) - clean) ** 2).sum(-1).sqrt().mean()
-            loss.backward()
-            with torch.no_grad():
-                noise -= LR * noise.grad  # type: ignore[operator]
+        authors_round(model, loader, noise)
     return noise.detach()
+
+
+def authors_round(model: Model, loader: Iterable[Any], noise: Tensor) -> None:
+    """Every image decoded, and the clean one run beside the noisy one in every step; the noise is changed in place."""
+    vit: Any = model.module
+    for batch, _ in loader:
+        images = batch.to(noise.device, non_blocking=True)
+        with torch.no_grad():
+            clean = vit(images)
+        tokens = vit.blocks(vit.norm_pre(vit._pos_embed(vit.patch_embed(images) + noise)))
+        loss = ((vit.forward_head(vit.norm(tokens)) - clean) ** 2).sum(-1).sqrt().mean()
+        loss.backward()
+        with torch.no_grad():
+            noise -= LR * noise.grad  # type: ignore[operator]
 
 
 def their_transform(model: Model) -> Any:
