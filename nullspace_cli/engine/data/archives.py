@@ -6,7 +6,8 @@ from pathlib import Path
 from nullspace_cli.engine.data.archive import Archive
 from nullspace_cli.engine.data.shards import SUFFIX as TAR
 from nullspace_cli.engine.data.shards import headers, spelled
-from nullspace_cli.engine.data.table_archive import PARQUET, TableArchive, is_saved, require_table, saved_splits
+from nullspace_cli.engine.data.table_archive import TableArchive, require_table, saved_splits
+from nullspace_cli.engine.data.tables import PARQUET, is_saved
 from nullspace_cli.engine.data.tar_archive import TarArchive
 from nullspace_cli.engine.errors import DataError
 from nullspace_cli.engine.files.addresses import is_address

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullspace_cli.engine.data.archive import Stored
+from nullspace_cli.engine.data.tables import SPLITS_FILE
 from nullspace_cli.engine.documents.base import parse_json, read_json
 from nullspace_cli.engine.documents.datasets_folder import SavedSplits, SavedState, TableInfo
 from nullspace_cli.engine.errors import DataError, first_line
@@ -21,7 +22,6 @@ from nullspace_cli.engine.files.reading import MIB
 if TYPE_CHECKING:
     import pyarrow
 
-PARQUET = ".parquet"
 USUAL = ("image", "img", "jpg", "png")
 """What columns of images are called where nothing says what their bytes are."""
 _FEATURES = b"huggingface"
@@ -31,14 +31,9 @@ _AT_ONCE = 256 * MIB
 """Bytes of results after which rows are written: PNGs take several times the room of JPEGs."""
 
 
-def is_saved(root: Path) -> bool:
-    """Whether a folder is a data set, or one split of it, that `save_to_disk` wrote."""
-    return exists(root / "state.json") and exists(root / "dataset_info.json")
-
-
 def saved_splits(root: Path) -> list[Path]:
     """The splits of a data set that `save_to_disk` wrote with several; empty where it is none."""
-    listed = root / "dataset_dict.json"
+    listed = root / SPLITS_FILE
     if not exists(listed):
         return []
     found = SavedSplits.read(read_json(listed, "the splits of a saved data set", DataError), str(listed), DataError)

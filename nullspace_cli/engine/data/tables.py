@@ -23,6 +23,9 @@ HUB = "hfds/"
 """How timm writes the names of such data sets."""
 
 PARQUET = ".parquet"
+SPLITS_FILE = "dataset_dict.json"
+"""In it `save_to_disk` names the splits of a data set that has several."""
+
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("validation", "val", "valid", "test")}
 """What they are called there, the first that there is; that of what has one alone does not matter."""
 
@@ -84,9 +87,12 @@ def is_table(data: str) -> bool:
 
 
 def _is_saved(root: Path) -> bool:
-    return (root / "dataset_dict.json").exists() or all(
-        (root / name).exists() for name in ("state.json", "dataset_info.json")
-    )
+    return exists(root / SPLITS_FILE) or is_saved(root)
+
+
+def is_saved(root: Path) -> bool:
+    """Whether a folder is a data set, or one split of it, that `save_to_disk` wrote."""
+    return exists(root / "state.json") and exists(root / "dataset_info.json")
 
 
 def open_table(data: str, split: Split, notice: Callable[[str], None]) -> Table:
