@@ -1,4 +1,4 @@
-"""From the start of a process to its end, beside the imports that no such program can do without."""
+"""From the start of a process to its end, beside what no such program can do without."""
 
 import os
 import subprocess
@@ -10,6 +10,9 @@ from matplotlib import cbook
 from PIL import Image
 
 from benchmarks.measure import Row, in_turns
+
+SMALLEST = "import typer; typer.run(lambda name: None)"
+"""A program of Typer's with one command, which does nothing."""
 
 
 def run(*arguments: str, cache: Path | None = None) -> None:
@@ -25,25 +28,32 @@ def rows() -> list[Row]:
             image.resize((1000, 800)).save(photo, quality=95)
         marked, explained, basis = (str(folder / each) for each in ("marked.png", "explained", "demo.safetensors"))
         return [
-            _against("vitnull --help", ["--help"], "typer, rich", "<= 2", rounds=9),
             _against(
+                "vitnull --help", ["--help"],
+                "help of a Typer program of one command", [SMALLEST, "--help"], "<= 1.3", rounds=9,
+            ),
+            _beside_timm(
                 "watermark of one photo of 1000 x 800, model known",
-                ["watermark", photo, "--text", "(c)", "-o", marked, "--force"], "timm", "<= 1", cache=folder / "cache",
+                ["watermark", photo, "--text", "(c)", "-o", marked, "--force"], "<= 1", cache=folder / "cache",
             ),
-            _against(
+            _beside_timm(
                 "explain of it, embedded model",
-                ["explain", photo, "--model", "demo", "--out-dir", explained, "--force"], "timm", "<= 1.3",
+                ["explain", photo, "--model", "demo", "--out-dir", explained, "--force"], "<= 1.3",
             ),
-            _against("basis demo, with its preview", ["basis", "demo", "-o", basis, "--force"], "timm", "<= 1.5"),
+            _beside_timm("basis demo, with its preview", ["basis", "demo", "-o", basis, "--force"], "<= 1.5"),
         ]  # fmt: skip
 
 
+def _beside_timm(what: str, command: list[str], bound: str, cache: Path | None = None) -> Row:
+    return _against(what, command, 'python -c "import timm"', ["import timm"], bound, rounds=5, cache=cache)
+
+
 def _against(
-    what: str, command: list[str], imports: str, bound: str, rounds: int = 5, cache: Path | None = None
+    what: str, command: list[str], reference: str, code: list[str], bound: str, rounds: int, cache: Path | None = None
 ) -> Row:
-    """The command line against the imports, each in a process; a first run fills caches, and is not counted."""
+    """The command line against Python code, each in a process; a first run fills caches, and is not counted."""
     run("-m", "nullspace_cli", *command, cache=cache)
     ours, theirs = in_turns(
-        lambda: run("-m", "nullspace_cli", *command, cache=cache), lambda: run("-c", f"import {imports}"), rounds=rounds
+        lambda: run("-m", "nullspace_cli", *command, cache=cache), lambda: run("-c", *code), rounds=rounds
     )
-    return Row(what, ours, f'python -c "import {imports}"', theirs, bound)
+    return Row(what, ours, reference, theirs, bound)
