@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from nullspace_cli.engine.models import known_views
+from nullspace_cli.engine.models import known_views, user_cache
 from nullspace_cli.engine.models.loading import load_view
 from nullspace_cli.engine.models.model_request import ModelRequest
 
@@ -39,7 +39,7 @@ def test_a_view_is_recalled_as_it_was_found(request_: ModelRequest, without_timm
     assert known_views.recall(request_) is None, "timm is there and knows best"
     without_timm.delitem(sys.modules, "timm")
     assert known_views.recall(request_) == found
-    without_timm.setattr(known_views, "version", lambda _: "999.0")
+    without_timm.setattr(user_cache, "version", lambda _: "999.0")
     assert known_views.recall(request_) is None
 
 
