@@ -1,12 +1,16 @@
-"""What people read pictures with: timm's pretrained configurations, counted."""
+"""What people read pictures with: timm's pretrained configurations, counted, and remembered from run to run."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from typing import NamedTuple
 
+from nullspace_cli.engine.documents.base import Count, Document
+from nullspace_cli.engine.documents.shared import DataConfig
 from nullspace_cli.engine.errors import ImageError, ModelError
 from nullspace_cli.engine.models.data_config import transform_of
+from nullspace_cli.engine.models.timm_names import is_timms_own
+from nullspace_cli.engine.models.user_cache import keep, recalled, versions
 from nullspace_cli.engine.text import shortest
 from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 from nullspace_cli.engine.transforms.readers import TENSOR_FILTERS, Reader
@@ -17,6 +21,22 @@ COMMON_SHARE = 0.9
 LEAST_RATIO = 2.0
 """Source pixels per resized pixel, down and across, from which on a reader can be served: below, it sees the finest
 line that there is, of one pixel in two."""
+
+FILE = "readers.json"
+
+
+class CountedTags(Document):
+    """How many of timm's tags read pictures so."""
+
+    data_config: DataConfig
+    tags: Count
+
+
+class KnownReaders(Document):
+    """The file: all ways to read pictures that timm's tags have, and what `versions` they are of."""
+
+    versions: list[str]
+    readers: list[CountedTags]
 
 
 class Common(NamedTuple):
@@ -64,11 +84,22 @@ def tags_by_transform() -> tuple[tuple[EvalTransform, int], ...]:
 
     How they normalise is no part of it. Tags that read no pictures are left out.
     """
+    installed, known = versions(), recalled(FILE, KnownReaders)
+    if known and known.versions == installed:
+        return tuple((transform_of(one.data_config.model_dump(), "a reader"), one.tags) for one in known.readers)
+    counted = _counted()
+    if installed:
+        readers = [{"data_config": asdict(transform), "tags": tags} for transform, tags in counted]
+        keep(FILE, KnownReaders, {"versions": installed, "readers": readers})
+    return counted
+
+
+def _counted() -> tuple[tuple[EvalTransform, int], ...]:
     import timm
     from timm.data import resolve_data_config
 
     counts: Counter[EvalTransform] = Counter()
-    for name in timm.list_models(pretrained=True):
+    for name in filter(is_timms_own, timm.list_models(pretrained=True)):
         config = timm.get_pretrained_cfg(name)
         try:
             transform = transform_of(resolve_data_config(pretrained_cfg=config.to_dict()), name)

@@ -1,13 +1,20 @@
 """What timm's pretrained tags read pictures with, counted again by timm alone."""
 
+import json
 import math
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import timm
 from timm.data import resolve_data_config
+from timm.models import _registry
 
 from nullspace_cli.engine.models.common_readers import as_tensor_readers, common_readers, tags_by_transform
+from nullspace_cli.engine.transforms.eval_transform import EvalTransform
 
 Combination = tuple[tuple[int, int, int], str, float, str]
 
@@ -25,6 +32,58 @@ def counted() -> Counter[Combination]:
 def test_the_tags_are_timms(counted: Counter[Combination]) -> None:
     ours = {(t.input_size, t.interpolation, t.crop_pct, t.crop_mode): tags for t, tags in tags_by_transform()}
     assert ours == counted
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where it is remembered in this test: nothing is yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    yield tmp_path / "vitnull" / "readers.json"
+    tags_by_transform.cache_clear()
+
+
+def read_again() -> tuple[tuple[EvalTransform, int], ...]:
+    tags_by_transform.cache_clear()
+    return tags_by_transform()
+
+
+def test_what_has_been_counted_is_remembered_of_these_versions_alone(file: Path) -> None:
+    found = read_again()
+    written = json.loads(file.read_text())
+    assert read_again() == found
+    for other in ({**written, "versions": ["0.9.0", "0.1.0"], "readers": []}, {**written, "readers": [{"tags": 1}]}):
+        file.write_text(json.dumps(other))
+        assert read_again() == found
+        assert json.loads(file.read_text()) == written
+    fewer = {**written, "readers": written["readers"][:3]}
+    file.write_text(json.dumps(fewer))
+    assert read_again() == found[:3], "seen to be read"
+
+
+def test_networks_that_others_registered_are_no_tags_of_timms(
+    file: Path, monkeypatch: pytest.MonkeyPatch, counted: Counter[Combination]
+) -> None:
+    def resnet10t(**kwargs: object) -> object:
+        return timm.create_model("resnet14t", **kwargs)
+
+    monkeypatch.setitem(_registry._model_entrypoints, "resnet10t", resnet10t)
+    tags = len(timm.list_pretrained("resnet10t"))
+    assert tags > 0
+    assert sum(number for _, number in read_again()) == counted.total() - tags
+
+
+@pytest.mark.usefixtures("file")
+def test_the_second_run_does_not_import_timm() -> None:
+    program = (
+        "import sys; from nullspace_cli.engine.models.common_readers import common_readers; "
+        "print(len(common_readers(1600, 1200).readers), 'timm' in sys.modules)"
+    )
+    first, second = (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    )
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == ("True", "False")
 
 
 def resized(combination: Combination, width: int, height: int) -> tuple[float, float]:
