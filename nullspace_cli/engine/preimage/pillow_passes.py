@@ -51,7 +51,7 @@ class Passes:
     def part(self, rows: slice, cols: slice) -> "Passes":
         """Of some of the view's values alone, and the window of pixels that these read."""
         part = copy.copy(self)
-        down, across = _hull(self.row_windows[rows]), _hull(self.col_windows[cols])
+        down, across = hull(self.row_windows[rows]), hull(self.col_windows[cols])
         part.window = _within(self.window[0], down), _within(self.window[1], across)
         part.rows, part.cols = self.rows[rows, down], self.cols[cols, across]
         part.row_windows, part.col_windows = _windows(part.rows), _windows(part.cols)
@@ -95,7 +95,7 @@ def _windows(matrix: Float[NDArray[np.float64], "k K"]) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
 
 
-def _hull(windows: Sequence[slice]) -> slice:
+def hull(windows: Sequence[slice]) -> slice:
     """What they and all between them take."""
     return slice(min(window.start for window in windows), max(window.stop for window in windows))
 

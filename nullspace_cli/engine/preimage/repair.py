@@ -1,14 +1,17 @@
 """The last few wrong values of a picture's view: repaired one by one, or blended to the source until they are right."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, UInt8
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
-from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes, to_level
+from nullspace_cli.engine.preimage.integer_program import exact_levels
+from nullspace_cli.engine.preimage.local_search import descend
+from nullspace_cli.engine.preimage.neighbourhood import Neighbourhood, window_of
+from nullspace_cli.engine.preimage.pillow_passes import Levels, Passes
 from nullspace_cli.engine.preimage.problem import PreimageProblem, Rounded, halved
 from nullspace_cli.engine.runtime.stages import stage
 
@@ -18,8 +21,16 @@ FEW = 50
 STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
 
+PROGRAMS = (0, 8), (1, 8), (2, 64), (4, 255)
+"""The pixels of how many values around a wrong one an integer program has, and how far it may move them."""
 
-MANY = 500
+LARGEST = 3000
+"""Pixels of a program that is tried."""
+
+IN_VAIN = 20
+"""Programs of one kind without a solution after which those of the next are tried: they may take a second each."""
+
+MANY = 1000
 """Wrong values that are repaired one by one when nothing else is left to be tried."""
 
 SWEEPS = 12
@@ -31,18 +42,9 @@ LAST_SWEEP = 40
 KEPT = 0.95
 """Share of the changed pixels that another reader's sake must leave."""
 
-CANDIDATES = 400
-"""Pixels that the local search tries for one change; a large kernel has more, much alike."""
-
-KICKS, KICKED = 12, 4
-"""How often some pixels are changed by chance where the last search is stuck, and how many."""
-
-DONE = 1e-9
-"""Levels that count as none."""
-
 
 class Repair:
-    """Local search around wrong values of the views of one size of picture.
+    """Repairs wrong values of the views of one size of picture.
 
     Args:
         steps: levels by which it changes a pixel.
@@ -52,7 +54,7 @@ class Repair:
         self._passes, self._steps = passes, steps
 
     def __call__(self, found: Rounded, problem: PreimageProblem) -> Rounded:
-        """Local search around each wrong value, while they are few; the second time nearer to the source there."""
+        """Each wrong value by itself, while they are few; the second time nearer to the source there."""
         for blended in (False, True):
             if not 0 < found.wrong.sum() <= FEW:
                 break
@@ -68,7 +70,7 @@ class Repair:
         return found
 
     def touched_up(self, found: Rounded, problem: PreimageProblem) -> Rounded:
-        """Local search around each wrong value, unless they are very many, and nothing else."""
+        """Each wrong value by itself, unless they are very many, and nothing else."""
         if not 0 < found.wrong.sum() <= MANY:
             return found
         pixels = found.pixels.copy()
@@ -117,8 +119,6 @@ class Repair:
             bounded = replace(problem, lower=lower, upper=upper)
             if wrong.sum() <= MANY:
                 wrong = self._repair_each(pixels, wrong, bounded)
-            if wrong.sum() <= FEW:
-                wrong = self._repair_each(pixels, wrong, bounded, KICKS)
             sweep += 1
 
     def blended(
@@ -133,137 +133,39 @@ class Repair:
         return target
 
     def _repair_each(
-        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem, kicks: int = 0
+        self, pixels: Levels, wrong: Bool[NDArray[np.bool_], "h c w"], problem: PreimageProblem
     ) -> Bool[NDArray[np.bool_], "h c w"]:
-        """Repair wrong values one after another, in place; what is wrong then."""
+        """Repair wrong values one after another, in place; what is wrong then.
+
+        By local search; what that leaves, where it is little, by integer programs of more and more pixels.
+        """
         if not wrong.any():
             return wrong
         stage(f"repairing {wrong.sum()} values")
-        for i, channel, j in np.argwhere(wrong).tolist():
-            self._repair(pixels[:, channel], i, j, problem.wanted[:, channel], problem.bounds_of(channel), kicks)
-        return self._passes(pixels) != problem.wanted
-
-    def _repair(
-        self,
-        plane: UInt8[NDArray[np.uint8], "H W"],
-        i: int,
-        j: int,
-        wanted: UInt8[NDArray[np.uint8], "h w"],
-        bounds: tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int],
-        kicks: int,
-        steps: int = 20,
-    ) -> None:
-        """Change single pixels under view value (i, j), by some levels, as long as its neighbourhood gains.
-
-        Args:
-            kicks: how often some are changed by chance where that is stuck.
-        """
-        under = (self._passes.row_windows[i], self._passes.col_windows[j])
-        (rows_hit, A), (cols_hit, B) = (
-            _touched(matrix, window)
-            for matrix, window in zip((self._passes.rows, self._passes.cols), under, strict=True)
-        )
-        lower, upper = (bound if isinstance(bound, int) else bound[under].astype(int) for bound in bounds)
-        around = _reach(self._passes.rows[rows_hit])
-        sums = plane[around] @ self._passes.cols[cols_hit].T
-        part = _Part(
-            plane[under].astype(int),
-            lower,
-            upper,
-            A,
-            B,
-            self._passes.rows[rows_hit, around] @ to_level(sums),
-            sums[under[0].start - around.start : under[0].stop - around.start],
-            wanted[rows_hit, cols_hit],
-        )
-        part.descend(self._steps, steps)
-        rng = np.random.default_rng((i, j))
-        for _ in range(kicks):
-            if part.cost < DONE:
+        for place in np.argwhere(wrong).tolist():
+            levels, part = self._around(pixels, place, problem, 0)
+            descend(part, self._steps)
+            levels[:] = part.levels
+        wrong = self._passes(pixels) != problem.wanted
+        for further, reach in PROGRAMS:
+            if not 0 < wrong.sum() <= MANY:
                 break
-            trial = part.copy()
-            trial.kick(rng)
-            trial.descend(self._steps, steps)
-            if trial.cost < part.cost:
-                part = trial
-        plane[under] = part.levels
+            in_vain = 0
+            for place in np.argwhere(wrong).tolist():
+                levels, part = self._around(pixels, place, problem, further)
+                exact = exact_levels(part, reach) if levels.size <= LARGEST else None
+                if exact is not None:
+                    levels[:] = exact
+                elif (in_vain := in_vain + 1) == IN_VAIN:
+                    break
+            wrong = self._passes(pixels) != problem.wanted
+        return wrong
 
-
-@dataclass
-class _Part:
-    """The pixels under one value of the view, `levels` [K, L], and all values that read any of them.
-
-    Attributes:
-        A, B: coefficients of these values for the rows [m, K] and the columns [n, L].
-        V: the values [m, n]; S: what the first pass makes of the rows, before it is rounded [K, n].
-        wanted: what the values are to be [m, n].
-    """
-
-    levels: NDArray[np.int64]
-    lower: NDArray[np.int64] | int
-    upper: NDArray[np.int64] | int
-    A: NDArray[np.float64]
-    B: NDArray[np.float64]
-    V: NDArray[np.float64]
-    S: NDArray[np.float64]
-    wanted: NDArray[np.uint8]
-
-    @property
-    def cost(self) -> float:
-        return float(_excess(self.V, self.wanted).sum())
-
-    def copy(self) -> "_Part":
-        return replace(self, levels=self.levels.copy(), V=self.V.copy(), S=self.S.copy())
-
-    def descend(self, steps: Sequence[int], most: int) -> None:
-        """Change single pixels, the best first, as long as the cost gets less."""
-        for _ in range(most):
-            cost, best = self.cost, None
-            for change in steps:
-                step = to_level(self.S[:, None] + change * self.B.T) - to_level(self.S)[:, None]  # [K, L, n]: of J
-                there = self.levels + change
-                k, col = np.nonzero(step.any(2) & (there >= self.lower) & (there <= self.upper))
-                if not len(k):
-                    continue
-                some = np.linspace(0, len(k) - 1, min(len(k), CANDIDATES)).astype(int)
-                k, col = k[some], col[some]
-                moved = self.V + np.einsum("mn,np->nmp", self.A[:, k], step[k, col])
-                after = _excess(moved, self.wanted).sum((1, 2))
-                least = int(after.argmin())
-                if after[least] < cost - DONE:
-                    cost, best = float(after[least]), (change, int(k[least]), int(col[least]))
-            if best is None:
-                return
-            self._move(*best)
-
-    def kick(self, rng: np.random.Generator) -> None:
-        """Change a few pixels by chance, out of where no single one helps."""
-        for _ in range(KICKED):
-            k, col = (int(rng.integers(length)) for length in self.levels.shape)
-            low, high = (bound if isinstance(bound, int) else int(bound[k, col]) for bound in (self.lower, self.upper))
-            change = int(np.clip(self.levels[k, col] + rng.integers(-2, 3), low, high)) - int(self.levels[k, col])
-            self._move(change, k, col)
-
-    def _move(self, change: int, k: int, col: int) -> None:
-        self.V += np.outer(self.A[:, k], to_level(self.S[k] + change * self.B[:, col]) - to_level(self.S[k]))
-        self.S[k] += change * self.B[:, col]
-        self.levels[k, col] += change
-
-
-def _reach(matrix: Float[NDArray[np.float64], "k K"]) -> slice:
-    """The range of the entries that any of the outputs reads."""
-    used = np.nonzero((matrix != 0).any(0))[0]
-    return slice(int(used[0]), int(used[-1]) + 1)
-
-
-def _touched(
-    matrix: Float[NDArray[np.float64], "k K"], window: slice
-) -> tuple[slice, Float[NDArray[np.float64], "m n"]]:
-    """The outputs that read any entry of a window, and their coefficients there."""
-    outputs = _reach(matrix[:, window].T)
-    return outputs, matrix[outputs, window]
-
-
-def _excess(value: NDArray[np.float64], level: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How far values lie outside their rounding cells, or nearly so."""
-    return np.maximum(np.abs(value.clip(0, 255) - level) - 0.49, 0)
+    def _around(
+        self, pixels: Levels, place: Sequence[int], problem: PreimageProblem, further: int
+    ) -> tuple[UInt8[NDArray[np.uint8], "K L"], Neighbourhood]:
+        """The pixels under a value (i, channel, j) of the view and those `further` around it, and what they are to."""
+        i, channel, j = place
+        plane, under = pixels[:, channel], window_of(self._passes, i, j, further)
+        part = Neighbourhood.of(self._passes, plane, under, problem.wanted[:, channel], problem.bounds_of(channel))
+        return plane[under], part

@@ -4,8 +4,8 @@ Pillow rounds after each of its two passes (`pillow_passes`). So a picture q is 
 the exact projection z of `solvers.resize_projection`. First whole numbers J are chosen near the rows' pass of z so that
 the columns' pass of J lies in the middle of each rounding cell; then q so that its rows' pass lies in the middle of J's
 cells. Both by `solvers.error_feedback`. What clipping foils is fed back: entries of J that q did not reach are fixed,
-and the others make up for them; a last few wrong values are repaired by a local search; where that is not enough the
-target is blended to the source, and at last the picture is.
+and the others make up for them; the last wrong values are repaired by a local search and by integer programs; where
+that is not enough the target is blended to the source, and at last the picture is.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
