@@ -21,7 +21,7 @@ FEW = 50
 STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 """Levels by which the local search changes a pixel; the larger the resize's kernel, the less one pixel does."""
 
-PROGRAMS = (0, 8), (1, 8), (2, 64), (4, 255)
+PROGRAMS = (0, 8), (1, 16), (2, 32), (4, 64)
 """The pixels of how many values around a wrong one an integer program has, and how far it may move them."""
 
 LARGEST = 3000
