@@ -1,5 +1,6 @@
 """Networks with compiled blocks: against the same that are not compiled, by a backend that needs no compiler."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ def test_answers_and_gradients_are_those_of_the_model(
         found.append((outputs.answer.detach(), outputs.features.detach(), slope))
     for own, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="inductor needs a C++ compiler")
+def test_inductor_itself_gives_the_gradient_for_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    model = load("vit_tiny_patch16_224", **VIT)
+    plain = injection_site(model, "encoder")
+    site = plain.on(on_any_device(model, monkeypatch, "inductor"))
+    for count in (5, 3):  # the last step of a round has fewer images
+        values = torch.randn(count, *plain.shape, generator=torch.Generator().manual_seed(0), requires_grad=True)
+        slopes = [torch.autograd.grad(own.answer(values).answer.square().sum(), values)[0] for own in (plain, site)]
+        torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_compiled_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
