@@ -75,12 +75,10 @@ class Console:
     def called(self, value: Any) -> Any:
         """Texts, and documents of them, with the names that people know."""
         if isinstance(value, str):
-            for name, known in list(self.names.items()):  # another thread may add to them
-                value = value.replace(name, known)
-            if ":/" in value:
-                from nullspace_cli.engine.files.addresses import with_both_slashes
+            if self.names or ":/" in value:
+                from nullspace_cli.engine.files.stand_ins import by_known_names
 
-                value = with_both_slashes(value)
+                return by_known_names(value, self.names)
             return value
         if isinstance(value, Mapping):
             return {self.called(key): self.called(part) for key, part in value.items()}

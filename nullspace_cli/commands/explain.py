@@ -139,6 +139,7 @@ def explain(
     from nullspace_cli.engine.models.classes import class_index
     from nullspace_cli.engine.runtime.distributed import joined_ranks
     from nullspace_cli.engine.saliency.methods import DEFAULT_METHODS, METHODS, choose, default_methods, named
+    from nullspace_cli.engine.workflows.archive_failures import failures_of
     from nullspace_cli.engine.workflows.common_inputs import common_model
     from nullspace_cli.engine.workflows.explain import SHEET, Explained, Explainer, ExplainFiles, MapMeasures
     from nullspace_cli.engine.workflows.failed_input import Failed
@@ -204,6 +205,10 @@ def explain(
         if not names:
             unfit, there = check(chosen)
         run.failures |= {job.source: unfit[job.source] for job in mine if job.source in unfit}
+        if ranks.first:
+            run.failures |= failures_of(
+                job.target for job in jobs if isinstance(job, ArchiveFiles) and job.source in there
+            )
         run.tell_refused()
         started = time.monotonic()
         mine = [only(job, chosen) for job in mine if job.source not in {*run.failures, *there}]

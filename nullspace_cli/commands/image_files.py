@@ -36,7 +36,7 @@ class Planned:
     """Pairs of source and output, and the sources that are left out because their output is there.
 
     `broken` are sources whose output is there and no sound image, or has a name that no file can have, with the reason:
-    they are not done, nor is anything overwritten.
+    they are not done, nor is anything overwritten. So are images that could not be done of archives that are left out.
     """
 
     files: list[tuple[Path, Path]]
@@ -236,6 +236,7 @@ def plan_outputs(
     from nullspace_cli.engine.files.paths import exists, why_unreadable
     from nullspace_cli.engine.files.pictures import why_no_result
     from nullspace_cli.engine.files.writing import check_output
+    from nullspace_cli.engine.workflows.archive_failures import failures_of
 
     base = out_dir or Path()
     stems = stems_of([place for _, place in images])
@@ -267,7 +268,8 @@ def plan_outputs(
     todo = [(source, target) for source, target in todo if source not in unfit]
     for file in [*(extra if any(why_unreadable(source) is None for source, _ in todo) else ()), *shared]:
         check_output(file, force=force)
-    return Planned(todo, skipped, broken | unfit)
+    finished = [target for source, target in there if target.suffix in ARCHIVES and source in skipped]
+    return Planned(todo, skipped, broken | unfit | failures_of(finished))
 
 
 def format_of(source: Path, format: str) -> str:

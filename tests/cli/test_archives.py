@@ -224,6 +224,47 @@ def test_what_was_finished_is_not_done_again(
     assert "damaged, cut off" in document["failures"][0]["error"]
 
 
+@pytest.mark.parametrize("command", ["watermark", "explain"])
+def test_what_failed_in_an_archive_that_is_finished_is_said_again(
+    command: str, vitnull: Vitnull, tiny_vit: tuple[str, ...], pictures: list[bytes]
+) -> None:
+    """A batch job that is run until it exits with 0 must not take it for done."""
+    write_shards([pictures[0], b"\xff\xd8 none", *pictures[2:]])
+    options = {"watermark": OPTIONS, "explain": ("--method", "gradient", "--no-float")}
+    ending = {"watermark": "watermarked.tar", "explain": "saliency.tar"}[command]
+
+    def run(*arguments: str, **expected: Any) -> Any:
+        shards = ("s-{000..001}.tar", "--out-dir", "out", "--json")
+        return vitnull(command, *shards, *options[command], "--model", *tiny_vit, *arguments, **expected).document
+
+    first = run(expect=4)
+    assert [failure["source"] for failure in first["failures"]] == ["s-000.tar/a/1.jpg"]
+    lists = [name for name in contents("out") if name.endswith(".failures.jsonl")]
+    assert lists == [f"s-000.{ending}.failures.jsonl"]
+    for _ in range(2):
+        again = run("--skip-existing", expect=4)
+        assert again["failures"] == first["failures"]
+        assert (again["summary"]["failed"], again["summary"]["skipped"]) == (1, 2)
+    write_shards(pictures)
+    assert run("--force")["failures"] == []
+    assert run("--skip-existing")["failures"] == []
+    Path("out", lists[0]).write_text("no list")
+    assert (
+        "Expected a list of images that could not be done"
+        in vitnull(
+            command,
+            "s-000.tar",
+            "--out-dir",
+            "out",
+            *options[command],
+            "--model",
+            *tiny_vit,
+            "--skip-existing",
+            expect=1,
+        ).message
+    )
+
+
 def test_maps_become_members(vitnull: Vitnull, pictures: list[bytes]) -> None:
     write_shards(pictures)
     options = ("--model", "demo", "--method", "gradient,raw", "--no-float")

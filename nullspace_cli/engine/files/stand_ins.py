@@ -2,11 +2,11 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from nullspace_cli.engine.files.addresses import fetch, is_address
+from nullspace_cli.engine.files.addresses import fetch, is_address, with_both_slashes
 
 
 @contextmanager
@@ -38,3 +38,10 @@ def at_hand(path: Path, names: MutableMapping[str, str]) -> Iterator[Path]:
     with stand_in_folder(str(path.parent), names) as folder:
         fetch(path, folder / path.name)
         yield folder / path.name
+
+
+def by_known_names(text: str, names: Mapping[str, str]) -> str:
+    """A text with the names that people know in place of those that stand in for them."""
+    for name, known in list(names.items()):  # another thread may add to them
+        text = text.replace(name, known)
+    return with_both_slashes(text)

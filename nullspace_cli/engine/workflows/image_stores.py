@@ -18,9 +18,10 @@ from nullspace_cli.engine.errors import ArtifactError, DataError, VitnullError
 from nullspace_cli.engine.files.addresses import fetch, is_address
 from nullspace_cli.engine.files.paths import exists, reason_of
 from nullspace_cli.engine.files.pictures import check_picture
-from nullspace_cli.engine.files.stand_ins import stand_in_folder
+from nullspace_cli.engine.files.stand_ins import by_known_names, stand_in_folder
 from nullspace_cli.engine.files.work_locks import at_work_on
 from nullspace_cli.engine.files.writing import FilesTogether
+from nullspace_cli.engine.workflows.archive_failures import failures_of, keep_failures
 from nullspace_cli.engine.workflows.failed_input import DoneElsewhere, Failed
 
 
@@ -176,7 +177,8 @@ class ArchiveSettings(Generic[J]):
 class RewrittenArchive(Generic[J]):
     """The images of an archive, with results in an archive like it: an `ImageStore`.
 
-    An image that could not be done stays as it was. Where none could be done, nothing is written.
+    An image that could not be done stays as it was, and is named in a list beside it (`archive_failures`). Where none
+    could be done, nothing is written.
 
     Attributes:
         source, target: the archive that is read, and the one that is written.
@@ -197,7 +199,8 @@ class RewrittenArchive(Generic[J]):
 
     def through(self, work: Work[J]) -> Iterator[Sequence[Any]]:
         if self.settings.shared and exists(self.target) and why_no_archive(self.target) is None:
-            yield [DoneElsewhere(self.source)]
+            failures = failures_of([self.target])
+            yield [DoneElsewhere(self.source), *(Failed(image, DataError(why)) for image, why in failures.items())]
             return
         ours = True
         try:
@@ -212,7 +215,7 @@ class RewrittenArchive(Generic[J]):
                     if group is None:
                         break
                     for result in group:
-                        images.settle(done=not isinstance(result, Failed))
+                        images.settle(result.error if isinstance(result, Failed) else None)
                     yield group
                 images.end()
         except VitnullError as error:
@@ -305,7 +308,9 @@ class _Images(Generic[J]):
         self._sources, self._results = (
             stack.enter_context(stand_in_folder(str(path), settings.names)) for path in (store.source, store.target)
         )
-        self._waiting, self._done, self._failed = deque[tuple[int, Path, J]](), 0, 0
+        self._waiting, self._done = deque[tuple[int, Path, J]](), 0
+        self._failures: dict[str, str] = {}
+        self._lists = stack.enter_context(FilesTogether(force=True))
         self._broken: VitnullError | None = None
 
     def jobs(self) -> Iterator[J]:
@@ -330,14 +335,17 @@ class _Images(Generic[J]):
             self._waiting.append((image.place, source, job))
             yield job
 
-    def settle(self, *, done: bool) -> None:
+    def settle(self, error: VitnullError | None) -> None:
         """Put in the results of the next image, or the image itself if it could not be done."""
         place, source, job = self._waiting.popleft()
-        files = job.files() if done else []
-        replaces = done and self._store.settings.replaces
+        files = [] if error else job.files()
+        replaces = not error and self._store.settings.replaces
         self._rewriting.put(place, files[0] if replaces else None, files[1:] if replaces else files)
-        self._done += done
-        self._failed += not done
+        if error:
+            names = self._store.settings.names
+            self._failures[by_known_names(f"{source}", names)] = by_known_names(f"{error}", names)
+        else:
+            self._done += 1
         for file in (source, *files):
             file.unlink()
 
@@ -352,5 +360,6 @@ class _Images(Generic[J]):
         source, target = self._store.source, self._store.target
         if not self._done:
             raise DataError(f"None of the images of {source} could be done, and {target} is not written.")
-        if self._failed:
-            self._store.settings.notice(f"{target} has {self._failed} of the images of {source} as they were")
+        keep_failures(target, self._failures, self._lists)
+        if self._failures:
+            self._store.settings.notice(f"{target} has {len(self._failures)} of the images of {source} as they were")
