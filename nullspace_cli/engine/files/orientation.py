@@ -53,7 +53,7 @@ UPRIGHT = Orientation()
 def _reversed(array: Array, axes: list[int]) -> Array:
     if isinstance(array, np.ndarray):
         return np.flip(array, tuple(axes))
-    return array.flip(axes)
+    return array.flip(axes) if axes else array  # which would be copied
 
 
 def orientation_of(image: Image.Image) -> Orientation:

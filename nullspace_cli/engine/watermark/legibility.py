@@ -41,8 +41,11 @@ SAMPLED = 1 << 22
 
 LUMINANCE = np.array((0.299, 0.587, 0.114), np.float32)
 
-SUPPORT = 6
-"""Pixels on either side that Lanczos reads for half the size."""
+SUPPORT = 7
+"""Pixels on either side that Lanczos may read for half the size."""
+
+STRIP = 1024
+"""Rows of a thumbnail that are made at once: for a whole one Pillow needs twice the picture's memory."""
 
 Box = tuple[slice, slice]
 Row = Float32[NDArray[np.float32], "cell width"]
@@ -107,11 +110,17 @@ def _luminance(row: UInt8[NDArray[np.uint8], "cell width 3"]) -> Row:
 def _halved(image: Shaped[NDArray[Any], "H W *c"], box: Box) -> Shaped[NDArray[Any], "h w *c"]:
     """The box of an image at half the size, as it is in the whole."""
     (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
-    around = tuple(slice(max(0, side.start - SUPPORT), side.stop + SUPPORT) for side in box)
-    x, y = (side.start for side in (around[1], around[0]))
-    size = max(1, (right - left) // 2), max(1, (bottom - top) // 2)
-    part = Image.fromarray(image[around])
-    return np.asarray(part.resize(size, Image.Resampling.LANCZOS, (left - x, top - y, right - x, bottom - y)))
+    height, width = max(1, (bottom - top) // 2), max(1, (right - left) // 2)
+    first, down = max(0, left - SUPPORT), (bottom - top) / height
+    strips = []
+    for start in range(0, height, STRIP):
+        stop = min(start + STRIP, height)
+        y0, y1 = top + start * down, top + stop * down
+        above = max(0, math.floor(y0) - SUPPORT)
+        part = Image.fromarray(image[above : math.ceil(y1) + SUPPORT, first : right + SUPPORT])
+        inner = (left - first, y0 - above, right - first, y1 - above)
+        strips.append(np.asarray(part.resize((width, stop - start), Image.Resampling.LANCZOS, inner)))
+    return np.concatenate(strips)
 
 
 def _inked(drawn: Plane) -> Box | None:

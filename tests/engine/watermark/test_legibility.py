@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
+from nullspace_cli.demo.drawing import draw
 from nullspace_cli.engine.files.pictures import picture_of
 from nullspace_cli.engine.watermark import legibility as legibilities
 from nullspace_cli.engine.watermark.design import Design
@@ -88,6 +90,22 @@ def test_of_large_marks_some_rows_are_measured(monkeypatch: pytest.MonkeyPatch) 
     whole = seen(ground(), wanted, wanted)
     monkeypatch.setattr(legibilities, "SAMPLED", 1000)
     assert seen(ground(), wanted, wanted) == whole
+
+
+@pytest.mark.parametrize("height", [300, 301])
+def test_thumbnails_are_made_in_strips(height: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Pillow makes them of the whole, up to how it rounds between its passes."""
+    monkeypatch.setattr(legibilities, "STRIP", 40)
+    picture = draw("test", 5, size=320)[0][:height]
+    rows, columns = slice(11, height - 4), slice(20, 307)
+    made = legibilities._halved(picture, (rows, columns))
+    box = (columns.start, rows.start, columns.stop, rows.stop)
+    size = (columns.stop - columns.start) // 2, (rows.stop - rows.start) // 2
+    whole = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS, box))
+    assert np.abs(made.astype(int) - whole).mean() < 0.1
+    plane = picture[..., 0].astype(np.float32)
+    whole = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS, box))
+    np.testing.assert_allclose(legibilities._halved(plane, (rows, columns)), whole, atol=1e-3)
 
 
 @pytest.mark.parametrize(("level", "legible"), [(128, True), (255, False), (0, False)])
