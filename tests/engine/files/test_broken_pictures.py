@@ -82,7 +82,7 @@ def test_names_that_no_file_can_have(tmp_path: Path, read: Callable[[Path], obje
 
 
 @pytest.mark.parametrize("error", [TypeError, KeyError, ValueError, ZeroDivisionError, OSError, AttributeError])
-@pytest.mark.parametrize("step", ["_samples", "_seen", "_reduced"])
+@pytest.mark.parametrize("step", ["samples_of", "seen_of", "reduction"])
 def test_a_bug_of_ours_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: type[Exception]
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_bug_of_ours_is_no_damage(
         _ = picture.pixels, picture.metadata, picture.reduced
 
 
-@pytest.mark.parametrize("step", [(ImageFile.ImageFile, "load"), (images, "_decode")], ids=["decoding", "ours"])
+@pytest.mark.parametrize("step", [(ImageFile.ImageFile, "load"), (images, "decode")], ids=["decoding", "ours"])
 def test_a_lack_of_memory_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: tuple[object, str]
 ) -> None:
