@@ -24,6 +24,7 @@ SQUARES = {512: 2, 1024: 4, 4096: 40}
 """Sides in pixels, and the seconds that they may take."""
 
 LARGE = (
+    ("a line of text", (4096, 4096), (), "-"),
     ("a line of text", (6000, 4000), (), "<= 30 s"),
     ("tiles", (8660, 5774), ("--fit", "tile"), "-"),
     ("a line of text", (20000, 1000), (), "-"),
