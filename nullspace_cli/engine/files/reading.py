@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nullspace_cli.engine.errors import ArtifactError, VitnullError
+from nullspace_cli.engine.files.addresses import is_address
 from nullspace_cli.engine.files.paths import kind_of, reason_of
 
 MIB = 2**20
@@ -23,6 +24,10 @@ def require_regular(path: Path, expected: str, error: type[VitnullError] = Artif
     try:
         found = path.stat()
     except FileNotFoundError:
+        if is_address(path):
+            raise error(
+                f"{path} is an address, and this is read from the disk alone: copy it here. Expected {expected}."
+            ) from None
         raise error(f"There is no file {path}. Expected {expected}.") from None
     except (OSError, ValueError) as failure:  # a loop of links, no permission; a name with a null character
         raise error(f"Cannot read {path}: {reason_of(failure)}. Expected {expected}.") from failure

@@ -376,6 +376,12 @@ def test_other_formats_are_refused(save: Save, name: str, read: Callable[[Path],
         read(save(b"\x89HDF\r\n\x1a\n" + bytes(99) if name in ("a.gbr", "a.h5") else RGB.resize((32, 32)), name))
 
 
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "a.zip"])
+def test_data_sets_are_no_images(save: Save, name: str) -> None:
+    with pytest.raises(ImageError, match=r"it holds many files, and is wanted as one image\. Unpack it"):
+        read_picture(save(bytes(99), name))
+
+
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tif", "a.gif"])
 def test_truncated_files_are_refused(save: Save, name: str, lenient: bool, monkeypatch: pytest.MonkeyPatch) -> None:

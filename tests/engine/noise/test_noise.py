@@ -125,6 +125,8 @@ def test_tokens_of_another_grid(vit: Model, tmp_path: Path) -> None:
 def test_files_that_hold_no_noise(vit: Model, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="There is no file"):
         read_noise(tmp_path / "none")
+    with pytest.raises(ArtifactError, match="is read from the disk alone: copy it here"):
+        read_noise(Path("s3://bucket/noise.safetensors"))
     path = put(tmp_path / "noise.safetensors", vit, "encoder", draw(16, 48))
     tensors, about = contents_of(path)
     for shape in [(16, 48), (2, 16, 48), (1, 1, 16, 48)]:
