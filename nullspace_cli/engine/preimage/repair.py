@@ -24,11 +24,11 @@ STEPS = (-16, -8, -4, -2, -1, 1, 2, 4, 8, 16)
 PROGRAMS = (0, 8), (1, 16), (2, 32), (4, 64)
 """The pixels of how many values around a wrong one an integer program has, and how far it may move them."""
 
-LARGEST = 3000
-"""Pixels of a program that is tried."""
+LARGEST = 300
+"""Pixels of a program that is tried: larger ones, of larger kernels, take seconds, and there local search finds room."""
 
-IN_VAIN = 20
-"""Programs of one kind without a solution after which those of the next are tried: they may take a second each."""
+IN_VAIN = 8
+"""Programs of one kind without a solution, one after the other, after which those of the next are tried."""
 
 MANY = 1000
 """Wrong values that are repaired one by one when nothing else is left to be tried."""
@@ -154,9 +154,10 @@ class Repair:
             for place in np.argwhere(wrong).tolist():
                 levels, part = self._around(pixels, place, problem, further)
                 exact = exact_levels(part, reach) if levels.size <= LARGEST else None
+                in_vain = in_vain + 1 if exact is None else 0
                 if exact is not None:
                     levels[:] = exact
-                elif (in_vain := in_vain + 1) == IN_VAIN:
+                elif in_vain == IN_VAIN:
                     break
             wrong = self._passes(pixels) != problem.wanted
         return wrong
