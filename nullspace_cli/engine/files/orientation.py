@@ -51,6 +51,8 @@ UPRIGHT = Orientation()
 
 
 def _reversed(array: Array, axes: list[int]) -> Array:
+    if not axes:
+        return array  # torch's flip would copy it
     if isinstance(array, np.ndarray):
         return np.flip(array, tuple(axes))
     return array.flip(axes) if axes else array  # which would be copied

@@ -350,6 +350,7 @@ class WatermarkPipeline:
         native, container = self.size == "native", "JPEG" if result.jpeg else container_of(job.output)
         if native and picture.reduced:
             self.notice(f"{job.output} is {picture.reduced}: a {container} cannot hold what {job.source} does")
+        seen = legibility(result)  # draws the mark on a canvas of its own: before the file and its pixels are held, too
         data, lost = result.jpeg[:2] if result.jpeg else self._encoded(job, picture, result)
         if lost:
             self.notice(f"{job.output} goes without what {job.source} has: {', '.join(lost)}")
@@ -367,7 +368,7 @@ class WatermarkPipeline:
             "source": str(job.source),
             "output": str(job.output),
             "text": design.mark.text,
-            **figures(result, verdict, self.tolerance, legibility(result)),
+            **figures(result, verdict, self.tolerance, seen),
             "readers": changed,
             "diff": str(job.diff) if job.diff else None,
             "diff_gain": noise_gain(result) if job.diff else None,
