@@ -1,8 +1,10 @@
 """Wrong values of a picture's view, repaired by changing single pixels, the best first."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nullspace_cli.engine.preimage.neighbourhood import Neighbourhood, excess
 from nullspace_cli.engine.preimage.pillow_passes import to_level
@@ -23,17 +25,17 @@ def descend(part: Neighbourhood, steps: Sequence[int]) -> None:
     Args:
         steps: by how many levels a pixel may be changed at once.
     """
+    moves = [_Moves.of(part, change) for change in steps]
     for _ in range(MOST):
         cost, best = part.cost, None
-        for change in steps:
-            step = to_level(part.S[:, None] + change * part.B.T) - to_level(part.S)[:, None]  # [K, L, n]: of J
-            there = part.levels + change
-            k, col = np.nonzero(step.any(2) & (there >= part.lower) & (there <= part.upper))
+        for change, (step, possible) in zip(steps, moves, strict=True):
+            k, col = np.nonzero(possible)
             if not len(k):
                 continue
             some = np.linspace(0, len(k) - 1, min(len(k), CANDIDATES)).astype(int)
             k, col = k[some], col[some]
-            moved = part.V + np.einsum("mn,np->nmp", part.A[:, k], step[k, col])
+            moved = part.A.T[k][:, :, None] * step[k, col][:, None]
+            moved += part.V
             after = excess(moved, part.wanted).sum((1, 2))
             least = int(after.argmin())
             if after[least] < cost - LESS:
@@ -41,6 +43,32 @@ def descend(part: Neighbourhood, steps: Sequence[int]) -> None:
         if best is None:
             return
         _move(part, *best)
+        for change, move in zip(steps, moves, strict=True):  # a pixel's change is felt by its own row alone
+            move.renew(part, change, slice(best[1], best[1] + 1))
+
+
+class _Moves(NamedTuple):
+    """What it does to change each of the pixels by the same levels.
+
+    Attributes:
+        step: to the first pass, rounded [K, L, n].
+        possible: whether it does anything, and the pixel stays within its bounds [K, L].
+    """
+
+    step: NDArray[np.float64]
+    possible: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, part: Neighbourhood, change: int) -> "_Moves":
+        moves = cls(np.empty((*part.levels.shape, part.S.shape[1])), np.empty(part.levels.shape, bool))
+        moves.renew(part, change, slice(None))
+        return moves
+
+    def renew(self, part: Neighbourhood, change: int, rows: slice) -> None:
+        """Of some rows, whose pixels are others now."""
+        S, there = part.S[rows], part.levels[rows] + change
+        self.step[rows] = to_level(S[:, None] + change * part.B.T) - to_level(S)[:, None]
+        self.possible[rows] = self.step[rows].any(2) & (there >= part.lower[rows]) & (there <= part.upper[rows])
 
 
 def _move(part: Neighbourhood, change: int, k: int, col: int) -> None:

@@ -82,7 +82,11 @@ def window_of(passes: Passes, i: int, j: int, further: int) -> Window:
 
 def excess(value: NDArray[np.float64], level: NDArray[np.uint8]) -> NDArray[np.float64]:
     """How far values lie outside their rounding cells, or nearly so."""
-    return np.maximum(np.abs(value.clip(0, 255) - level) - CELL, 0)
+    off = value.clip(0, 255)  # a new array; the rest is done in it, as a search asks for hundreds of pictures at once
+    off -= level
+    np.abs(off, out=off)
+    off -= CELL
+    return np.maximum(off, 0, out=off)
 
 
 def _reach(matrix: Float[NDArray[np.float64], "k K"]) -> slice:
