@@ -55,7 +55,7 @@ def _reversed(array: Array, axes: list[int]) -> Array:
         return array  # torch's flip would copy it
     if isinstance(array, np.ndarray):
         return np.flip(array, tuple(axes))
-    return array.flip(axes) if axes else array  # which would be copied
+    return array.flip(axes)
 
 
 def orientation_of(image: Image.Image) -> Orientation:

@@ -25,7 +25,7 @@ PROGRAMS = (0, 8), (1, 16), (2, 32), (4, 64)
 """The pixels of how many values around a wrong one an integer program has, and how far it may move them."""
 
 LARGEST = 300
-"""Pixels of a program that is tried: larger ones, of larger kernels, take seconds, and there local search finds room."""
+"""Pixels of a program that is tried: larger ones take seconds, and a larger kernel leaves local search more room."""
 
 IN_VAIN = 8
 """Programs of one kind without a solution, one after the other, after which those of the next are tried."""
