@@ -20,7 +20,7 @@ View = UInt8[NDArray[np.uint8], "h c w"]
 Plane = Float[NDArray[np.float32], "_ _ _"]
 Window = tuple[slice, slice]
 """Rows and columns."""
-Real = TypeVar("Real", bound=np.floating)
+Values = TypeVar("Values", NDArray[np.float32], NDArray[np.float64])
 
 
 class Passes:
@@ -121,7 +121,7 @@ def within_cell(error: Plane, level: NDArray[np.generic]) -> Plane:
     return np.where(((level == 255) & (error > 0)) | ((level == 0) & (error < 0)), np.float32(0), error)
 
 
-def to_level(value: NDArray[Real]) -> NDArray[Real]:
+def to_level(value: Values) -> Values:
     """As PIL rounds and clips between its passes."""
-    level: NDArray[Real] = np.floor(value + 0.5).clip(0, 255)
+    level: Values = np.floor(value + 0.5).clip(0, 255)
     return level
