@@ -20,7 +20,7 @@ from nullspace_cli.engine.runtime.process import WITHOUT_WARNINGS, Shared
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused before they are decoded: a few bytes of file can claim any size. As RGB this many
 are 256 MiB, Pillow's own threshold for a decompression bomb."""
-PACKED = (".tar", ".parquet", ".arrow", ".zip", ".gz", ".tgz")
+_PACKED = (".tar", ".parquet", ".arrow", ".zip", ".gz", ".tgz")
 """Endings of what holds images, or may, and is none."""
 _USUAL = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF")
 _NOT_READ = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"})
@@ -147,7 +147,7 @@ def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     except UnidentifiedImageError as error:
         if path.stat().st_size == 0:
             raise ImageError(f"Cannot read {path}: the file is empty. Download or export it again.") from error
-        if path.suffix in PACKED:
+        if path.suffix in _PACKED:
             raise ImageError(
                 f"Cannot read {path}: it holds many files, and is wanted as one image. Unpack it, and name images."
             ) from error

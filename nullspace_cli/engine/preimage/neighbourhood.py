@@ -7,12 +7,10 @@ from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 
 from nullspace_cli.engine.preimage.pillow_passes import Passes, Window, hull, to_level
+from nullspace_cli.engine.preimage.problem import Bounds
 
 CELL = 0.49
 """How far from a level a value may lie to be rounded to it for sure: Pillow computes with whole numbers."""
-
-Bounds = tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]
-"""The lowest and the highest levels of one channel."""
 
 
 @dataclass

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from nullspace_cli.engine.preimage.pillow_passes import Levels, View, Window
 from nullspace_cli.engine.solvers.resize_projection import DualPoint, ResizeProblem
 
+Bounds = tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]
+"""The lowest and the highest levels of one channel [H, W]."""
+
 
 @dataclass(frozen=True)
 class PreimageProblem:
@@ -64,7 +67,7 @@ class PreimageProblem:
         """Which pixels cannot change."""
         return np.broadcast_to(np.equal(self.lower, self.upper), self.target.shape)
 
-    def bounds_of(self, channel: int) -> tuple[NDArray[np.uint8] | int, NDArray[np.uint8] | int]:
+    def bounds_of(self, channel: int) -> Bounds:
         lower, upper = (bound if isinstance(bound, int) else bound[:, channel] for bound in (self.lower, self.upper))
         return lower, upper
 

@@ -1,18 +1,15 @@
 """Which images of an archive could not be done, kept beside what was written: later runs that leave it out say so."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from nullspace_cli.engine.documents.base import parse_json
+from nullspace_cli.engine.documents.base import MAX_JSON, parse_json
 from nullspace_cli.engine.documents.commands.run import Failure
 from nullspace_cli.engine.errors import DataError
 from nullspace_cli.engine.files.paths import exists
-from nullspace_cli.engine.files.reading import MIB, read_bounded
+from nullspace_cli.engine.files.reading import read_bounded
 from nullspace_cli.engine.files.stand_ins import at_hand
 from nullspace_cli.engine.files.writing import FilesTogether
-
-MOST = 64 * MIB
 
 
 def list_of(archive: Path) -> Path:
@@ -29,7 +26,7 @@ def failures_of(archives: Iterable[Path]) -> dict[Path, str]:
     expected, found = "a list of images that could not be done", list[Failure]()
     for path in filter(exists, map(list_of, archives)):
         with at_hand(path, {}) as file:
-            lines = read_bounded(file, MOST, expected, DataError).splitlines()
+            lines = read_bounded(file, MAX_JSON, expected, DataError).splitlines()
         values = (parse_json(line, f"{path}", expected, DataError) for line in lines)
         found += (Failure.read(value, f"{path}", DataError) for value in values)
     return {Path(one.source): one.error for one in found}
@@ -43,5 +40,5 @@ def keep_failures(archive: Path, failures: Mapping[str, str], files: FilesTogeth
     """
     path = list_of(archive)
     if failures or exists(path):
-        lines = [json.dumps({"source": source, "error": error}) for source, error in failures.items()]
+        lines = [Failure.checked({"source": source, "error": error}) for source, error in failures.items()]
         files.write(path, lambda file: file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8"))

@@ -310,7 +310,7 @@ class _Images(Generic[J]):
         )
         self._waiting, self._done = deque[tuple[int, Path, J]](), 0
         self._failures: dict[str, str] = {}
-        self._lists = stack.enter_context(FilesTogether(force=True))
+        self._lists = stack.enter_context(FilesTogether(force=True))  # an older list says nothing of this archive
         self._broken: VitnullError | None = None
 
     def jobs(self) -> Iterator[J]:
